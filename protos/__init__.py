@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The contract: everything that crosses the network, and nothing else. Imports no other package of ours."""

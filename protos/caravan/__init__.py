@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Protobuf package `caravan`; one folder per version of the contract."""

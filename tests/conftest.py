@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""What holds for every test: nothing is left behind; what a machine cannot run is skipped with a reason."""
+
+import functools
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+# What a test started may take this long to end after it returned.
+_GRACE_S = 5.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("netns") and not _has_network_namespaces():
+            item.add_marker(pytest.mark.skip(reason="this user may not make network namespaces here"))
+        if item.get_closest_marker("gpu") and not _has_gpu():
+            item.add_marker(pytest.mark.skip(reason="this llama.cpp build sees no GPU"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a process or a thread behind that would outlive it."""
+    threads_before = set(threading.enumerate())
+    children_before = set(psutil.Process().children(recursive=True))
+    yield
+    deadline = time.monotonic() + _GRACE_S
+    while left := _left_since(threads_before, children_before):
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {', '.join(left)}")
+        time.sleep(0.02)
+
+
+def _left_since(threads: set[threading.Thread], children: set[psutil.Process]) -> list[str]:
+    new_threads = [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+    new_children = [child for child in psutil.Process().children(recursive=True) if child not in children]
+    return [f"thread {thread.name}" for thread in new_threads] + [f"process {child}" for child in new_children]
+
+
+@functools.cache
+def _has_network_namespaces() -> bool:
+    """Whether `unshare` may make one, as root or in a user namespace."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    as_root = ["unshare", "--net", "true"]
+    as_user = ["unshare", "--user", "--map-root-user", "--net", "true"]
+    return any(
+        subprocess.run(attempt, capture_output=True, check=False).returncode == 0 for attempt in (as_root, as_user)
+    )
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    from native import DeviceKind, devices
+
+    return any(device.kind is DeviceKind.GPU for device in devices())
