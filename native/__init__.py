@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""Everything that touches llama.cpp: the wire (C++), and a typed layer over llama-cpp-python's low-level API.
+
+Imported by the worker and the coordinator; imports nothing of theirs, and nothing that speaks to a network.
+"""
+
+from native.chat_template import ChatTemplate
+from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse
+from native.devices import Device, DeviceKind, devices, find_device
+from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
+from native.errors import (
+    ChatTemplateError,
+    CrossingError,
+    DecodeError,
+    DeviceMemoryError,
+    GrammarError,
+    LibraryMismatchError,
+    LoadCancelledError,
+    LoadFailedError,
+    ModelFileError,
+    ModelFileNotFoundError,
+    NativeError,
+    SamplingError,
+    TokenizeError,
+    UnknownDeviceError,
+    UnsupportedModelError,
+)
+from native.layout import ModelLayout, TensorLayout, check_splittable, read_layout
+from native.library import Versions, versions
+from native.model import Model
+from native.ranges import LayerRange
+from native.sampler import Sampled, Sampler, SamplingParams, check_params
+from native.vocabulary import Vocabulary
+
+__all__ = [
+    "Batch",
+    "ChatTemplate",
+    "ChatTemplateError",
+    "Context",
+    "ContextParams",
+    "CrossingError",
+    "CrossingTensor",
+    "DecodeError",
+    "Device",
+    "DeviceKind",
+    "DeviceMemoryError",
+    "FlashAttention",
+    "GrammarError",
+    "LayerBytes",
+    "LayerCosts",
+    "LayerRange",
+    "LibraryMismatchError",
+    "LoadCancelledError",
+    "LoadFailedError",
+    "MemoryUse",
+    "Model",
+    "ModelFileError",
+    "ModelFileNotFoundError",
+    "ModelLayout",
+    "NativeError",
+    "Sampled",
+    "Sampler",
+    "SamplingError",
+    "SamplingParams",
+    "TensorLayout",
+    "TokenizeError",
+    "UnknownDeviceError",
+    "UnsupportedModelError",
+    "Versions",
+    "Vocabulary",
+    "check_params",
+    "check_splittable",
+    "devices",
+    "dry_run",
+    "find_device",
+    "measure_layers",
+    "read_layout",
+    "versions",
+]

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: MIT
+"""A context: the KV cache of a model or a stage, and the step that runs a batch through it.
+
+Used by one thread at a time (the worker's engine thread). The GIL is released while llama.cpp computes.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from native.devices import buffer_type_of
+from native.errors import CrossingError, DecodeError, LoadFailedError
+from native.library import BytesStruct, CrossingStruct, forget_errors, last_errors, wire
+from native.model import Model
+
+# ggml's numbers for the types a KV cache may have. Source: enum ggml_type in ggml/include/ggml.h.
+_KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+
+# ggml's numbers for the types that may cross, with our names and bytes per element.
+_CROSSING_TYPES = {0: "f32", 1: "f16", 26: "i32", 27: "i64", 30: "bf16"}
+_CROSSING_NUMBERS = {name: number for number, name in _CROSSING_TYPES.items()}
+
+# Crossing tensors that one step may capture; a boundary has a handful per ubatch.
+_MAX_CAPTURED = 4096
+
+# More buffer types than a context can have: a handful of devices, each with a host and an extra type.
+_MAX_BUFFER_TYPES = 64
+
+
+class FlashAttention(Enum):
+    """llama.cpp's flash attention switch."""
+
+    AUTO = -1
+    OFF = 0
+    ON = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParams:
+    """How much a context holds. `n_ctx_seq` is tokens per sequence; llama.cpp rounds it up to a multiple of 256."""
+
+    n_ctx_seq: int = 4096
+    n_seq_max: int = 4
+    n_batch: int = 512
+    n_ubatch: int = 512
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    kv_unified: bool = False
+    n_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.n_ctx_seq, self.n_seq_max, self.n_batch, self.n_ubatch) < 1:
+            raise ValueError("context, sequences, batch and ubatch must each be at least 1")
+        if self.n_seq_max > llama_cpp.llama_max_parallel_sequences():
+            raise ValueError(
+                f"{self.n_seq_max} parallel sequences are more than llama.cpp's "
+                f"{llama_cpp.llama_max_parallel_sequences()}"
+            )
+        for name in (self.kv_type_k, self.kv_type_v):
+            if name not in _KV_TYPES:
+                raise ValueError(f"no KV cache type {name!r}; there are: {', '.join(_KV_TYPES)}")
+        if self.n_threads is not None and self.n_threads < 1:
+            raise ValueError("threads must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes by purpose; `host_bytes` of their sum lie in system memory beside the device (0 on the CPU)."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    host_bytes: int
+
+    @property
+    def device_bytes(self) -> int:
+        """What the device itself has to hold."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes - self.host_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tokens of one step: ids, positions and sequences, each int32 of shape (n_tokens,), and the rows (ascending
+    indices into them, int32) that the last stage computes logits for."""
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    seq_ids: NDArray[np.int32]
+    output_rows: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        n = len(self.tokens)
+        if n == 0 or len(self.positions) != n or len(self.seq_ids) != n:
+            raise ValueError("a batch has at least one token, and a position and a sequence for each")
+        if len(self.output_rows) and not 0 <= self.output_rows.min() <= self.output_rows.max() < n:
+            raise ValueError(f"output rows must lie within the batch of {n}")
+
+
+@dataclass(frozen=True, slots=True)
+class CrossingTensor:
+    """A tensor that crosses a boundary: the key both neighbours derive, a dtype ("f32", "f16", "bf16", "i32", "i64"),
+    ggml's ne[] (first dimension contiguous, four of them), and row-major little-endian bytes without gaps."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Context:
+    """The state of up to `n_seq_max` sequences on one model or stage."""
+
+    def __init__(self, model: Model, params: ContextParams) -> None:
+        """Allocates KV cache and compute buffers.
+
+        Raises:
+            LoadFailedError: llama.cpp refused, with its reason (mostly: no memory).
+        """
+        self._model = model
+        self.params = params
+        forget_errors()
+        handle = llama_cpp.llama_init_from_model(model.handle, context_params(params))
+        if not handle:
+            raise LoadFailedError(f"llama.cpp could not make a context: {last_errors()}")
+        self.handle = int(handle)
+        self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(self.handle)
+        self._memory = llama_cpp.llama_get_memory(self.handle)
+        self._batch = _BatchBuffers(params.n_batch)
+        self._captured = (CrossingStruct * _MAX_CAPTURED)()
+
+    def step(self, batch: Batch, crossing: Sequence[CrossingTensor] = ()) -> list[CrossingTensor]:
+        """Runs a batch through this stage and returns what crosses to the next one (nothing on the last).
+
+        Args:
+            batch: at most n_batch tokens, sequences below n_seq_max.
+            crossing: what the stage before returned for the same batch; nothing on the first stage.
+
+        Raises:
+            ValueError: a batch out of bounds; nothing was computed.
+            CrossingError: `crossing` does not hold exactly what this stage's graph asks for.
+            DecodeError: llama.cpp failed. After either the cache is not to be trusted.
+        """
+        if len(batch.tokens) > self.params.n_batch:
+            raise ValueError(f"a batch of {len(batch.tokens)} tokens is more than n_batch = {self.params.n_batch}")
+        if not 0 <= batch.seq_ids.min() <= batch.seq_ids.max() < self.params.n_seq_max:
+            raise ValueError(f"sequence ids must lie in [0, {self.params.n_seq_max})")
+        if not 0 <= batch.tokens.min() <= batch.tokens.max() < self._model.n_vocab:
+            raise ValueError(f"token ids must lie in [0, {self._model.n_vocab})")
+        if not self.has_memory and len(batch.tokens) > self.params.n_ubatch:
+            raise ValueError(
+                f"this model attends in both directions and takes a batch whole: {len(batch.tokens)} tokens are more "
+                f"than n_ubatch = {self.params.n_ubatch}"
+            )
+        before, after = self._model.wires.before, self._model.wires.after
+        given = _crossing_structs(crossing)
+        if before is not None:
+            wire().caravan_wire_begin(before, given, len(crossing))
+        elif crossing:
+            raise ValueError("the first stage takes no crossing tensors")
+        if after is not None:
+            wire().caravan_wire_begin(after, None, 0)
+        self._batch.fill(batch, with_outputs=self._model.is_last)
+        forget_errors()
+        status = llama_cpp.llama_decode(self.handle, self._batch.struct)
+        for handle in (before, after):
+            fault = wire().caravan_wire_end(handle) if handle is not None else None
+            if fault is not None:
+                raise CrossingError(fault.decode("utf-8", "replace"))
+        if status != 0:
+            raise DecodeError(_decode_reason(status, len(batch.tokens)))
+        return [] if after is None else self._take_captured(after)
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Logits of an output row of the last step's batch: float32 (n_vocab,), a view valid until the next step.
+
+        Raises:
+            ValueError: the row was not flagged for output, or this is not the last stage.
+        """
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise ValueError(f"row {row} of the last batch has no logits")
+        return np.ctypeslib.as_array(pointer, (self._model.n_vocab,))
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the model keeps a KV cache or state; one that attends in both directions has none."""
+        return bool(self._memory)
+
+    def memory(self) -> MemoryUse:
+        """Exact bytes of this model's and context's buffers, wires left out."""
+        return measure(self)
+
+    def kv_remove(self, seq_id: int, start: int, end: int) -> bool:
+        """Forgets positions [start, end) of a sequence (end = -1: to its end). False if the model cannot forget a part
+        (recurrent layers), in which case nothing changed."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, end))
+
+    def kv_copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Lets `target` share positions [start, end) of `source` (end = -1: to its end).
+
+        Raises:
+            ValueError: a part of a sequence, where each has a KV cache of its own: llama.cpp copies those whole.
+        """
+        if not self.params.kv_unified and not (start <= 0 and end < 0):
+            raise ValueError("with a KV cache per sequence only whole sequences can be copied: start 0, end -1")
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def kv_keep(self, seq_id: int) -> None:
+        """Forgets every other sequence."""
+        llama_cpp.llama_memory_seq_keep(self._memory, seq_id)
+
+    def kv_shift(self, seq_id: int, start: int, end: int, delta: int) -> None:
+        """Moves positions [start, end) of a sequence by `delta` (end = -1: to its end).
+
+        Raises:
+            ValueError: this model's cache cannot shift.
+        """
+        if not llama_cpp.llama_memory_can_shift(self._memory):
+            raise ValueError("this model's KV cache cannot shift positions")
+        llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, end, delta)
+
+    def kv_clear(self) -> None:
+        """Forgets everything."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Frees the context; harmless twice. The model stays."""
+        if self.handle:
+            llama_cpp.llama_free(self.handle)
+            self.handle = 0
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take_captured(self, wire_handle: int) -> list[CrossingTensor]:
+        n = wire().caravan_wire_captured(wire_handle, self._captured, _MAX_CAPTURED)
+        if n > _MAX_CAPTURED:
+            raise CrossingError(f"{n} tensors cross in one step, at most {_MAX_CAPTURED} are carried")
+        return [
+            CrossingTensor(
+                key=struct.key.decode("utf-8", "replace"),
+                dtype=_CROSSING_TYPES[struct.type],
+                shape=tuple(struct.ne),
+                data=c.string_at(struct.data, struct.size),
+            )
+            for struct in self._captured[:n]
+        ]
+
+
+def measure(context: Context) -> MemoryUse:
+    """What a context's buffers take, wires left out."""
+    model = context._model
+    wires = model.wires
+    elsewhere = {wire().caravan_wire_buffer_type(h) for h in (wires.before, wires.after) if h is not None}
+    array = (BytesStruct * _MAX_BUFFER_TYPES)()
+    n = wire().caravan_memory_breakdown(context.handle, array, _MAX_BUFFER_TYPES)
+    device_type = buffer_type_of(model.device)
+    weights = kv = compute = host = 0
+    for entry in array[:n]:
+        if entry.buffer_type in elsewhere:
+            continue
+        weights += entry.weights
+        kv += entry.kv
+        compute += entry.compute
+        if not model.is_cpu and entry.buffer_type != device_type:
+            host += entry.weights + entry.kv + entry.compute
+    return MemoryUse(weights, kv, compute, host)
+
+
+class _BatchBuffers:
+    """llama.cpp's batch over numpy arrays, filled without a loop over tokens. One sequence per token."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._seq_ids = np.zeros(capacity, np.int32)
+        self._n_seq_ids = np.ones(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        itemsize = self._seq_ids.itemsize
+        self._seq_id_pointers = (self._seq_ids.ctypes.data + itemsize * np.arange(capacity)).astype(np.uintp)
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(c.POINTER(c.c_int32)),
+            embd=None,
+            pos=self._positions.ctypes.data_as(c.POINTER(c.c_int32)),
+            n_seq_id=self._n_seq_ids.ctypes.data_as(c.POINTER(c.c_int32)),
+            seq_id=self._seq_id_pointers.ctypes.data_as(c.POINTER(c.POINTER(c.c_int32))),
+            logits=self._outputs.ctypes.data_as(c.POINTER(c.c_int8)),
+        )
+
+    def fill(self, batch: Batch, *, with_outputs: bool) -> None:
+        n = len(batch.tokens)
+        self._tokens[:n] = batch.tokens
+        self._positions[:n] = batch.positions
+        self._seq_ids[:n] = batch.seq_ids
+        self._outputs[:n] = 0
+        if with_outputs:
+            self._outputs[batch.output_rows] = 1
+        self.struct.n_tokens = n
+
+
+def context_params(params: ContextParams) -> llama_cpp.llama_context_params:
+    """llama.cpp's parameters for ours. For the other modules of this room."""
+    result: llama_cpp.llama_context_params = llama_cpp.llama_context_default_params()
+    n_threads = params.n_threads or default_threads()
+    result.n_ctx = params.n_ctx_seq * params.n_seq_max
+    result.n_seq_max = params.n_seq_max
+    result.n_batch = params.n_batch
+    result.n_ubatch = min(params.n_ubatch, params.n_batch)
+    result.n_threads = n_threads
+    result.n_threads_batch = n_threads
+    result.type_k = _KV_TYPES[params.kv_type_k]
+    result.type_v = _KV_TYPES[params.kv_type_v]
+    result.flash_attn_type = params.flash_attention.value
+    result.kv_unified = params.kv_unified
+    result.no_perf = True
+    return result
+
+
+def default_threads() -> int:
+    """Threads for a CPU stage: the cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _crossing_structs(crossing: Sequence[CrossingTensor]) -> c.Array[CrossingStruct] | None:
+    if not crossing:
+        return None
+    structs = (CrossingStruct * len(crossing))()
+    for struct, tensor in zip(structs, crossing, strict=True):
+        number = _CROSSING_NUMBERS.get(tensor.dtype)
+        if number is None or not 1 <= len(tensor.shape) <= 4:
+            raise CrossingError(f"crossing tensor {tensor.key} has dtype {tensor.dtype} and shape {tensor.shape}")
+        struct.key = tensor.key.encode()
+        struct.type = number
+        struct.ne[:] = [*tensor.shape, 1, 1, 1][:4]
+        struct.data = c.cast(c.c_char_p(tensor.data), c.c_void_p)
+        struct.size = len(tensor.data)
+    return structs
+
+
+def _decode_reason(status: int, n_tokens: int) -> str:
+    if status == 1:
+        return f"no room in the KV cache for a batch of {n_tokens}: use a longer context or fewer parallel sequences"
+    return f"llama.cpp failed a batch of {n_tokens} (status {status}): {last_errors()}"

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""What a stage would take, byte for byte, from llama.cpp itself: a load that allocates nothing.
+
+Reads headers only and takes some hundredths of a second. The KV bytes per layer come from a dry run in which every
+layer has a wire of its own, so no architecture has to be known here.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+
+from native.context import Context, ContextParams, MemoryUse, context_params, measure
+from native.layout import ModelLayout, read_layout
+from native.library import BytesStruct, wire
+from native.loading import load_handle
+from native.model import Model
+from native.ranges import LayerRange
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBytes:
+    """What one layer takes, wherever it lies."""
+
+    weights_bytes: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCosts:
+    """Exact bytes of every layer, of what only the first stage has, and of what only the last one has."""
+
+    layers: tuple[LayerBytes, ...]
+    input_bytes: int
+    output_bytes: int
+    # The output shares the embedding's weights: the last stage holds them too.
+    tied_output: bool
+
+
+def dry_run(path: str | Path, layers: LayerRange, device: str | None, params: ContextParams) -> MemoryUse:
+    """Exact bytes that a stage would take on this machine's device; allocates nothing.
+
+    Raises:
+        As `Model.load` and `Context`.
+    """
+    with Model.load(path, layers=layers, device=device, allocate=False) as model, Context(model, params) as context:
+        return measure(context)
+
+
+def measure_layers(path: str | Path, params: ContextParams) -> LayerCosts:
+    """Exact bytes of weights and KV per layer, for the asked context; allocates nothing.
+
+    Raises:
+        As `Model.load`.
+    """
+    layout = read_layout(path)
+    # One device of llama.cpp's limit stays for the layers around the measured ones.
+    at_once = max(1, llama_cpp.llama_max_devices() - 2)
+    layers: list[LayerBytes] = []
+    for start in range(0, layout.n_layer, at_once):
+        layers += _measure_some(layout, start, min(start + at_once, layout.n_layer), params)
+    tied = all(tensor.name != "output.weight" for tensor in layout.tensors)
+    shared = [tensor for tensor in layout.tensors if tensor.layer is None]
+    embedding = sum(t.n_bytes for t in shared if not t.name.startswith("output"))
+    output = sum(t.n_bytes for t in shared if t.name.startswith("output"))
+    if tied:
+        output += sum(t.n_bytes for t in shared if t.name == "token_embd.weight")
+    return LayerCosts(tuple(layers), embedding, output, tied)
+
+
+def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextParams) -> list[LayerBytes]:
+    """One dry run with a wire for everything before, one for each layer of [start, end), one for everything after."""
+    library = wire()
+    bounds = [0, *range(start, end + 1)] if start else list(range(end + 1))
+    split = [b - a for a, b in itertools.pairwise(bounds)] + [layout.n_layer + 1 - end]
+    # llama.cpp groups buffers by the name of their type: every wire needs its own.
+    handles = [library.caravan_wire_new(f"MEASURE_{i}".encode(), 0, 1 << 30, 0) for i in range(len(split))]
+    try:
+        devices = (c.c_void_p * (len(handles) + 1))(*[library.caravan_wire_device(h) for h in handles], None)
+        fractions = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
+        model_params = llama_cpp.llama_model_default_params()
+        model_params.devices = c.cast(devices, c.c_void_p)
+        model_params.tensor_split = fractions
+        model_params.n_gpu_layers = layout.n_layer + 1
+        model_params.no_alloc = True
+        model_params.load_mode = 0
+        by_buffer_type = _breakdown(load_handle(layout, model_params), params)
+        measured = handles[1 if start else 0 : -1]
+        return [by_buffer_type.get(library.caravan_wire_buffer_type(h), LayerBytes(0, 0)) for h in measured]
+    finally:
+        for handle in handles:
+            library.caravan_wire_free(handle)
+
+
+def _breakdown(model: int, params: ContextParams) -> dict[int, LayerBytes]:
+    try:
+        context = llama_cpp.llama_init_from_model(model, context_params(params))
+        array = (BytesStruct * 64)()
+        n = wire().caravan_memory_breakdown(context, array, len(array))
+        llama_cpp.llama_free(context)
+        return {entry.buffer_type: LayerBytes(entry.weights, entry.kv) for entry in array[:n]}
+    finally:
+        llama_cpp.llama_model_free(model)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""What a GGUF says about itself: architecture, sizes, and where every tensor lies. Reads headers only.
+
+Parsed by ggml's own GGUF reader, which checks counts and offsets; sizes against the files are checked here, so that
+a truncated download is found before anything is loaded. Split files (`-00001-of-000NN`) are followed from the first.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+
+from native.errors import ModelFileError, ModelFileNotFoundError, UnsupportedModelError
+from native.library import declare, forget_errors, ggml_base, last_errors
+
+# Architectures whose graph is no single pass over the layers, or has no token generation to split.
+_UNSPLITTABLE = {
+    "hrm_text": "runs its layers in a loop, and a line passes each layer once: run it on one machine",
+}
+
+_LAYER_NAME = re.compile(r"^blk\.(\d+)\.")
+
+# GGUF value types. Source: enum gguf_type in ggml/include/gguf.h.
+_INTEGER_READERS = {
+    0: "gguf_get_val_u8",
+    1: "gguf_get_val_i8",
+    2: "gguf_get_val_u16",
+    3: "gguf_get_val_i16",
+    4: "gguf_get_val_u32",
+    5: "gguf_get_val_i32",
+    10: "gguf_get_val_u64",
+    11: "gguf_get_val_i64",
+}
+_STRING_TYPE = 8
+_ARRAY_TYPE = 9
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """One tensor: its ggml type, its bytes in which file of the model, and the layer it belongs to, if any."""
+
+    name: str
+    type_name: str
+    file_index: int
+    offset_bytes: int
+    n_bytes: int
+    layer: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLayout:
+    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file."""
+
+    path: Path
+    files: tuple[Path, ...]
+    architecture: str
+    name: str
+    n_layer: int
+    n_embd: int
+    n_ctx_train: int
+    n_vocab: int
+    identity: str
+    tensors: tuple[TensorLayout, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+
+class _InitParams(c.Structure):
+    _fields_ = (("no_alloc", c.c_bool), ("ctx", c.c_void_p))
+
+
+_init = declare(ggml_base, "gguf_init_from_file", c.c_void_p, c.c_char_p, _InitParams)
+_free = declare(ggml_base, "gguf_free", None, c.c_void_p)
+_data_offset = declare(ggml_base, "gguf_get_data_offset", c.c_size_t, c.c_void_p)
+_find_key = declare(ggml_base, "gguf_find_key", c.c_int64, c.c_void_p, c.c_char_p)
+_kv_type = declare(ggml_base, "gguf_get_kv_type", c.c_int, c.c_void_p, c.c_int64)
+_string = declare(ggml_base, "gguf_get_val_str", c.c_char_p, c.c_void_p, c.c_int64)
+_array_length = declare(ggml_base, "gguf_get_arr_n", c.c_size_t, c.c_void_p, c.c_int64)
+_n_tensors = declare(ggml_base, "gguf_get_n_tensors", c.c_int64, c.c_void_p)
+_tensor_name = declare(ggml_base, "gguf_get_tensor_name", c.c_char_p, c.c_void_p, c.c_int64)
+_tensor_type = declare(ggml_base, "gguf_get_tensor_type", c.c_int, c.c_void_p, c.c_int64)
+_tensor_offset = declare(ggml_base, "gguf_get_tensor_offset", c.c_size_t, c.c_void_p, c.c_int64)
+_tensor_size = declare(ggml_base, "gguf_get_tensor_size", c.c_size_t, c.c_void_p, c.c_int64)
+_type_name = declare(ggml_base, "ggml_type_name", c.c_char_p, c.c_int)
+
+
+class _Gguf:
+    """One open GGUF header."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle: int | None = None
+        if not path.exists():
+            raise ModelFileNotFoundError(path, "there is no such file")
+        if path.is_dir():
+            raise ModelFileError(path, "this is a folder; name the GGUF file in it")
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise ModelFileError(path, f"cannot be read: {error.strerror}") from None
+        if magic != b"GGUF":
+            raise ModelFileError(path, "this is not a GGUF file (it does not begin with 'GGUF')")
+        forget_errors()
+        self.handle = _init(str(path).encode(), _InitParams(True, None))
+        if self.handle is None:
+            raise ModelFileError(path, f"the GGUF header is damaged or cut off ({last_errors()}); download it again")
+
+    def __enter__(self) -> _Gguf:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.handle is not None:
+            _free(self.handle)
+            self.handle = None
+
+    def string(self, key: str, default: str = "") -> str:
+        at = _find_key(self.handle, key.encode())
+        if at < 0 or _kv_type(self.handle, at) != _STRING_TYPE:
+            return default
+        return str(_string(self.handle, at).decode("utf-8", "replace"))
+
+    def integer(self, key: str, default: int = 0) -> int:
+        at = _find_key(self.handle, key.encode())
+        reader = _INTEGER_READERS.get(_kv_type(self.handle, at)) if at >= 0 else None
+        if reader is None:
+            return default
+        return int(declare(ggml_base, reader, c.c_int64, c.c_void_p, c.c_int64)(self.handle, at))
+
+    def array_length(self, key: str) -> int:
+        at = _find_key(self.handle, key.encode())
+        return int(_array_length(self.handle, at)) if at >= 0 and _kv_type(self.handle, at) == _ARRAY_TYPE else 0
+
+    def header_bytes(self) -> bytes:
+        with self.path.open("rb") as file:
+            return file.read(_data_offset(self.handle))
+
+    def tensors(self, file_index: int) -> list[TensorLayout]:
+        start = _data_offset(self.handle)
+        file_bytes = self.path.stat().st_size
+        tensors = []
+        for i in range(_n_tensors(self.handle)):
+            name = _tensor_name(self.handle, i).decode("utf-8", "replace")
+            layer = _LAYER_NAME.match(name)
+            tensor = TensorLayout(
+                name=name,
+                type_name=_type_name(_tensor_type(self.handle, i)).decode(),
+                file_index=file_index,
+                offset_bytes=start + _tensor_offset(self.handle, i),
+                n_bytes=_tensor_size(self.handle, i),
+                layer=int(layer[1]) if layer else None,
+            )
+            end = tensor.offset_bytes + tensor.n_bytes
+            if end > file_bytes:
+                raise ModelFileError(
+                    self.path,
+                    f"the file is cut off: tensor {name} ends at byte {end:,} and the file has {file_bytes:,}; "
+                    "download it again",
+                )
+            tensors.append(tensor)
+        return tensors
+
+
+def read_layout(path: str | Path) -> ModelLayout:
+    """Reads a model's header (all of its files' headers).
+
+    Raises:
+        ModelFileNotFoundError: the file, or one of its parts, is not there.
+        ModelFileError: not a GGUF, damaged, truncated, a part that is not the first, or no language model.
+    """
+    path = Path(path).expanduser()
+    with _Gguf(path) as gguf:
+        architecture = gguf.string("general.architecture")
+        if not architecture:
+            raise ModelFileError(path, "the GGUF names no architecture, so it is no language model")
+        n_layer = gguf.integer(f"{architecture}.block_count")
+        if n_layer < 1:
+            raise ModelFileError(path, f"the GGUF gives no {architecture}.block_count, so it is no language model")
+        files = _parts(gguf)
+        digest = hashlib.sha256(gguf.header_bytes())
+        tensors = gguf.tensors(0)
+        layout = {
+            "architecture": architecture,
+            "name": gguf.string("general.name", path.stem),
+            "n_layer": n_layer,
+            "n_embd": gguf.integer(f"{architecture}.embedding_length"),
+            "n_ctx_train": gguf.integer(f"{architecture}.context_length"),
+            "n_vocab": gguf.array_length("tokenizer.ggml.tokens") or gguf.integer(f"{architecture}.vocab_size"),
+        }
+    for index, part in enumerate(files[1:], start=1):
+        with _Gguf(part) as gguf:
+            digest.update(gguf.header_bytes())
+            tensors += gguf.tensors(index)
+    return ModelLayout(path=path, files=files, identity=digest.hexdigest(), tensors=tuple(tensors), **layout)  # type: ignore[arg-type]
+
+
+def _parts(first: _Gguf) -> tuple[Path, ...]:
+    """All files of a split model, named as llama.cpp's gguf-split names them; just this one if it is whole."""
+    count = first.integer("split.count")
+    if count <= 1:
+        return (first.path,)
+    if first.integer("split.no") != 0:
+        raise ModelFileError(first.path, f"this is a later part of a model in {count} files; name the first one")
+    prefix = c.create_string_buffer(4096)
+    if llama_cpp.llama_split_prefix(prefix, len(prefix), str(first.path).encode(), 0, count) <= 0:
+        raise ModelFileError(
+            first.path, f"a model in {count} files needs a name that ends in -00001-of-{count:05}.gguf"
+        )
+    parts = [Path(f"{prefix.value.decode()}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    for part in parts:
+        if not part.exists():
+            raise ModelFileNotFoundError(part, f"this part of {first.path.name} is missing")
+    return tuple(parts)
+
+
+def check_splittable(layout: ModelLayout) -> None:
+    """Refuses what a line of stages cannot run, before any weight moves.
+
+    Raises:
+        UnsupportedModelError: with the architecture and the reason.
+    """
+    reason = _UNSPLITTABLE.get(layout.architecture)
+    if reason is not None:
+        raise UnsupportedModelError(layout.architecture, reason)

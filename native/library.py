@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""The two foreign libraries, loaded and checked once per process: llama.cpp (through llama-cpp-python) and the wire.
+
+Everything of ours that needs a raw function takes it from here. Importing this module routes llama.cpp's log into
+Python's logging under `native.llama_cpp`; `wire()` checks the running library against the wire before first use.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import functools
+import logging
+import sys
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+from llama_cpp import _ggml
+
+from native.errors import LibraryMismatchError
+
+# The version everything here was built and tested for; pyproject.toml pins the same.
+BUILT_FOR = "0.3.36"
+
+_LOG = logging.getLogger("native.llama_cpp")
+
+_LIBRARY_FOLDER = Path(llama_cpp.__file__).parent / "lib"
+_SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
+_PREFIX = "" if sys.platform == "win32" else "lib"
+
+
+def _load(name: str) -> c.CDLL:
+    return c.CDLL(str(_LIBRARY_FOLDER / f"{_PREFIX}{name}{_SUFFIXES.get(sys.platform, '.so')}"))
+
+
+llama = llama_cpp.llama_cpp._lib
+ggml = _ggml.libggml
+ggml_base = _load("ggml-base")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The engine's build: workers of one mesh must agree on all three."""
+
+    llama_cpp_python: str
+    llama_cpp: str
+    ggml: str
+
+
+def declare(
+    library: c.CDLL, name: str, result: type[c._CDataType] | None, *arguments: type[c._CDataType]
+) -> c._NamedFuncPointer:
+    """The library's function of that name with its C signature; LibraryMismatchError if it is not there."""
+    try:
+        function: c._NamedFuncPointer = getattr(library, name)
+    except AttributeError:
+        raise LibraryMismatchError(
+            f"the installed llama.cpp has no {name}: install llama-cpp-python=={BUILT_FOR}, "
+            f"this is {llama_cpp.__version__}"
+        ) from None
+    function.restype = result
+    function.argtypes = list(arguments)
+    return function
+
+
+@functools.cache
+def versions() -> Versions:
+    """What is running in this process."""
+    ggml_version = declare(ggml_base, "ggml_version", c.c_char_p)
+    ggml_commit = declare(ggml_base, "ggml_commit", c.c_char_p)
+    llama_version = declare(llama, "llama_version", c.c_char_p)
+    return Versions(
+        llama_cpp_python=llama_cpp.__version__,
+        llama_cpp=llama_version().decode(),
+        ggml=f"{ggml_version().decode()} ({ggml_commit().decode()})",
+    )
+
+
+# llama.cpp logs from whichever thread is loading or computing. Continuation pieces (level 5) end a line begun before.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+_CONTINUATION = 5
+_last_errors: deque[str] = deque(maxlen=8)
+
+
+def _on_log(level: int, text: bytes, _user_data: object) -> None:
+    message = text.decode("utf-8", "replace").strip()
+    if not message or message == ".":
+        return
+    if level == 4:
+        _last_errors.append(message)
+    _LOG.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+
+
+# Held for as long as the library may call it.
+_log_callback = llama_cpp.llama_log_callback(_on_log)
+
+
+def route_logs() -> None:
+    """Sends llama.cpp's log to `logging.getLogger("native.llama_cpp")`: errors and warnings as such, the rest DEBUG."""
+    llama_cpp.llama_log_set(_log_callback, c.c_void_p(0))
+
+
+def forget_errors() -> None:
+    """Starts a fresh memory of llama.cpp's error lines; called before an operation that may fail."""
+    _last_errors.clear()
+
+
+def last_errors() -> str:
+    """llama.cpp's error lines since `forget_errors`, first and most telling one first, shortened to one sentence."""
+    lines = [line.partition(": ")[2] or line for line in _last_errors]
+    return "; ".join(dict.fromkeys(lines)) or "llama.cpp gave no reason"
+
+
+class CrossingStruct(c.Structure):
+    """struct caravan_crossing."""
+
+    _fields_ = (
+        ("key", c.c_char_p),
+        ("type", c.c_int32),
+        ("ne", c.c_int64 * 4),
+        ("data", c.c_void_p),
+        ("size", c.c_size_t),
+    )
+
+
+class BytesStruct(c.Structure):
+    """struct caravan_bytes."""
+
+    _fields_ = (
+        ("buffer_type", c.c_void_p),
+        ("weights", c.c_size_t),
+        ("kv", c.c_size_t),
+        ("compute", c.c_size_t),
+    )
+
+
+class _HostStruct(c.Structure):
+    _fields_ = (
+        ("buffer_init", c.c_void_p),
+        ("tensor_get", c.c_void_p),
+        ("synchronize", c.c_void_p),
+        ("graph_n_nodes", c.c_void_p),
+        ("graph_node", c.c_void_p),
+        ("nbytes", c.c_void_p),
+        ("tensor_overhead", c.c_void_p),
+        ("memory_breakdown", c.c_void_p),
+        ("op_get_rows", c.c_int32),
+    )
+
+
+_HOST_FUNCTIONS = (
+    "ggml_backend_buffer_init",
+    "ggml_backend_tensor_get",
+    "ggml_backend_synchronize",
+    "ggml_graph_n_nodes",
+    "ggml_graph_node",
+    "ggml_nbytes",
+    "ggml_tensor_overhead",
+)
+
+# llama_get_memory_breakdown(const llama_context *) as the Itanium C++ ABI and MSVC spell it.
+_BREAKDOWN_NAMES = (
+    "_Z26llama_get_memory_breakdownPK13llama_context",
+    "llama_get_memory_breakdown",
+)
+
+# More ops than ggml has; the search for one by name ends there.
+_MAX_OPS = 200
+
+
+def _address(library: c.CDLL, name: str) -> int:
+    return c.cast(declare(library, name, None), c.c_void_p).value or 0
+
+
+def _op_number(name: str) -> int:
+    op_count = declare(ggml_base, "ggml_op_name", c.c_char_p, c.c_int)
+    for number in range(_MAX_OPS):
+        if op_count(number) == name.encode():
+            return number
+    raise LibraryMismatchError(f"the installed ggml has no op {name}: install llama-cpp-python=={BUILT_FOR}")
+
+
+def _breakdown_address() -> int:
+    for name in _BREAKDOWN_NAMES:
+        if hasattr(llama, name):
+            return _address(llama, name)
+    raise LibraryMismatchError(
+        f"the installed llama.cpp has no llama_get_memory_breakdown: install llama-cpp-python=={BUILT_FOR}"
+    )
+
+
+@functools.cache
+def wire() -> c.CDLL:
+    """The wire library, its functions declared and the running ggml checked against it.
+
+    Raises:
+        LibraryMismatchError: the wire is not built, or was built for another ggml; names both.
+    """
+    suffix = _SUFFIXES.get(sys.platform, ".so")
+    path = Path(__file__).with_name(f"libcaravan_wire{suffix}")
+    if not path.exists():
+        raise LibraryMismatchError(f"{path.name} is not built: run scripts/setup, or reinstall llama-caravan")
+    library = c.CDLL(str(path))
+    pointer = c.c_void_p
+    declare(library, "caravan_init", c.c_char_p, c.POINTER(_HostStruct), pointer)
+    declare(library, "caravan_wire_new", pointer, c.c_char_p, c.c_int, c.c_int, c.c_size_t)
+    declare(library, "caravan_wire_free", None, pointer)
+    declare(library, "caravan_wire_device", pointer, pointer)
+    declare(library, "caravan_wire_buffer_type", pointer, pointer)
+    declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
+    declare(library, "caravan_wire_end", c.c_char_p, pointer)
+    declare(library, "caravan_wire_captured", c.c_size_t, pointer, c.POINTER(CrossingStruct), c.c_size_t)
+    declare(library, "caravan_fence_new", pointer, pointer, c.c_int, c.c_int)
+    declare(library, "caravan_fence_free", None, pointer)
+    declare(library, "caravan_layer_of", c.c_int, pointer)
+    declare(library, "caravan_memory_breakdown", c.c_size_t, pointer, c.POINTER(BytesStruct), c.c_size_t)
+    _check(library)
+    return library
+
+
+def _check(library: c.CDLL) -> None:
+    if llama_cpp.__version__ != BUILT_FOR:
+        raise LibraryMismatchError(
+            f"llama-cpp-python {llama_cpp.__version__} is installed, this caravan speaks to {BUILT_FOR}: "
+            f"pip install llama-cpp-python=={BUILT_FOR}"
+        )
+    addresses = [_address(ggml_base, name) for name in _HOST_FUNCTIONS]
+    host = _HostStruct(*addresses, _breakdown_address(), _op_number("GET_ROWS"))
+    cpu = declare(ggml, "ggml_backend_dev_by_type", c.c_void_p, c.c_int)(0)
+    complaint = library.caravan_init(c.byref(host), cpu)
+    if complaint is not None:
+        raise LibraryMismatchError(
+            f"the installed llama.cpp has {complaint.decode()}: pip install llama-cpp-python=={BUILT_FOR}"
+        )
+
+
+route_logs()
+llama_cpp.llama_backend_init()

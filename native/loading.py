@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""The one call that loads a file into llama.cpp, its refusals turned into our errors."""
+
+from __future__ import annotations
+
+import llama_cpp
+
+from native.errors import LoadFailedError, UnsupportedModelError
+from native.layout import ModelLayout
+from native.library import forget_errors, last_errors
+
+
+def load_handle(layout: ModelLayout, params: llama_cpp.llama_model_params) -> int:
+    """Loads what `params` says and returns llama.cpp's model handle.
+
+    Raises:
+        UnsupportedModelError: an architecture that this llama.cpp does not know.
+        LoadFailedError: any other refusal, with llama.cpp's reason.
+    """
+    forget_errors()
+    handle = llama_cpp.llama_model_load_from_file(str(layout.path).encode(), params)
+    if handle:
+        return int(handle)
+    reason = last_errors()
+    if "unknown model architecture" in reason:
+        raise UnsupportedModelError(
+            layout.architecture, f"is unknown to the installed llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+        )
+    raise LoadFailedError(f"llama.cpp could not load {layout.path.name}: {reason}")

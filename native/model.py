@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: MIT
+"""A model loaded by llama.cpp, whole or a layer range of it.
+
+For a layer range llama.cpp is given three devices: a wire for the layers before, the real device behind a fence, a
+wire for the layers after, with a tensor split that counts layers. Weights of layers elsewhere land on wires, which
+have no memory.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import llama_cpp
+
+from native.devices import buffer_type_of, cpu_handle, handle_of
+from native.errors import LoadCancelledError, NativeError
+from native.layout import ModelLayout, check_splittable, read_layout
+from native.library import wire
+from native.loading import load_handle
+from native.ranges import LayerRange
+from native.vocabulary import Vocabulary
+
+# A wire has no bound of its own beyond its layers; the last one stands for "all that follow".
+_NO_END = 1 << 30
+
+# What one step of a stage may capture or be given. A frame is at most a batch of hidden states times the few tensors
+# that cross; this stops a runaway, not a large model (a batch of 2048 tokens by 16384 values is 128 MiB).
+MAX_STEP_BYTES = 2 << 30
+
+# Embedding tables, and the norm behind them, that only the first stage reads. LFM2 names its output norm like that.
+_INPUT_TENSORS = r"^token_embd\.|^token_embd_norm|^per_layer_tok|^position_embd|^token_types"
+_INPUT_TENSORS_LFM2 = r"^token_embd\."
+
+# llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer.
+_LOAD_MODE_NONE = 0
+_SPLIT_MODE_LAYER = 1
+
+OnProgress = Callable[[float], bool]
+
+
+class _Override(c.Structure):
+    """struct llama_model_tensor_buft_override."""
+
+    _fields_ = (("pattern", c.c_char_p), ("buffer_type", c.c_void_p))
+
+
+@dataclass(slots=True)
+class Wires:
+    """The devices standing for the layers before and after, and the fence; None where there is nothing to stand for."""
+
+    before: int | None = None
+    after: int | None = None
+    fence: int | None = None
+
+    def close(self) -> None:
+        """Frees them; the model and its contexts must be gone."""
+        library = wire()
+        for handle in (self.before, self.after):
+            if handle is not None:
+                library.caravan_wire_free(handle)
+        if self.fence is not None:
+            library.caravan_fence_free(self.fence)
+        self.before = self.after = self.fence = None
+
+
+class Model:
+    """A loaded model. Not thread-safe; close it (or leave its `with`) after its contexts."""
+
+    def __init__(self, handle: int, setup: _LoadSetup) -> None:
+        self.handle = handle
+        self.layout = setup.layout
+        self.layers = setup.layers
+        self.wires = setup.wires
+        self.device = setup.device
+        self.is_cpu = setup.is_cpu
+        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(handle), model_handle=handle)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        layers: LayerRange | None = None,
+        device: str | None = None,
+        on_progress: OnProgress | None = None,
+        allocate: bool = True,
+    ) -> Model:
+        """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
+
+        Blocking, for as long as reading the weights takes. Without `layers` and `device` this is exactly llama.cpp's
+        default load.
+
+        Args:
+            path: the GGUF, or the first file of a split one.
+            layers: half-open; the stage from layer 0 embeds tokens, the one that ends at n_layer has the output.
+            device: a name of `native.devices`.
+            on_progress: called with 0..1 on this thread; returning False cancels.
+            allocate: False for a dry run that reads the header only.
+
+        Raises:
+            ModelFileError, UnsupportedModelError, UnknownDeviceError, LoadCancelledError.
+            ValueError: layers beyond the model's.
+            LoadFailedError: llama.cpp refused, with its reason; nothing is left loaded.
+        """
+        layout = read_layout(path)
+        whole = LayerRange(0, layout.n_layer)
+        layers = layers or whole
+        if layers.end > layout.n_layer:
+            raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
+        setup = _LoadSetup(layout, layers, device, on_progress, allocate)
+        if layers != whole:
+            check_splittable(layout)
+            setup.add_wires()
+        return cls(setup.load(), setup)
+
+    @property
+    def n_layer(self) -> int:
+        """Layers of the whole model."""
+        return self.layout.n_layer
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary: the width of a row of logits."""
+        return self.vocabulary.n_tokens
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage embeds tokens."""
+        return self.layers.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage has the output layer."""
+        return self.layers.end == self.n_layer
+
+    def close(self) -> None:
+        """Frees everything; harmless twice."""
+        if self.handle:
+            llama_cpp.llama_model_free(self.handle)
+            self.handle = 0
+            self.wires.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _LoadSetup:
+    """Parameters of one load, with the arrays that must stay alive while llama.cpp reads them."""
+
+    def __init__(
+        self,
+        layout: ModelLayout,
+        layers: LayerRange,
+        device: str | None,
+        on_progress: OnProgress | None,
+        allocate: bool,
+    ) -> None:
+        self.layout = layout
+        self.layers = layers
+        self.device = handle_of(device)
+        self.is_cpu = self.device == cpu_handle()
+        self.wires = Wires()
+        self.cancelled = False
+        self.params = llama_cpp.llama_model_default_params()
+        if not allocate:
+            # A dry run maps nothing either, so that a header with a hole behind it will do.
+            self.params.no_alloc = True
+            self.params.load_mode = _LOAD_MODE_NONE
+        if device is not None:
+            self._set_devices([] if self.is_cpu else [self.device])
+        self._report_to(on_progress)
+
+    def add_wires(self) -> None:
+        """Puts a wire before and after the stage's own layers, and a fence around its device."""
+        library = wire()
+        start, end, n_layer = self.layers.start, self.layers.end, self.layout.n_layer
+        is_last = end == n_layer
+        devices, split = [], []
+        if start > 0:
+            self.wires.before = library.caravan_wire_new(b"WIRE_BEFORE", 0, start, MAX_STEP_BYTES)
+            devices.append(library.caravan_wire_device(self.wires.before))
+            split.append(start)
+        self.wires.fence = library.caravan_fence_new(self.device, start, _NO_END if is_last else end)
+        devices.append(self.wires.fence)
+        split.append(end - start + (1 if is_last else 0))
+        if not is_last:
+            self.wires.after = library.caravan_wire_new(b"WIRE_AFTER", end, _NO_END, MAX_STEP_BYTES)
+            devices.append(library.caravan_wire_device(self.wires.after))
+            split.append(n_layer + 1 - end)
+        self._set_devices(devices)
+        self.split = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
+        self.params.tensor_split = self.split
+        self.params.n_gpu_layers = n_layer + 1
+        self.params.split_mode = _SPLIT_MODE_LAYER
+        self.params.load_mode = _LOAD_MODE_NONE
+        self._set_overrides()
+
+    def load(self) -> int:
+        """Runs the load; on failure frees the wires and says why."""
+        try:
+            return load_handle(self.layout, self.params)
+        except NativeError:
+            self.wires.close()
+            if self.cancelled:
+                raise LoadCancelledError(f"loading {self.layout.path.name} was cancelled") from None
+            raise
+
+    def _set_devices(self, devices: list[int]) -> None:
+        self.devices = (c.c_void_p * (len(devices) + 1))(*devices, None)
+        self.params.devices = c.cast(self.devices, c.c_void_p)
+
+    def _set_overrides(self) -> None:
+        """Sends what only the first stage reads to the wire before; names what lies on the CPU as such.
+
+        Only tensors overridden to the CPU's buffer type get the repacked layouts that llama.cpp picks by itself for a
+        CPU it was not given as a device (llama_model_loader::create_tensor), and without them results differ.
+        """
+        is_last = self.layers.end == self.layout.n_layer
+        is_tied = all(tensor.name != "output.weight" for tensor in self.layout.tensors)
+        overrides: list[tuple[str, int]] = []
+        if self.wires.before is not None and not (is_last and is_tied):
+            pattern = _INPUT_TENSORS_LFM2 if self.layout.architecture.startswith("lfm2") else _INPUT_TENSORS
+            overrides.append((pattern, wire().caravan_wire_buffer_type(self.wires.before)))
+        if self.is_cpu:
+            cpu = buffer_type_of(self.device)
+            own = "|".join(map(str, range(self.layers.start, self.layers.end)))
+            overrides.append((rf"^blk\.({own})\.", cpu))
+            if is_last:
+                overrides.append(("^output|^token_embd" if is_tied else "^output", cpu))
+        array = (_Override * (len(overrides) + 1))()
+        for i, (pattern, buffer_type) in enumerate(overrides):
+            array[i] = _Override(pattern.encode(), buffer_type)
+        self.overrides = array
+        self.params.tensor_buft_overrides = c.cast(array, c.c_void_p)
+
+    def _report_to(self, on_progress: OnProgress | None) -> None:
+        if on_progress is None:
+            return
+
+        def report(fraction: float, _user_data: object) -> bool:
+            try:
+                go_on = on_progress(fraction)
+            except BaseException:
+                self.cancelled = True
+                raise
+            self.cancelled = self.cancelled or not go_on
+            return go_on
+
+        self.callback = llama_cpp.llama_progress_callback(report)
+        self.params.progress_callback = self.callback

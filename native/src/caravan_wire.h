@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+//
+// What Python sees of the native library: wires and fences (devices for llama.cpp's device list), the steps of a
+// wire, and the memory breakdown of a context. No exception and no C++ type crosses this border.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef _WIN32
+#define CARAVAN_API __declspec(dllexport)
+#else
+#define CARAVAN_API __attribute__((visibility("default")))
+#endif
+
+extern "C" {
+
+// A crossing tensor: key, ggml type, ne[], and row-major bytes without gaps. Captured: owned by the wire until its
+// next step begins. Given: borrowed, must outlive the step.
+struct caravan_crossing {
+    const char * key;
+    int32_t type;
+    int64_t ne[4];
+    const void * data;
+    size_t size;
+};
+
+// Functions of the running ggml and llama (found by name in the loaded libraries), and the number of its GET_ROWS op.
+struct caravan_host {
+    void * buffer_init;
+    void * tensor_get;
+    void * synchronize;
+    void * graph_n_nodes;
+    void * graph_node;
+    void * nbytes;
+    void * tensor_overhead;
+    void * memory_breakdown;
+    int32_t op_get_rows;
+};
+
+struct caravan_bytes {
+    void * buffer_type;
+    size_t weights;
+    size_t kv;
+    size_t compute;
+};
+
+// Once per process: NULL, or what differs between the running library and the one this was built for.
+CARAVAN_API const char * caravan_init(const struct caravan_host * host, void * any_device);
+// A device that stands for layers [start, end) elsewhere; more than max_step_bytes in one step fail the step.
+CARAVAN_API void * caravan_wire_new(const char * name, int start, int end, size_t max_step_bytes);
+CARAVAN_API void caravan_wire_free(void * wire);
+CARAVAN_API void * caravan_wire_device(void * wire);
+CARAVAN_API void * caravan_wire_buffer_type(void * wire);
+CARAVAN_API void caravan_wire_begin(void * wire, const struct caravan_crossing * incoming, size_t n);
+CARAVAN_API const char * caravan_wire_end(void * wire);  // NULL, or the step's first fault; valid until the next begin
+CARAVAN_API size_t caravan_wire_captured(void * wire, struct caravan_crossing * out, size_t capacity);
+// The real device, limited to ops of layers [start, end) and of no layer.
+CARAVAN_API void * caravan_fence_new(void * device, int start, int end);
+CARAVAN_API void caravan_fence_free(void * fence);
+CARAVAN_API int caravan_layer_of(const void * tensor);  // -1: of no layer
+CARAVAN_API size_t caravan_memory_breakdown(void * context, struct caravan_bytes * out, size_t capacity);
+}

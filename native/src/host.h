@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+//
+// The running ggml's and llama's functions, typed. Filled once by caravan_init, read-only afterwards.
+#pragma once
+
+#include "ggml_abi.h"
+
+namespace caravan {
+
+struct host_functions {
+    buffer * (*buffer_init)(buffer_type *, buffer_iface, void * context, size_t size);
+    void (*tensor_get)(const tensor *, void * data, size_t offset, size_t size);
+    void (*synchronize)(backend *);
+    int (*graph_n_nodes)(graph *);
+    tensor * (*graph_node)(graph *, int);
+    size_t (*nbytes)(const tensor *);
+    size_t (*tensor_overhead)();
+    void * memory_breakdown;
+    int op_get_rows;
+};
+
+extern host_functions host;
+
+}  // namespace caravan

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+//
+// One step of a wire, free of ggml's callbacks: what arrived for it, what it captured, and its first fault.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "caravan_wire.h"
+#include "ggml_abi.h"
+
+namespace caravan {
+
+// Both neighbours name a crossing tensor alike: ubatch within the step, name of its storage, byte offset, size.
+std::string crossing_key(unsigned ubatch, const tensor * t);
+
+// What is missing must not look like a value: all bits set is a NaN in every float type.
+void fill_with_nan(void * data, size_t size);
+
+class wire_step {
+  public:
+    explicit wire_step(size_t max_bytes) : max_bytes_(max_bytes) {}
+
+    // Forgets the step before and takes in what arrived; the bytes stay the caller's.
+    void begin(const caravan_crossing * incoming, size_t n);
+    // The first fault, or nullptr. What arrived and was never asked for is a fault too: the neighbour built another
+    // graph.
+    const char * end();
+
+    // A split that starts with this node is being "computed". One that starts like an earlier split opens a new
+    // ubatch; what was captured since the last split belongs to this one.
+    void computing(const char * first_node);
+    // Keeps the value of a tensor that the real device hands to the wire.
+    void capture(const tensor * src);
+    // Gives the value of a tensor that the wire stands for: bytes [offset, offset + size) of its span.
+    void supply(const tensor * t, void * data, size_t offset, size_t size);
+
+    size_t captured(caravan_crossing * out, size_t capacity);
+
+  private:
+    struct given {
+        caravan_crossing crossing;
+        bool asked;
+    };
+    struct kept {
+        std::string key;
+        int32_t type;
+        int64_t ne[max_dims];
+        size_t offset;
+        size_t size;
+    };
+
+    void fault(std::string message);
+    const given * find(const tensor * t, std::string & why);
+
+    std::mutex mutex_;
+    const size_t max_bytes_;
+    unsigned ubatch_ = 0;
+    std::unordered_set<std::string> splits_seen_;
+    std::unordered_map<std::string, given> given_;
+    std::vector<const tensor *> unassigned_;  // captured since the last split, parallel to the tail of kept_
+    std::vector<kept> kept_;
+    std::vector<uint8_t> arena_;  // what was captured; grows to the largest step and stays
+    std::vector<uint8_t> span_;   // one strided tensor as it lies in memory
+    std::string fault_;
+};
+
+}  // namespace caravan

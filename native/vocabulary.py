@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Text to tokens and back, as the model's own vocabulary has it."""
+
+from __future__ import annotations
+
+import ctypes as c
+from pathlib import Path
+from types import TracebackType
+
+import llama_cpp
+
+from native.chat_template import ChatTemplate
+from native.errors import TokenizeError
+from native.layout import read_layout
+from native.loading import load_handle
+
+# Bytes of the longest piece in all but a few vocabularies; longer ones are asked for a second time.
+_PIECE_BYTES = 256
+
+
+class Vocabulary:
+    """A vocabulary, of a loaded model (borrowed) or loaded alone (owned). Reading it is thread-safe."""
+
+    def __init__(self, handle: int, *, model_handle: int, owns_model: bool = False) -> None:
+        self.handle = handle
+        self._model_handle = model_handle
+        self._owns_model = owns_model
+        self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(handle)
+        self.bos = _token(llama_cpp.llama_vocab_bos(handle))
+        self.eos = _token(llama_cpp.llama_vocab_eos(handle))
+        self.add_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Loads the vocabulary alone; takes as long as reading the header.
+
+        Raises:
+            ModelFileError: as `native.layout.read_layout`.
+            UnsupportedModelError: llama.cpp does not know the architecture.
+            LoadFailedError: llama.cpp refused the vocabulary.
+        """
+        layout = read_layout(path)
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        model = load_handle(layout, params)
+        return cls(llama_cpp.llama_model_get_vocab(model), model_handle=model, owns_model=True)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: any; what UTF-8 cannot hold (lone surrogates) raises.
+            add_special: put in front and behind what the model was trained with (BOS, EOS).
+            parse_special: read special tokens written out in the text as such.
+
+        Raises:
+            TokenizeError: the text cannot be tokenised.
+        """
+        try:
+            raw = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizeError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from None
+        room = len(raw) + 8
+        for _ in range(2):
+            tokens = (llama_cpp.llama_token * room)()
+            n = llama_cpp.llama_tokenize(self.handle, raw, len(raw), tokens, room, add_special, parse_special)
+            if n >= 0:
+                return list(tokens[:n])
+            room = -n
+        raise TokenizeError(f"llama.cpp could not tokenise a text of {len(raw)} bytes")
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The token's bytes, which may be part of a character. Special tokens have none unless asked for.
+
+        Raises:
+            ValueError: no such token.
+        """
+        if not 0 <= token < self.n_tokens:
+            raise ValueError(f"token {token} is not in a vocabulary of {self.n_tokens}")
+        room = _PIECE_BYTES
+        for _ in range(2):
+            buffer = c.create_string_buffer(room)
+            n = llama_cpp.llama_token_to_piece(self.handle, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+        return b""
+
+    def is_end_of_generation(self, token: int) -> bool:
+        """Whether the model says with this token that it is done (EOS, end of turn and the like)."""
+        return bool(llama_cpp.llama_vocab_is_eog(self.handle, token))
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's own template; None if it has none.
+
+        Raises:
+            ChatTemplateError: it has one that does not parse.
+        """
+        source = llama_cpp.llama_model_chat_template(self._model_handle, None)
+        if not source:
+            return None
+        return ChatTemplate(
+            source.decode("utf-8", "replace"), bos=self._special_text(self.bos), eos=self._special_text(self.eos)
+        )
+
+    def _special_text(self, token: int | None) -> str:
+        return "" if token is None else self.piece(token, special=True).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Frees a vocabulary that was loaded alone; harmless otherwise and twice."""
+        if self._owns_model and self._model_handle:
+            llama_cpp.llama_model_free(self._model_handle)
+            self._model_handle = 0
+
+    def __enter__(self) -> Vocabulary:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _token(token: int) -> int | None:
+    return None if token < 0 else token
