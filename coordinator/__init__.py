@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""Caravan's coordinator: several computers as one machine for one language model.
+
+    from coordinator import Mesh
+
+    with Mesh.open("demo", local_workers=2) as mesh:
+        for token in mesh.generate("Once upon a time", max_tokens=64):
+            print(token.text, end="", flush=True)
+
+This module is the public face: what is in `__all__` is meant to be used, all else may change.
+"""
+
+from coordinator.admission import RANDOM_SEED, Messages
+from coordinator.discovery import Discovery, discover
+from coordinator.errors import (
+    CancelledError,
+    CaravanError,
+    ClosedError,
+    DoesNotFitError,
+    DuplicateNameError,
+    EngineError,
+    InvalidRequestError,
+    ModelError,
+    ModelNotFoundError,
+    NoWorkersError,
+    OverloadedError,
+    PlanError,
+    PromptTooLongError,
+    RequestError,
+    SessionLostError,
+    UnsupportedModelError,
+    VersionMismatchError,
+    WorkerBusyError,
+    WorkerError,
+    WorkerLostError,
+    WorkerStartError,
+)
+from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
+from coordinator.loading import LoadEvent, LoadPhase
+from coordinator.mesh import AsyncMesh, Mesh
+from coordinator.planner import Plan, Stage
+from coordinator.workers import (
+    BuildVersions,
+    FoundWorker,
+    LeftOutWorker,
+    LoadedStage,
+    StageMemory,
+    WorkerDevice,
+)
+from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
+
+__all__ = [
+    "RANDOM_SEED",
+    "AsyncGeneration",
+    "AsyncMesh",
+    "BuildVersions",
+    "CancelledError",
+    "CaravanError",
+    "ClosedError",
+    "Discovery",
+    "DoesNotFitError",
+    "DuplicateNameError",
+    "EngineError",
+    "FinishReason",
+    "FlashAttention",
+    "FoundWorker",
+    "Generation",
+    "InvalidRequestError",
+    "LayerRange",
+    "LeftOutWorker",
+    "LoadEvent",
+    "LoadPhase",
+    "LoadedStage",
+    "Mesh",
+    "Messages",
+    "ModelError",
+    "ModelNotFoundError",
+    "NoWorkersError",
+    "OverloadedError",
+    "Plan",
+    "PlanError",
+    "PromptTooLongError",
+    "RequestError",
+    "SamplingParams",
+    "SessionLostError",
+    "Stage",
+    "StageMemory",
+    "Token",
+    "TopLogprob",
+    "UnsupportedModelError",
+    "Usage",
+    "VersionMismatchError",
+    "Vocabulary",
+    "WorkerBusyError",
+    "WorkerDevice",
+    "WorkerError",
+    "WorkerLostError",
+    "WorkerStartError",
+    "discover",
+]

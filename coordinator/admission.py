@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""What a caller asks for, checked and turned into tokens, before anything is sent. Thread-safe: `AsyncMesh` calls it on
+its event loop, `Mesh` on the caller's own thread.
+
+The bounds here are no looser than those of the workers, which take a frame out of bounds for an attack and end the
+session.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.errors import InvalidRequestError, PromptTooLongError
+from native import ChatTemplate, NativeError, SamplingParams, Vocabulary, check_params
+
+Messages = Sequence[Mapping[str, object]]
+
+RANDOM_SEED = 2**32 - 1
+"""llama.cpp's LLAMA_DEFAULT_SEED: take any. Resolved here, so that a sampler can be rebuilt from its parameters."""
+
+_MAX_GRAMMAR_BYTES = 256 * 1024
+_MAX_REPEAT_LAST_N = 1 << 20
+_MAX_FLOAT32 = 3.4028234e38
+_INT32_END = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedRequest:
+    """A request that the session can carry out.
+
+    Attributes:
+        max_tokens: At least 1; with the prompt no more than the context of a sequence.
+        stop: Not empty each.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop: tuple[str, ...]
+    sampling: SamplingParams
+
+
+class Admission:
+    """The gate of one mesh.
+
+    Args:
+        vocabulary: Borrowed.
+        n_ctx: Tokens per sequence.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
+        self._vocabulary = vocabulary
+        self._n_ctx = n_ctx
+
+    def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """Tokens of a raw prompt: text with what the model puts around it (BOS), special tokens written out in it read
+        as such; token ids as they are.
+
+        Raises:
+            InvalidRequestError: Empty, no valid Unicode, or ids that are not in the vocabulary.
+        """
+        if isinstance(prompt, str):
+            return self._tokenize(prompt, add_special=True)
+        tokens = tuple(prompt)
+        n_vocab = self._vocabulary.n_tokens
+        wrong = [token for token in tokens if not (isinstance(token, int) and 0 <= token < n_vocab)]
+        if wrong:
+            raise InvalidRequestError(f"{wrong[0]!r} is no token of this vocabulary, which has ids below {n_vocab}")
+        return tokens
+
+    def chat_tokens(self, messages: Messages, variables: Mapping[str, object] | None) -> tuple[int, ...]:
+        """Tokens of messages laid out by the model's own template, which writes the special tokens itself (so none is
+        added, and there is one BOS, not two).
+
+        Raises:
+            InvalidRequestError: The model has no template, or it refuses the messages.
+        """
+        template = self._template
+        if template is None:
+            raise InvalidRequestError("this model has no chat template: send a plain prompt instead")
+        if not messages:
+            raise InvalidRequestError("there are no messages to answer")
+        try:
+            text = _render(template, messages, variables or {})
+        except (NativeError, TypeError) as error:
+            raise InvalidRequestError(str(error)) from error
+        return self._tokenize(text, add_special=False)
+
+    def admit(
+        self,
+        prompt: tuple[int, ...],
+        *,
+        sampling: SamplingParams | None,
+        max_tokens: int | None,
+        stop: Sequence[str],
+    ) -> AdmittedRequest:
+        """Checks the rest.
+
+        Args:
+            sampling: None: llama-server's defaults with a random seed.
+            max_tokens: None: as many as the context holds.
+
+        Raises:
+            PromptTooLongError: No room for one token.
+            InvalidRequestError: What else cannot be.
+        """
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty")
+        if len(prompt) >= self._n_ctx:
+            raise PromptTooLongError(len(prompt), self._n_ctx)
+        if max_tokens is not None and max_tokens < 1:
+            raise InvalidRequestError(f"max_tokens must be at least 1, not {max_tokens}")
+        room = self._n_ctx - len(prompt)
+        return AdmittedRequest(
+            prompt,
+            max_tokens=room if max_tokens is None else min(max_tokens, room),
+            stop=_stop_strings(stop),
+            sampling=self._sampling(sampling),
+        )
+
+    @functools.cached_property
+    def _template(self) -> ChatTemplate | None:
+        try:
+            return self._vocabulary.chat_template
+        except NativeError as error:
+            raise InvalidRequestError(str(error)) from error
+
+    def _tokenize(self, text: str, *, add_special: bool) -> tuple[int, ...]:
+        try:
+            return tuple(self._vocabulary.tokenize(text, add_special=add_special, parse_special=True))
+        except NativeError as error:
+            raise InvalidRequestError(str(error)) from error
+
+    def _sampling(self, sampling: SamplingParams | None) -> SamplingParams:
+        params = sampling or SamplingParams(seed=RANDOM_SEED)
+        if params.seed == RANDOM_SEED:
+            params = replace(params, seed=secrets.randbelow(RANDOM_SEED))
+        problem = _problem(params, self._vocabulary.n_tokens)
+        if problem:
+            raise InvalidRequestError(problem)
+        try:
+            check_params(self._vocabulary, params)
+        except (NativeError, ValueError) as error:
+            raise InvalidRequestError(str(error)) from error
+        return params
+
+
+def _render(template: ChatTemplate, messages: Messages, variables: Mapping[str, object]) -> str:
+    others = dict(variables)
+    add_generation_prompt = bool(others.pop("add_generation_prompt", True))
+    return template.render(messages, add_generation_prompt=add_generation_prompt, **others)
+
+
+def _problem(params: SamplingParams, n_vocab: int) -> str:
+    """What the wire or a worker would refuse; empty if nothing."""
+    numbers = {
+        "temperature": params.temperature,
+        "repeat_penalty": params.repeat_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+    }
+    for name, number in numbers.items():
+        if abs(number) > _MAX_FLOAT32:
+            return f"{name} is out of range: {number:g}"
+    if not -_INT32_END <= params.top_k < _INT32_END:
+        return f"top_k is out of range: {params.top_k}"
+    if params.repeat_last_n > _MAX_REPEAT_LAST_N:
+        return f"repeat_last_n must be at most {_MAX_REPEAT_LAST_N}, not {params.repeat_last_n}"
+    if len(params.grammar.encode("utf-8", "replace")) > _MAX_GRAMMAR_BYTES:
+        return f"the grammar is longer than {_MAX_GRAMMAR_BYTES} bytes"
+    if params.n_top_logprobs and not params.logprobs:
+        return "n_top_logprobs needs logprobs"
+    if len(params.logit_bias) > n_vocab:
+        return "there are more logit biases than tokens in the vocabulary"
+    if any(math.isnan(bias) or bias > _MAX_FLOAT32 for _, bias in params.logit_bias):
+        return "a logit bias must be a finite number, or -inf to forbid a token"
+    return ""
+
+
+def _stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(text, str) and text for text in strings):
+        raise InvalidRequestError("a stop string must be a text that is not empty")
+    return strings

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Opening a mesh for a command, and telling what its line is.
+
+Called by `run` and `demo` on the main thread, and its parts by `serve`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from coordinator.cli.console import emit, say
+from coordinator.cli.options import LineOptions
+from coordinator.cli.progress import LoadProgress, layers_text
+from coordinator.generation import Generation
+from coordinator.mesh import Mesh
+from coordinator.planner import Plan, size
+
+
+def open_arguments(line: LineOptions) -> dict[str, Any]:
+    """The options as `Mesh.open` and `AsyncMesh.open` name them."""
+    return {
+        "workers": line.worker,
+        "discover": line.discovery_timeout > 0,
+        "discovery_timeout_s": line.discovery_timeout,
+        "layer_ranges": line.layers,
+        "context": line.context,
+        "parallel": line.parallel,
+        "batch": line.batch,
+    }
+
+
+@contextlib.contextmanager
+def opened(model: str, *, starting: str | None = None, **arguments: Any) -> Iterator[Mesh]:  # noqa: ANN401 -- those of Mesh.open
+    """A mesh, its loading and its line told on stderr; closed at the end, with all it started."""
+    with LoadProgress(starting) as progress:
+        mesh = Mesh.open(model, on_progress=progress, **arguments)
+    with mesh:
+        tell_line(mesh.plan)
+        yield mesh
+
+
+def tell_line(plan: Plan) -> None:
+    """A line on stderr for each stage: worker, address, layers, bytes."""
+    tell = functools.partial(say, style="dim")
+    width = max(len(stage.worker) for stage in plan.stages)
+    for stage in plan.stages:
+        layers = f"{layers_text(stage.layers.start, stage.layers.end)} of {plan.demand.n_layer}"
+        tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {size(stage.memory.total_bytes)} on {stage.device}")
+    for note in plan.notes:
+        tell(note)
+
+
+def print_text(generation: Generation) -> None:
+    """The text on stdout as it comes, and a newline at its end, however it ends."""
+    try:
+        for token in generation:
+            emit(token.text)
+    finally:
+        emit("\n")
+
+
+def tell_speed(generation: Generation) -> None:
+    """A line on stderr: how much was read and written, and how fast."""
+    usage = generation.usage
+    ttft_ms = (usage.queued_s + usage.prefill_s) * 1000
+    say(
+        f"{usage.completion_tokens} tokens, {usage.decode_tokens_per_s:.1f} tokens per second; "
+        f"{usage.prompt_tokens} prompt tokens, TTFT {ttft_ms:.0f} ms",
+        style="dim",
+    )

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""`caravan nodes`: the workers on the network, what they have, what they hold, and who cannot take part."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.cli.console import emit, say
+from coordinator.cli.interrupts import interruptible
+from coordinator.cli.options import option, worker_address
+from coordinator.cli.progress import layers_text
+from coordinator.cli.settings import debug_option
+from coordinator.discovery import Discovery, discover
+from coordinator.planner import size
+from coordinator.workers import FoundWorker
+
+
+@click.command("nodes")
+@option(
+    "--worker",
+    "-w",
+    multiple=True,
+    type=worker_address,
+    show_default=False,
+    help="A worker's address, beside those found on the network; may be given several times.",
+)
+@option(
+    "--discovery-timeout",
+    default=2.0,
+    type=click.FloatRange(0, 600),
+    metavar="SECONDS",
+    help="How long to look for workers on the network; 0: only those given with --worker.",
+)
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@debug_option
+def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> None:
+    """List the workers on the network.
+
+    \b
+    caravan nodes --json
+    """  # fmt: skip
+    with interruptible():
+        seen = asyncio.run(discover(worker, mdns=discovery_timeout > 0, timeout_s=discovery_timeout))
+    if as_json:
+        emit(json.dumps(_as_data(seen), indent=2) + "\n")
+        return
+    if seen.found:
+        Console(soft_wrap=True).print(_table(seen.found))
+    else:
+        say("no worker was found: start one with `caravan worker`, here or on another computer")
+    for left_out in seen.left_out:
+        say(f"left out: {left_out.name} at {left_out.address}: {left_out.reason}")
+
+
+def _table(workers: tuple[FoundWorker, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS"):
+        table.add_column(heading, no_wrap=True)
+    for worker in workers:
+        device = worker.device
+        holds = ", ".join(layers_text(stage.layers.start, stage.layers.end) for stage in worker.loaded)
+        table.add_row(
+            worker.name,
+            worker.address,
+            worker.host_name,
+            f"{device.name} ({device.description})",
+            size(device.free_bytes),
+            size(device.total_bytes),
+            worker.versions.llama_cpp,
+            holds or "-",
+        )
+    return table
+
+
+def _as_data(seen: Discovery) -> dict[str, object]:
+    return {
+        "workers": [_worker_as_data(worker) for worker in seen.found],
+        "left_out": [
+            {"name": left_out.name, "address": left_out.address, "reason": left_out.reason}
+            for left_out in seen.left_out
+        ],
+    }
+
+
+def _worker_as_data(worker: FoundWorker) -> dict[str, object]:
+    device = worker.device
+    return {
+        "name": worker.name,
+        "address": worker.address,
+        "host_name": worker.host_name,
+        "device": {
+            "name": device.name,
+            "description": device.description,
+            "backend": device.backend,
+            "kind": device.kind,
+            "free_bytes": device.free_bytes,
+            "total_bytes": device.total_bytes,
+        },
+        "llama_cpp": worker.versions.llama_cpp,
+        "llama_cpp_python": worker.versions.llama_cpp_python,
+        "contract_version": worker.contract_version,
+        "loaded": [
+            {"session_id": stage.session_id, "layer_start": stage.layers.start, "layer_end": stage.layers.end}
+            for stage in worker.loaded
+        ],
+    }

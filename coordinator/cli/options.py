@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Options that several commands share: how to find workers and lay the model over them, and how to sample.
+
+Each group of options becomes one frozen value, handed to the command as `line` or `sampling`.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from native import LayerRange, SamplingParams
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_MAX_GRAMMAR_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LineOptions:
+    """Which workers, and how the model lies over them. As `Mesh.open` takes them."""
+
+    worker: tuple[str, ...]
+    discovery_timeout: float
+    context: int | None
+    parallel: int
+    batch: int
+    layers: tuple[LayerRange, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How to generate. As `Mesh.generate` takes it."""
+
+    params: SamplingParams
+    max_tokens: int | None
+    stop: tuple[str, ...]
+
+
+class _WorkerAddress(click.ParamType[str]):
+    name = "HOST:PORT"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            self.fail(f"{value!r} is not HOST:PORT, such as 192.168.1.20:50200", param, ctx)
+        return value
+
+
+class _LayerRanges(click.ParamType[tuple[LayerRange, ...]]):
+    name = "RANGES"
+
+    def convert(
+        self, value: str | tuple[LayerRange, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[LayerRange, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            bounds = [tuple(int(bound) for bound in part.split("-")) for part in value.split(",")]
+            return tuple(LayerRange(start, end) for start, end in bounds)
+        except ValueError:
+            self.fail(
+                f"{value!r} is not a list of layer ranges, such as 0-12,12-24 (ends are not included)",
+                param,
+                ctx,
+            )
+
+
+worker_address = _WorkerAddress()
+
+option = functools.partial(click.option, show_envvar=True, show_default=True)
+"""Every option tells its environment variable and its default."""
+
+
+def line_options(command: Command) -> Command:
+    """Adds the options of LineOptions; the command gets them as `line`."""
+
+    @functools.wraps(command)
+    def with_line(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
+        layers = given.pop("layers")
+        names = ("worker", "discovery_timeout", "context", "parallel", "batch")
+        line = LineOptions(**{name: given.pop(name) for name in names}, layers=layers)
+        return command(line=line, **given)
+
+    options = [
+        option("--worker", "-w", multiple=True, type=worker_address, show_default=False,
+               help="A worker's address, beside those found on the network; may be given several times."),
+        option("--discovery-timeout", default=2.0, type=click.FloatRange(0, 600), metavar="SECONDS",
+               help="How long to look for workers on the network; 0: only those given with --worker."),
+        option("--context", "-c", type=click.IntRange(8, 1 << 24), metavar="TOKENS",
+               help="Context of one sequence.  [default: what the model was trained for, at most 4096]"),
+        option("--parallel", default=4, type=click.IntRange(1, 256), metavar="N",
+               help="How many sequences run at once."),
+        option("--batch", default=512, type=click.IntRange(1, 1 << 16), metavar="TOKENS",
+               help="Tokens in one frame at most."),
+        option("--layers", type=_LayerRanges(), metavar="RANGES",
+               help="Layer ranges by hand, in the order of the workers: 0-12,12-24 (ends are not included)."),
+    ]  # fmt: skip
+    return _with_options(options, with_line)  # type: ignore[return-value]
+
+
+local_option = option(
+    "--local",
+    default=1,
+    type=click.IntRange(0, 64),
+    metavar="N",
+    help="How many workers to start on this machine if none is found.",
+)
+
+
+def sampling_options(command: Command) -> Command:
+    """Adds the options of SamplingOptions; the command gets them as `sampling`."""
+
+    @functools.wraps(command)
+    def with_sampling(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
+        max_tokens, stop, grammar = given.pop("max_tokens"), given.pop("stop"), given.pop("grammar_file")
+        seed = given.pop("seed")
+        params = SamplingParams(
+            **{name: given.pop(name) for name in _DEFAULTS},
+            seed=secrets.randbits(32) if seed is None else seed,
+            grammar="" if grammar is None else _read_grammar(grammar),
+        )
+        return command(sampling=SamplingOptions(params, max_tokens, stop), **given)
+
+    options = [
+        option("--max-tokens", "-n", type=click.IntRange(min=1), metavar="N",
+               help="How many tokens to generate at most.  [default: to the end of the context]"),
+        *(option("--" + name.replace("_", "-"), default=default, type=kind, metavar="X", help=text)
+          for name, (default, kind, text) in _DEFAULTS.items()),
+        option("--seed", type=click.IntRange(0, 0xFFFF_FFFF), metavar="N",
+               help="The same seed gives the same text.  [default: random]"),
+        option("--stop", multiple=True, metavar="TEXT", show_default=False,
+               help="End when this appears; it is not printed. May be given several times."),
+        option("--grammar-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+               help="A file with a GBNF grammar that the text must follow."),
+    ]  # fmt: skip
+    return _with_options(options, with_sampling)  # type: ignore[return-value]
+
+
+_DEFAULTS: dict[str, tuple[float, click.ParamType[Any], str]] = {
+    "temperature": (0.8, click.FloatRange(0), "How freely to choose; 0: always the likeliest token."),
+    "top_k": (40, click.IntRange(min=-1), "Choose among this many likeliest tokens; 0: all."),
+    "top_p": (
+        0.95,
+        click.FloatRange(0, 1),
+        "Choose among the likeliest tokens that make up this share; 1: all.",
+    ),
+    "min_p": (
+        0.05,
+        click.FloatRange(0, 1),
+        "Leave out tokens below this share of the likeliest one's; 0: none.",
+    ),
+    "repeat_penalty": (
+        1.0,
+        click.FloatRange(0, min_open=True),
+        "Divides logits of tokens that were there; 1: off.",
+    ),
+    "frequency_penalty": (
+        0.0,
+        click.FloatRange(-100, 100),
+        "Taken off a logit for each time its token was there.",
+    ),
+    "presence_penalty": (0.0, click.FloatRange(-100, 100), "Taken off the logits of tokens that were there."),
+    "repeat_last_n": (64, click.IntRange(min=-1), "How many last tokens the penalties look at; -1: all."),
+}
+"""llama-server's defaults and meanings."""
+
+
+def _with_options(options: list[Callable[[Any], Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    for add in reversed(options):
+        command = add(command)
+    return command
+
+
+def _read_grammar(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_GRAMMAR_BYTES:
+            raise click.UsageError(f"{path} is larger than {_MAX_GRAMMAR_BYTES >> 20} MiB: that is no grammar")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{path} is not UTF-8 text: that is no grammar") from None

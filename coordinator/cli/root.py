@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""The command `caravan` itself: its sub-commands, and what becomes of their errors. `main` is the entry."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from coordinator.cli.console import ReaderGoneError, say
+from coordinator.cli.exits import ExitCode, StoppedError, exit_code_of, sentence_of
+from coordinator.cli.settings import Settings
+
+_COMMANDS = {
+    "demo": "Print a story through two worker processes on this machine.",
+    "nodes": "List the workers on the network.",
+    "plan": "Show which worker would hold which layers of a model; loads nothing.",
+    "run": "Print what a model says to a prompt.",
+    "serve": "Serve a model over OpenAI's HTTP API.",
+    "worker": "Let this machine hold layers.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is called, so that each starts without what the others need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"coordinator.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(
+    "caravan",
+    cls=_Commands,
+    no_args_is_help=True,
+    context_settings={
+        "auto_envvar_prefix": "CARAVAN",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@click.version_option(package_name="llama-caravan", prog_name="caravan")
+def root() -> None:
+    """Several computers as one machine for one language model.
+
+    \b
+    Try it:   caravan demo
+    Use it:   caravan worker                              on every computer
+              caravan run model.gguf "Once upon a time"   on one of them
+    """
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Runs a command and exits with its code (`exits.ExitCode`)."""
+    settings = Settings()
+    sys.exit(_run(sys.argv[1:] if args is None else args, settings))
+
+
+def _run(args: list[str], settings: Settings) -> int:
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("native.llama_cpp").setLevel(logging.ERROR)
+    try:
+        code = root.main(args, prog_name="caravan", standalone_mode=False, obj=settings)
+    except StoppedError as stopped:
+        return stopped.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return ExitCode.INTERRUPTED
+    except ReaderGoneError:
+        _forget_stdout()
+        return ExitCode.OK
+    except Exception as error:  # the outermost place: every error becomes an exit code
+        return _fail(error, settings)
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _fail(error: Exception, settings: Settings) -> int:
+    if settings.debug:
+        traceback.print_exception(error)
+        return exit_code_of(error)
+    sentence = sentence_of(error)
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        say(error.ctx.get_usage())
+    if sentence is None:
+        sentence = f"{type(error).__name__}: {error}; this is a fault in caravan, --debug shows where"
+    say(f"caravan: {sentence}")
+    return exit_code_of(error)
+
+
+def _forget_stdout() -> None:
+    """What is still buffered would fail again when Python flushes it at exit; it goes nowhere instead."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

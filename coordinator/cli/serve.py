@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""`caravan serve MODEL`: OpenAI's HTTP API over a line of workers, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import socket
+from typing import Any
+
+import click
+
+from coordinator.cli.console import say
+from coordinator.cli.exits import ExitCode, StartError, StoppedError
+from coordinator.cli.interrupts import on_stop_signals
+from coordinator.cli.line import open_arguments, tell_line
+from coordinator.cli.options import LineOptions, line_options, local_option, option
+from coordinator.cli.progress import LoadProgress
+from coordinator.cli.settings import debug_option
+from coordinator.http.server import HttpServer, ListenAddress, bind
+from coordinator.http.service import Service
+from coordinator.loading import LoadEvent
+from coordinator.mesh import AsyncMesh
+from coordinator.models import resolve_model
+
+_log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0
+"""How soon a lost line is told on stderr; requests learn of it at once."""
+
+
+class _ListenAddress(click.ParamType[ListenAddress]):
+    name = "HOST:PORT"
+
+    def convert(
+        self, value: str | ListenAddress, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ListenAddress:
+        if isinstance(value, ListenAddress):
+            return value
+        try:
+            return ListenAddress.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("serve")
+@click.argument("model")
+@option("--listen", default="127.0.0.1:8080", type=_ListenAddress(), help="Where to listen; port 0: any free one.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Allow to listen beyond this machine, where anyone who reaches the port may use it.",
+)
+@option("--alias", metavar="NAME", help="The model's name for clients.  [default: the file's]")
+@option(
+    "--queue",
+    default=64,
+    type=click.IntRange(0, 1 << 16),
+    metavar="N",
+    help="How many requests may wait for a free sequence; more are answered 429.",
+)
+@local_option
+@line_options
+@debug_option
+def command(
+    model: str, listen: ListenAddress, insecure: bool, alias: str | None, queue: int, local: int, line: LineOptions
+) -> int:
+    """Serve MODEL over OpenAI's HTTP API.
+
+    MODEL is a GGUF file or "demo". Workers on the network are found by themselves; where there are none, one
+    is started on this machine. Ctrl-C lets running requests finish, a second one does not.
+
+    \b
+    caravan serve model.gguf --listen 127.0.0.1:8080
+    """
+    if not listen.is_loopback and not insecure:
+        raise click.UsageError(
+            f"{listen} can be reached from other computers, and there are no keys yet: add --insecure if "
+            f"anyone there may use the model, or listen on 127.0.0.1:{listen.port}"
+        )
+    try:
+        listening = bind(listen)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {listen}: {error.strerror or error}; choose another with --listen"
+        ) from None
+    with listening:
+        arguments = open_arguments(line) | {"queue": queue, "local_workers": local}
+        return asyncio.run(_serve(model, listen, listening, alias or resolve_model(model).name, arguments))
+
+
+async def _serve(
+    model: str, address: ListenAddress, listening: socket.socket, name: str, arguments: dict[str, Any]
+) -> int:
+    """Answers `/health` while it loads, then requests; returns the exit code when everything is closed."""
+    service = Service(name)
+    server = HttpServer(service, listening, address)
+    stop = _Stop(server)
+    with on_stop_signals(stop):
+        serving = asyncio.create_task(server.run())
+        try:
+            stop.loading = asyncio.create_task(_load(model, service, arguments))
+            mesh = await stop.loading
+            async with mesh:
+                service.begin(mesh)
+                tell_line(mesh.plan)
+                host, port = listening.getsockname()[:2]
+                say(f"{name} is ready on http://{ListenAddress(host, port)}/v1")
+                telling = asyncio.create_task(_tell_loss(service))
+                await serving
+                telling.cancel()
+        except asyncio.CancelledError:
+            if stop.signal_number is None:
+                raise
+        finally:
+            server.drain()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+    return ExitCode.OK if stop.signal_number != signal.SIGINT else StoppedError(signal.SIGINT).exit_code
+
+
+class _Stop:
+    """What the first signal does: a load is called off, a ready server finishes what runs."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self.loading: asyncio.Task[AsyncMesh] | None = None
+        self.signal_number: int | None = None
+
+    def __call__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        self._server.drain()
+        if self.loading is not None and not self.loading.done():
+            self.loading.cancel()
+        elif self._server.n_connections:
+            say("finishing the requests that run; Ctrl-C again to stop at once")
+
+
+async def _load(model: str, service: Service, arguments: dict[str, Any]) -> AsyncMesh:
+    with LoadProgress() as progress:
+        return await AsyncMesh.open(model, on_progress=functools.partial(_note, progress, service), **arguments)
+
+
+def _note(progress: LoadProgress, service: Service, event: LoadEvent) -> None:
+    progress(event)
+    service.note_progress(event)
+
+
+async def _tell_loss(service: Service) -> None:
+    while service.error is None:  # noqa: ASYNC110 -- it comes from another room, as a property
+        await asyncio.sleep(_LOOK_EVERY_S)
+    say(f"caravan: {service.error}; requests are refused until caravan serve is started again")

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""`caravan worker`: becomes the worker's own program, with all arguments passed through.
+
+The coordinator does not import the worker; they meet in `protos`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import click
+
+
+@click.command(
+    "worker",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def command(args: tuple[str, ...]) -> int:
+    """Let this machine hold layers."""
+    program = [sys.executable, "-m", "worker", *args]
+    if os.name != "nt":  # exec there returns to the shell while the new process still runs
+        os.execv(sys.executable, program)
+    return subprocess.call(program)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""Control calls to one worker: who it is, what would fit, load, unload, health. A thin gRPC client: it translates
+messages to our values and failures to our errors, and decides nothing. Used on the event loop by `discovery`, `loading`
+and `session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from coordinator.errors import EngineError
+from coordinator.planner import DryRunReport
+from coordinator.statuses import Callee, error_of_call
+from coordinator.workers import BuildVersions, FoundWorker, LoadedStage, StageMemory, WorkerDevice
+from native import ContextParams, FlashAttention, LayerRange
+from protos.caravan.v1 import control_pb2, control_pb2_grpc
+from protos.contract import channel_options
+
+DESCRIBE_TIMEOUT_S = 3.0
+"""A worker on the LAN answers in milliseconds; a machine that sleeps or a wrong address never does."""
+
+_DRY_RUN_TIMEOUT_S = 60.0
+"""0.05 s of work, behind a header that may have to come from a slow disk, on a machine that may be busy."""
+
+_UNLOAD_TIMEOUT_S = 10.0
+"""Freeing memory; waits for the frame being computed."""
+
+_KINDS: dict[int, str] = {
+    control_pb2.DEVICE_KIND_CPU: "cpu",
+    control_pb2.DEVICE_KIND_GPU: "gpu",
+    control_pb2.DEVICE_KIND_INTEGRATED_GPU: "integrated_gpu",
+    control_pb2.DEVICE_KIND_ACCELERATOR: "accelerator",
+}
+
+_FLASH_ATTENTION = {
+    FlashAttention.AUTO: control_pb2.FLASH_ATTENTION_AUTO,
+    FlashAttention.ON: control_pb2.FLASH_ATTENTION_ON,
+    FlashAttention.OFF: control_pb2.FLASH_ATTENTION_OFF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StageOrder:
+    """What a worker is to load: a layer range of a model file, with these context parameters."""
+
+    path: Path
+    identity: str
+    layers: LayerRange
+    params: ContextParams
+
+
+@dataclass(frozen=True, slots=True)
+class NextStage:
+    """Where a stage sends its frames on."""
+
+    worker: str
+    address: str
+
+
+class WorkerClient:
+    """The control side of one worker. Every call raises the errors of `statuses`; close it when done."""
+
+    def __init__(self, address: str, name: str = "") -> None:
+        self._callee = Callee(name or address, address)
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        self._stub = control_pb2_grpc.ControlServiceStub(self._channel)
+
+    @property
+    def callee(self) -> Callee:
+        """Whom this talks to."""
+        return self._callee
+
+    async def describe(self, timeout_s: float = DESCRIBE_TIMEOUT_S) -> FoundWorker:
+        """Who it is and what it has, now."""
+        try:
+            answer = await self._stub.Describe(control_pb2.DescribeRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return _found(answer, self._callee.address)
+
+    async def dry_run(self, order: StageOrder) -> DryRunReport:
+        """What the stage would take there."""
+        try:
+            answer = await self._stub.DryRun(
+                control_pb2.DryRunRequest(stage=_stage_spec(order)), timeout=_DRY_RUN_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._with_layers(order.layers)) from None
+        return DryRunReport(_memory(answer.memory), answer.free_bytes)
+
+    async def load(
+        self,
+        session_id: str,
+        epoch: int,
+        order: StageOrder,
+        next_stage: NextStage | None,
+        on_fraction: Callable[[float], None],
+    ) -> StageMemory:
+        """Loads the stage; returns what it takes when it is loaded. Cancelling this cancels the load there."""
+        request = control_pb2.LoadRequest(
+            session_id=session_id,
+            epoch=epoch,
+            stage=_stage_spec(order),
+            next_address=next_stage.address if next_stage else "",
+            next_worker=next_stage.worker if next_stage else "",
+        )
+        call = self._stub.Load(request)
+        try:
+            async for answer in call:
+                if answer.HasField("loaded"):
+                    return _memory(answer.loaded.memory)
+                on_fraction(answer.progress.fraction)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._with_layers(order.layers)) from None
+        finally:
+            call.cancel()
+        raise EngineError(
+            f"worker {self._callee.place} ended a load without a result: restart it",
+            worker=self._callee.name,
+            layers=order.layers,
+        )
+
+    async def unload(self, session_id: str) -> bool:
+        """Drops the session's stage; whether there was one."""
+        try:
+            answer = await self._stub.Unload(
+                control_pb2.UnloadRequest(session_id=session_id), timeout=_UNLOAD_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return answer.was_loaded
+
+    async def holds(self, session_id: str, epoch: int, timeout_s: float) -> bool:
+        """Whether it answers and still has this session and epoch."""
+        try:
+            answer = await self._stub.Health(control_pb2.HealthRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return answer.session_id == session_id and answer.epoch == epoch
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    def _with_layers(self, layers: LayerRange) -> Callee:
+        return replace(self._callee, layers=layers)
+
+
+def _stage_spec(order: StageOrder) -> control_pb2.StageSpec:
+    params = order.params
+    return control_pb2.StageSpec(
+        model=control_pb2.ModelReference(path=str(order.path), identity=order.identity),
+        layer_start=order.layers.start,
+        layer_end=order.layers.end,
+        context=control_pb2.ContextParams(
+            n_ctx_seq=params.n_ctx_seq,
+            n_seq_max=params.n_seq_max,
+            n_batch=params.n_batch,
+            n_ubatch=params.n_ubatch,
+            kv_type_k=params.kv_type_k,
+            kv_type_v=params.kv_type_v,
+            flash_attention=_FLASH_ATTENTION[params.flash_attention],
+            kv_unified=params.kv_unified,
+        ),
+    )
+
+
+def _memory(memory: control_pb2.MemoryUse) -> StageMemory:
+    return StageMemory(memory.weights_bytes, memory.kv_bytes, memory.compute_bytes, memory.host_bytes)
+
+
+def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
+    device, versions = answer.device, answer.versions
+    return FoundWorker(
+        name=answer.name,
+        instance_id=answer.instance_id,
+        address=address,
+        host_name=answer.host_name,
+        contract_version=answer.contract_version,
+        versions=BuildVersions(versions.caravan, versions.llama_cpp_python, versions.llama_cpp, versions.ggml),
+        device=WorkerDevice(
+            name=device.name,
+            description=device.description,
+            backend=device.backend,
+            kind=_KINDS.get(device.kind, "unknown"),
+            free_bytes=device.free_bytes,
+            total_bytes=device.total_bytes,
+        ),
+        loaded=tuple(
+            LoadedStage(
+                stage.session_id, stage.epoch, LayerRange(stage.layer_start, stage.layer_end), _memory(stage.memory)
+            )
+            for stage in answer.loaded
+            if stage.layer_start < stage.layer_end
+        ),
+    )

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""Who is there: workers that show themselves by mDNS and workers given by address, each asked who it is, sorted into
+those that can take part and those left out with the reason. The one module that knows zeroconf on this side; used when
+a mesh opens and by `caravan nodes`, on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+
+from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from coordinator.control import WorkerClient
+from coordinator.errors import CaravanError, DuplicateNameError, VersionMismatchError
+from coordinator.workers import FoundWorker, LeftOutWorker
+from native import Versions, versions
+from protos.contract import CONTRACT_VERSION
+from protos.discovery import SERVICE_TYPE, RecordError, WorkerRecord
+
+_LOG = logging.getLogger(__name__)
+
+_RESOLVE_TIMEOUT_S = 1.0
+"""From a service's name to its address; usually both came in one packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Who was found.
+
+    Attributes:
+        found: Workers that can take part: first those given by address in that order, then the others by name.
+        left_out: Workers and addresses that cannot, each with its error.
+    """
+
+    found: tuple[FoundWorker, ...]
+    left_out: tuple[LeftOutWorker, ...]
+
+
+async def discover(
+    addresses: Sequence[str] = (),
+    *,
+    mdns: bool = True,
+    timeout_s: float = 2.0,
+    wanted: int | None = None,
+    own: Versions | None = None,
+) -> Discovery:
+    """Finds workers.
+
+    Args:
+        addresses: ``host:port`` of workers to ask in any case.
+        mdns: Whether to listen for others, on all interfaces with loopback.
+        timeout_s: How long to listen.
+        wanted: Stop listening when so many that can take part are known.
+        own: The build that workers must have; None: this process's.
+
+    Raises:
+        DuplicateNameError: Two workers that can take part have one name.
+    """
+    search = _Search(own or versions(), given=tuple(dict.fromkeys(addresses)))
+    try:
+        if mdns:
+            async with _browsing(search.hear):
+                await search.wait(timeout_s, wanted)
+        return _sort(await search.answers())
+    finally:
+        await search.stop()
+
+
+class _Search:
+    """The questions under way: one per address given, one per record heard."""
+
+    def __init__(self, own: Versions, given: Sequence[str]) -> None:
+        self._own = own
+        self._changed = asyncio.Event()
+        self._asked: list[asyncio.Task[FoundWorker | LeftOutWorker | None]] = []
+        self._instances: set[str] = set()
+        for address in given:
+            self._start(self._ask(address))
+        self._n_given = len(self._asked)
+
+    def hear(self, records: Sequence[WorkerRecord]) -> None:
+        """A worker shows itself, at one or more addresses."""
+        if records[0].instance_id not in self._instances:
+            self._instances.add(records[0].instance_id)
+            self._start(self._ask_any(records))
+
+    async def wait(self, timeout_s: float, wanted: int | None) -> None:
+        """Returns after so long, or when `wanted` workers are known and every address given was asked."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._enough(wanted), timeout_s)
+
+    async def answers(self) -> list[FoundWorker | LeftOutWorker]:
+        """What everybody said, in the order asked."""
+        return [answer for answer in await asyncio.gather(*self._asked) if answer is not None]
+
+    async def stop(self) -> None:
+        """Drops what is still under way."""
+        for task in self._asked:
+            task.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
+
+    async def _enough(self, wanted: int | None) -> None:
+        while True:
+            self._changed.clear()
+            done = [task.result() for task in self._asked if task.done()]
+            known = {answer.instance_id for answer in done if isinstance(answer, FoundWorker)}
+            is_asked = all(task.done() for task in self._asked[: self._n_given])
+            if wanted is not None and len(known) >= wanted and is_asked:
+                return
+            await self._changed.wait()
+
+    def _start(self, question: Coroutine[object, object, FoundWorker | LeftOutWorker | None]) -> None:
+        task = asyncio.get_running_loop().create_task(question)
+        task.add_done_callback(lambda _: self._changed.set())
+        self._asked.append(task)
+
+    async def _ask_any(self, records: Sequence[WorkerRecord]) -> FoundWorker | LeftOutWorker | None:
+        """Asks a worker at its addresses in turn. None: another worker answers there (a loopback address of another
+        machine, say), so this one is not for us."""
+        first = records[0]
+        if first.contract_version != CONTRACT_VERSION:
+            return LeftOutWorker(first.name, first.address, _other_contract(first.name, first.contract_version))
+        answer: FoundWorker | LeftOutWorker | None = None
+        for record in records:
+            answer = await self._ask(record.address, record.name)
+            if not isinstance(answer, FoundWorker):
+                continue
+            if answer.instance_id == record.instance_id:
+                return answer
+            _LOG.debug("%s answers at %s, where %s says it is", answer.name, record.address, record.name)
+            answer = None
+        return answer
+
+    async def _ask(self, address: str, name: str = "") -> FoundWorker | LeftOutWorker:
+        client = WorkerClient(address, name)
+        try:
+            worker = await client.describe()
+        except CaravanError as error:
+            return LeftOutWorker(name or address, address, error)
+        finally:
+            await client.close()
+        mismatch = _mismatch(worker, self._own)
+        return LeftOutWorker(worker.name, address, mismatch) if mismatch else worker
+
+
+def _mismatch(worker: FoundWorker, own: Versions) -> VersionMismatchError | None:
+    """Why this worker cannot be in one mesh with us; None if it can."""
+    if worker.contract_version != CONTRACT_VERSION:
+        return _other_contract(worker.name, worker.contract_version)
+    theirs = worker.versions
+    if (theirs.llama_cpp, theirs.ggml) == (own.llama_cpp, own.ggml):
+        return None
+    return VersionMismatchError(
+        f"worker {worker.name} runs llama.cpp {theirs.llama_cpp} (llama-cpp-python {theirs.llama_cpp_python}) and this "
+        f"coordinator {own.llama_cpp} (llama-cpp-python {own.llama_cpp_python}), and a mesh runs one build: "
+        f"on the worker's machine, pip install llama-cpp-python=={own.llama_cpp_python}"
+    )
+
+
+def _other_contract(name: str, version: str) -> VersionMismatchError:
+    return VersionMismatchError(
+        f"worker {name} speaks contract {version} and this coordinator {CONTRACT_VERSION}: "
+        f"install the same llama-caravan on both machines"
+    )
+
+
+def _sort(answers: Sequence[FoundWorker | LeftOutWorker]) -> Discovery:
+    """Each worker once (the first time it was asked, which is by address where one was given)."""
+    found: dict[str, FoundWorker] = {}
+    for answer in answers:
+        if isinstance(answer, FoundWorker):
+            found.setdefault(answer.instance_id, answer)
+    names: dict[str, list[str]] = {}
+    for worker in found.values():
+        names.setdefault(worker.name, []).append(worker.address)
+    for name, addresses in names.items():
+        if len(addresses) > 1:
+            raise DuplicateNameError(name, tuple(addresses))
+    left_out = {(answer.name, answer.address): answer for answer in answers if isinstance(answer, LeftOutWorker)}
+    return Discovery(tuple(found.values()), tuple(left_out.values()))
+
+
+@contextlib.asynccontextmanager
+async def _browsing(on_records: Callable[[Sequence[WorkerRecord]], None]) -> AsyncIterator[None]:
+    """Listens for workers while the context lasts. Where multicast is not possible, nobody is heard."""
+    try:
+        zeroconf = AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
+    except OSError as error:
+        _LOG.warning("cannot listen for workers by mDNS: %s; name them by --worker HOST:PORT", error)
+        yield
+        return
+    resolving: set[asyncio.Task[None]] = set()
+
+    def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if state_change is ServiceStateChange.Removed:
+            return
+        task = asyncio.get_running_loop().create_task(_resolve(zeroconf, service_type, name, on_records))
+        resolving.add(task)
+        task.add_done_callback(resolving.discard)
+
+    browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[on_change])
+    try:
+        yield
+    finally:
+        await browser.async_cancel()
+        for task in list(resolving):
+            task.cancel()
+        await asyncio.gather(*resolving, return_exceptions=True)
+        await zeroconf.async_close()
+
+
+async def _resolve(
+    zeroconf: Zeroconf,
+    service_type: str,
+    name: str,
+    on_records: Callable[[Sequence[WorkerRecord]], None],
+) -> None:
+    info = AsyncServiceInfo(service_type, name)
+    if not await info.async_request(zeroconf, _RESOLVE_TIMEOUT_S * 1000) or info.port is None:
+        return
+    records = records_of(info.properties, info.parsed_addresses(), info.port)
+    if records:
+        on_records(records)
+
+
+def records_of(properties: Mapping[bytes, bytes | None], hosts: Sequence[str], port: int) -> list[WorkerRecord]:
+    """The records of one service, one per host it gives; none where the service is no worker of ours."""
+    try:
+        return [WorkerRecord.from_properties(properties, host=host, port=port) for host in hosts]
+    except RecordError as error:
+        _LOG.debug("ignoring an mDNS record from %s: %s", ", ".join(hosts), error)
+        return []

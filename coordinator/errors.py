@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""Every error the coordinator raises, as one tree. Raised by all modules of this room; callers of the Python API, the
+HTTP API and the CLI catch them by the branch they can act on.
+
+    CaravanError
+    ├── NoWorkersError                 nobody to give layers to
+    ├── VersionMismatchError           a worker runs another llama.cpp build or contract
+    ├── DuplicateNameError             two workers go by one name
+    ├── ModelError                     the model cannot be used at all
+    │   ├── ModelNotFoundError         no such file
+    │   └── UnsupportedModelError      an architecture that llama.cpp or a line cannot run
+    ├── PlanError                      no way to lay the model over the workers
+    │   └── DoesNotFitError            too little memory, with the numbers
+    ├── WorkerError                    one worker failed; it says which, and whether trying again is safe
+    │   ├── WorkerStartError           a worker process of this machine did not come up
+    │   ├── WorkerLostError            it does not answer any more
+    │   ├── WorkerBusyError            another session is loading there
+    │   ├── SessionLostError           it holds this session no more: restarted, or taken by another coordinator
+    │   └── EngineError                llama.cpp, or a frame, failed there
+    ├── RequestError                   one request cannot be served; others are not touched
+    │   ├── InvalidRequestError        its parameters make no sense
+    │   ├── PromptTooLongError         the prompt leaves no room in the context
+    │   └── OverloadedError            slots and queue are full
+    ├── CancelledError                 somebody called it off
+    └── ClosedError                    the mesh was closed
+
+The message of each is one sentence (or a few) with what to do about it; it is what a person gets to read.
+"""
+
+from __future__ import annotations
+
+from native import LayerRange
+
+
+class CaravanError(Exception):
+    """Root of everything this package raises on purpose.
+
+    Attributes:
+        retry_safe: Whether trying again, unchanged, can succeed.
+    """
+
+    retry_safe: bool = False
+
+    @property
+    def message(self) -> str:
+        """The sentence a person reads."""
+        return str(self)
+
+
+class NoWorkersError(CaravanError):
+    """No worker was found that could take part."""
+
+    retry_safe = True
+
+
+class VersionMismatchError(CaravanError):
+    """A worker that was asked for by address runs another llama.cpp build or speaks another contract."""
+
+
+class DuplicateNameError(CaravanError):
+    """Two workers with the same name.
+
+    Attributes:
+        name: Their name.
+        addresses: Where they are, ``host:port``.
+    """
+
+    def __init__(self, name: str, addresses: tuple[str, ...]) -> None:
+        self.name = name
+        self.addresses = addresses
+        super().__init__(
+            f"two workers are called {name!r}, at {' and '.join(addresses)}: restart one of them with another --name"
+        )
+
+
+class ModelError(CaravanError):
+    """The model cannot be used: not a GGUF, damaged, not the same file on a worker."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no such file, here or on a worker."""
+
+
+class UnsupportedModelError(ModelError):
+    """An architecture that llama.cpp does not know or that a line of workers cannot split."""
+
+
+class PlanError(CaravanError):
+    """The model cannot be laid over the workers as asked."""
+
+
+class DoesNotFitError(PlanError):
+    """The workers' memory does not suffice.
+
+    Attributes:
+        needed_bytes: What the model takes with this context, all stages together (or the one named in the message).
+        available_bytes: What there is for it.
+    """
+
+    def __init__(self, message: str, *, needed_bytes: int, available_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+        super().__init__(message)
+
+
+class WorkerError(CaravanError):
+    """Something failed on one worker.
+
+    Attributes:
+        worker: Its name, or its address where the name is not known.
+        layers: The layer range it holds in the session, if any.
+        retry_safe: Whether trying again, unchanged, can succeed.
+        seq_id: The sequence concerned, if it was one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        worker: str,
+        layers: LayerRange | None = None,
+        retry_safe: bool = False,
+        seq_id: int | None = None,
+    ) -> None:
+        self.worker = worker
+        self.layers = layers
+        self.retry_safe = retry_safe
+        self.seq_id = seq_id
+        super().__init__(message)
+
+
+class WorkerStartError(WorkerError):
+    """A worker process that the coordinator started on this machine did not become ready."""
+
+
+class WorkerLostError(WorkerError):
+    """A worker stopped answering: power, network, a crash. Requests that were running have failed with it."""
+
+
+class WorkerBusyError(WorkerError):
+    """A worker is loading for another session."""
+
+
+class SessionLostError(WorkerError):
+    """A worker does not hold this session any more: it was restarted, or another coordinator loaded a model there."""
+
+
+class EngineError(WorkerError):
+    """llama.cpp failed on a worker, or a frame could not be carried out there. The session is over."""
+
+
+class RequestError(CaravanError):
+    """One request cannot be served as asked."""
+
+
+class InvalidRequestError(RequestError):
+    """Parameters out of range, a grammar that does not parse, an empty prompt, messages the template refuses."""
+
+
+class PromptTooLongError(RequestError):
+    """The prompt leaves no room for a single token in a sequence's context.
+
+    Attributes:
+        n_prompt: Tokens of the prompt.
+        n_ctx: Tokens of the context of one sequence.
+    """
+
+    def __init__(self, n_prompt: int, n_ctx: int) -> None:
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+        super().__init__(
+            f"the prompt has {n_prompt} tokens and the context of a sequence {n_ctx}, of which one must be left "
+            f"for the answer: shorten the prompt or open the model with a larger context"
+        )
+
+
+class OverloadedError(RequestError):
+    """All slots are taken and the queue is full.
+
+    Attributes:
+        n_waiting: Requests in the queue.
+    """
+
+    retry_safe = True
+
+    def __init__(self, n_waiting: int) -> None:
+        self.n_waiting = n_waiting
+        super().__init__(f"too many requests: {n_waiting} are already waiting; try again later")
+
+
+class CancelledError(CaravanError):
+    """What was under way was called off, by the caller or because the mesh closed."""
+
+    retry_safe = True
+
+
+class ClosedError(CaravanError):
+    """The mesh is closed; open a new one."""
+
+    def __init__(self, message: str = "the mesh is closed; open a new one") -> None:
+        super().__init__(message)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: MIT
+"""What a caller holds while a request runs: the tokens as they come, then text, usage and the reason it ended.
+
+`TokenStream` is the one shared object: the session fills it on its event loop, one of the two faces (`AsyncGeneration`
+on the same loop, `Generation` in any other thread) takes from it. Dropping a face cancels the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from coordinator.errors import CaravanError
+
+
+class FinishReason(str, Enum):
+    """Why a request ended, in OpenAI's words where they have one. Equal to its string."""
+
+    STOP = "stop"
+    """The model said so (an end-of-generation token) or a stop string appeared."""
+    LENGTH = "length"
+    """`max_tokens` or the context was reached."""
+    CANCELLED = "cancelled"
+    """The caller called it off."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens of a position."""
+
+    id: int
+    logprob: float
+    piece: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token.
+
+    Attributes:
+        id: The token id.
+        text: What to show now. Empty while bytes of a character are missing or a stop string may be starting; the text
+            held back comes with a later token, so that all texts joined are the whole text. If the model ends while
+            text is held back, its end-of-generation token is delivered to carry it; otherwise that one is not shown.
+        piece: The token's own bytes, whatever was held back.
+        logprob: Of the unmodified distribution, natural logarithm; None unless asked for.
+        top_logprobs: Likeliest first; empty unless asked for.
+    """
+
+    id: int
+    text: str
+    piece: bytes = b""
+    logprob: float | None = None
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request took.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated, without the end-of-generation token.
+        queued_s: From submission to the first frame, in seconds.
+        prefill_s: From the first frame to the first token, in seconds.
+        decode_s: From the first token to the end, in seconds.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    queued_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Tokens after the first per second; 0 where there were none."""
+        return (self.completion_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
+
+
+class Signal(Protocol):
+    """What wakes the consumer of a stream: `threading.Event` or `asyncio.Event`."""
+
+    def set(self) -> None:
+        """Wakes it."""
+
+    def clear(self) -> None:
+        """Forgets earlier wakings."""
+
+
+class TokenStream:
+    """One request's tokens between the session that fills it (on its loop) and the face that takes from it.
+
+    Only appended to until `ended`; then nothing changes any more.
+    """
+
+    __slots__ = ("_signal", "ended", "error", "finish_reason", "prompt_tokens", "tokens", "usage")
+
+    def __init__(self, prompt_tokens: tuple[int, ...], signal: Signal) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.tokens: list[Token] = []
+        self.ended = False
+        self.finish_reason: FinishReason | None = None
+        self.error: CaravanError | None = None
+        self.usage: Usage | None = None
+        self._signal = signal
+
+    def push(self, token: Token) -> None:
+        """The next token."""
+        self.tokens.append(token)
+        self._signal.set()
+
+    def finish(self, reason: FinishReason, usage: Usage) -> None:
+        """Nothing more comes, and all is well."""
+        self._end(usage, reason=reason)
+
+    def fail(self, error: CaravanError, usage: Usage) -> None:
+        """Nothing more comes, because of `error`."""
+        self._end(usage, error=error)
+
+    def _end(self, usage: Usage, *, reason: FinishReason | None = None, error: CaravanError | None = None) -> None:
+        if self.ended:
+            return
+        self.finish_reason = reason
+        self.error = error
+        self.usage = usage
+        self.ended = True
+        self._signal.set()
+
+
+class _Face:
+    """What both faces of a request share. Its destruction cancels the request if that still runs."""
+
+    def __init__(self, stream: TokenStream, cancel: Callable[[], None]) -> None:
+        self._stream = stream
+        self._cancel = cancel
+        self._n_taken = 0
+
+    @property
+    def text(self) -> str:
+        """The text so far; after the end, all of it."""
+        return "".join([token.text for token in self._stream.tokens])
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """The tokens so far; after the end, all of them."""
+        return tuple(self._stream.tokens)
+
+    @property
+    def prompt_tokens(self) -> tuple[int, ...]:
+        """The prompt as the model sees it."""
+        return self._stream.prompt_tokens
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended; None while it runs and if it failed."""
+        return self._stream.finish_reason
+
+    @property
+    def usage(self) -> Usage:
+        """What it took; before the end only the counts are known."""
+        stream = self._stream
+        return stream.usage or Usage(len(stream.prompt_tokens), len(stream.tokens))
+
+    def cancel(self) -> None:
+        """Calls the request off, from any thread; its slot is freed at once. Tokens that have arrived are still there,
+        then iteration ends and `finish_reason` is CANCELLED. Without effect after the end."""
+        if not self._stream.ended:
+            self._cancel()
+
+    def _take(self) -> Token | None:
+        """The next token that has arrived; None if the consumer has to wait.
+
+        Raises:
+            CaravanError: What the request failed with.
+            _Ended: There are no more.
+        """
+        stream = self._stream
+        ended = stream.ended  # before looking at the tokens: none is added after it was set
+        if self._n_taken < len(stream.tokens):
+            self._n_taken += 1
+            return stream.tokens[self._n_taken - 1]
+        if not ended:
+            return None
+        if stream.error is not None:
+            raise stream.error
+        raise _EndedError
+
+    def __del__(self) -> None:
+        stream = getattr(self, "_stream", None)
+        if stream is not None and not stream.ended:
+            self._cancel()
+
+
+class _EndedError(Exception):
+    """Internal: the stream is exhausted."""
+
+
+class AsyncGeneration(_Face):
+    """A running request, for the event loop of its `AsyncMesh`: an async iterator of `Token`; awaiting it runs it to
+    the end and gives back the same object.
+
+    Raises (both ways):
+        WorkerLostError, EngineError: The line broke.
+        InvalidRequestError: The grammar admits no token.
+        ClosedError: The mesh was closed meanwhile.
+    """
+
+    def __init__(self, stream: TokenStream, cancel: Callable[[], None], arrived: asyncio.Event) -> None:
+        super().__init__(stream, cancel)
+        self._arrived = arrived
+
+    def __aiter__(self) -> AsyncGeneration:
+        return self
+
+    async def __anext__(self) -> Token:
+        while True:
+            self._arrived.clear()
+            try:
+                token = self._take()
+            except _EndedError:
+                raise StopAsyncIteration from None
+            if token is not None:
+                return token
+            await self._arrived.wait()
+
+    def __await__(self) -> Generator[object, None, AsyncGeneration]:
+        return self._run_to_end().__await__()
+
+    async def _run_to_end(self) -> AsyncGeneration:
+        async for _ in self:
+            pass
+        return self
+
+    async def aclose(self) -> None:
+        """Cancels what still runs and returns when it has ended."""
+        self.cancel()
+        while not self._stream.ended:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+class Generation(_Face):
+    """A running request, for any one thread but the mesh's own: an iterator of `Token`.
+
+    Raises (iterating and `wait`):
+        WorkerLostError, EngineError: The line broke.
+        InvalidRequestError: The grammar admits no token.
+        ClosedError: The mesh was closed meanwhile.
+    """
+
+    def __init__(self, stream: TokenStream, cancel: Callable[[], None], arrived: threading.Event) -> None:
+        super().__init__(stream, cancel)
+        self._arrived = arrived
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> Token:
+        while True:
+            self._arrived.clear()
+            try:
+                token = self._take()
+            except _EndedError:
+                raise StopIteration from None
+            if token is not None:
+                return token
+            self._arrived.wait()
+
+    def wait(self) -> Generation:
+        """Runs it to the end, blocking, and gives back itself."""
+        for _ in self:
+            pass
+        return self
+
+    def close(self) -> None:
+        """Cancels what still runs and returns when it has ended."""
+        self.cancel()
+        while not self._stream.ended:
+            self._arrived.clear()
+            if not self._stream.ended:
+                self._arrived.wait()

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""The application: routes, and what becomes of every error. Built by `server`, runs on its event loop.
+
+One request: `body` reads and checks it, `translate` turns it into sampling parameters, the mesh begins a
+generation for each answer, then `streaming` or `collecting` tells the tokens in the form of `forms`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from coordinator.errors import CaravanError
+from coordinator.generation import AsyncGeneration
+from coordinator.http.body import read_body
+from coordinator.http.collecting import ClientGoneError, collect
+from coordinator.http.errors import error_response
+from coordinator.http.forms import ChatForm, CompletionForm, Form, heading
+from coordinator.http.host_check import HostCheck
+from coordinator.http.rejection import RejectedError
+from coordinator.http.schemas.chat import ChatRequest
+from coordinator.http.schemas.completions import CompletionRequest, Prompt
+from coordinator.http.schemas.sampling import SamplingFields
+from coordinator.http.schemas.status import ModelList
+from coordinator.http.service import Service, ServicePhase
+from coordinator.http.streaming import EventStream, events_of
+from coordinator.http.translate import messages_of, sampling_of, sampling_of_choice
+from coordinator.mesh import AsyncMesh
+from native import Vocabulary, versions
+
+_log = logging.getLogger(__name__)
+_NOBODY_LISTENS = 499
+"""Status of an answer that no one will read; nginx's number for it."""
+
+
+def create_app(service: Service, allowed_names: Iterable[str] = ()) -> FastAPI:
+    """OpenAI's API over `service`.
+
+    Args:
+        service: what is served, may still be loading.
+        allowed_names: host names, beside this machine's own, under which it may be asked for.
+    """
+    app = FastAPI(title="Caravan", openapi_url=None)
+    app.add_middleware(HostCheck, allowed_names=tuple(allowed_names))
+    app.add_exception_handler(Exception, _answer_unexpected)
+    for kind in (CaravanError, RejectedError, HTTPException, ClientGoneError):
+        app.add_exception_handler(kind, _answer_error)
+    _add_status_routes(app, service)
+    _add_generation_routes(app, service)
+    return app
+
+
+def _add_status_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        status = HTTPStatus.OK if service.phase is ServicePhase.READY else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json(service.health(), status, exclude_none=True)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return _json(ModelList(data=[service.model_info()]))
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> Response:
+        if model != service.name:
+            message = f"there is no model {model[:200]!r} here, only {service.name!r}"
+            raise RejectedError(HTTPStatus.NOT_FOUND, message, param="model", code="model_not_found")
+        return _json(service.model_info())
+
+
+def _add_generation_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        asked = await read_body(request, ChatRequest)
+        mesh = service.mesh()
+        generations = _begin_chat(mesh, asked)
+        form = ChatForm(heading("chatcmpl", service.name, versions().llama_cpp), bool(asked.logprobs))
+        return await _answer(request, asked, form, generations)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        asked = await read_body(request, CompletionRequest)
+        mesh = service.mesh()
+        echoes = _echoes(mesh.vocabulary, asked)
+        generations = _begin_completions(mesh, asked)
+        about = heading("cmpl", service.name, versions().llama_cpp)
+        form = CompletionForm(about, asked.logprobs is not None, echoes)
+        return await _answer(request, asked, form, generations)
+
+
+def _begin_chat(mesh: AsyncMesh, asked: ChatRequest) -> list[AsyncGeneration]:
+    sampling = sampling_of(asked, n_top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None)
+    messages = messages_of(asked)
+
+    def begin(choice: int) -> AsyncGeneration:
+        return mesh.chat(
+            messages,
+            sampling=sampling_of_choice(sampling, choice),
+            max_tokens=asked.token_limit,
+            stop=asked.stop,
+            template_variables=asked.chat_template_kwargs,
+        )
+
+    return _begin_all(partial(begin, choice) for choice in range(asked.n_choices))
+
+
+def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest) -> list[AsyncGeneration]:
+    sampling = sampling_of(asked, n_top_logprobs=asked.logprobs)
+
+    def begin(prompt: Prompt, choice: int) -> AsyncGeneration:
+        return mesh.generate(
+            prompt,
+            sampling=sampling_of_choice(sampling, choice),
+            max_tokens=asked.token_limit,
+            stop=asked.stop,
+        )
+
+    return _begin_all(partial(begin, prompt, choice) for prompt in asked.prompt for choice in range(asked.n_choices))
+
+
+def _begin_all(begins: Iterable[Callable[[], AsyncGeneration]]) -> list[AsyncGeneration]:
+    """Begins all generations, or, if one cannot begin, none."""
+    generations: list[AsyncGeneration] = []
+    try:
+        for begin in begins:
+            generations.append(begin())  # noqa: PERF401 -- those begun must be known when one fails
+    except BaseException:
+        for generation in generations:
+            generation.cancel()
+        raise
+    return generations
+
+
+async def _answer(
+    request: Request, asked: SamplingFields, form: Form, generations: Sequence[AsyncGeneration]
+) -> Response:
+    if asked.stream:
+        events = events_of(form, generations, asked.n_choices, include_usage=asked.include_usage)
+        return EventStream(events, generations)
+    return _json(await collect(request, form, generations, asked.n_choices))
+
+
+def _echoes(vocabulary: Vocabulary, asked: CompletionRequest) -> list[str]:
+    """What stands before each answer: its prompt if `echo` asks for that."""
+    if asked.echo and asked.logprobs is not None:
+        message = "log probabilities of the prompt are not supported: leave out `echo` or `logprobs`"
+        raise RejectedError(HTTPStatus.BAD_REQUEST, message, param="echo", code="invalid_request")
+    return [
+        _prompt_text(vocabulary, prompt) if asked.echo else ""
+        for prompt in asked.prompt
+        for _ in range(asked.n_choices)
+    ]
+
+
+def _prompt_text(vocabulary: Vocabulary, prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    known = (token for token in prompt if token < vocabulary.n_tokens)
+    return b"".join(vocabulary.piece(token) for token in known).decode("utf-8", "replace")
+
+
+def _json(body: BaseModel, status: int = HTTPStatus.OK, *, exclude_none: bool = False) -> Response:
+    text = body.model_dump_json(exclude_none=exclude_none)
+    return Response(text.encode(), status, media_type="application/json")
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, ClientGoneError):
+        return Response(status_code=_NOBODY_LISTENS)
+    if isinstance(error, HTTPException):
+        error = _as_rejected(request, error)
+    return error_response(error)
+
+
+async def _answer_unexpected(_request: Request, error: Exception) -> Response:
+    """Starlette raises it again after this, so that the server logs it with its traceback."""
+    return error_response(error)
+
+
+def _as_rejected(request: Request, error: HTTPException) -> RejectedError:
+    """Starlette's own refusals: no such route, or another method."""
+    asked = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = f"there is no {asked} here: see docs/http.md for the routes"
+    else:
+        message = f"{asked} cannot be done: {error.detail}"
+    return RejectedError(HTTPStatus(error.status_code), message, code="no_such_route")

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""Answers given whole, when they are finished. Runs on the server's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from coordinator.errors import CancelledError
+from coordinator.generation import AsyncGeneration, FinishReason
+from coordinator.http.forms import Finished, Form
+from coordinator.http.merge import merged
+from coordinator.http.schemas.answer import Answer, Usage
+
+
+class ClientGoneError(Exception):
+    """The client left before its answer was finished; its generations are cancelled."""
+
+
+async def collect(request: Request, form: Form, generations: Sequence[AsyncGeneration], n_choices: int) -> Answer:
+    """The whole answer, once all generations have ended.
+
+    Args:
+        request: its body has been read.
+        form: of the answer.
+        generations: for each prompt `n_choices` of them.
+        n_choices: answers to one prompt.
+
+    Raises:
+        CaravanError: a generation failed; the others are cancelled.
+        ClientGoneError: nobody is left to read the answer.
+    """
+    reading = asyncio.ensure_future(_run_to_end(generations))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            raise ClientGoneError
+        reading.result()
+    finally:
+        for task in (reading, leaving):
+            task.cancel()
+        for generation in generations:  # a reading task that never began cannot end them
+            generation.cancel()
+        await asyncio.gather(reading, leaving, return_exceptions=True)
+    answers = [
+        Finished(index, generation.tokens, generation.text, reason_of(generation))
+        for index, generation in enumerate(generations)
+    ]
+    return form.whole(answers, usage_of(generations, n_choices))
+
+
+def usage_of(generations: Sequence[AsyncGeneration], n_choices: int) -> Usage:
+    """What the request took: every prompt once, every generated token."""
+    n_prompt = sum(generation.usage.prompt_tokens for generation in generations[::n_choices])
+    n_completion = sum(generation.usage.completion_tokens for generation in generations)
+    return Usage(prompt_tokens=n_prompt, completion_tokens=n_completion, total_tokens=n_prompt + n_completion)
+
+
+def reason_of(generation: AsyncGeneration) -> FinishReason:
+    """Why a generation that ended did so.
+
+    Raises:
+        CancelledError: it was called off, and not by its client, who would not be told.
+    """
+    reason = generation.finish_reason
+    if reason is None or reason is FinishReason.CANCELLED:
+        raise CancelledError("the request was called off because the server stops")
+    return reason
+
+
+async def _run_to_end(generations: Sequence[AsyncGeneration]) -> None:
+    events = merged(generations)
+    try:
+        async for _ in events:
+            pass
+    finally:
+        await events.aclose()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

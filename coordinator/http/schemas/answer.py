@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""What every answer carries: id, time, model, usage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+FinishReason = Literal["stop", "length"]
+
+
+class Usage(BaseModel):
+    """Tokens read and generated, over all prompts and choices of the request; a prompt counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Answer(BaseModel):
+    """The fields around the choices."""
+
+    id: str
+    created: int
+    """Seconds since 1970."""
+    model: str
+    system_fingerprint: str
+    """The llama.cpp build that computed it."""
+    usage: Usage | None = None

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Fields that chat and completion requests share: how to sample, when to stop, how to answer.
+
+Bounds are checked here, at the edge; what comes after relies on them. Meanings and defaults: llama-server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from coordinator.http.schemas.refused import first_refused, refusal
+
+MAX_CHOICES = 16
+"""Answers to one prompt."""
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+"""Every piece of text is held back while a stop string may be starting, so they stay short."""
+MAX_LOGIT_BIAS = 4096
+MAX_GRAMMAR_CHARACTERS = 256 * 1024
+MAX_TOP_LOGPROBS = 20
+"""As many as a line reports with each token (protos: SamplingParams.n_top_logprobs)."""
+MAX_TOKENS = 1 << 31
+_INT64 = 1 << 63
+
+
+class RequestModel(BaseModel):
+    """A request body: no silent conversions, unknown fields kept so that `refused` can look at them."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    include_usage: bool = False
+
+
+def _as_stops(value: object) -> object:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _as_logit_bias(value: object) -> object:
+    """OpenAI's map and llama-server's list of pairs, as pairs; `false` forbids the token."""
+    pairs: list[Any]
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        pairs = value
+    else:
+        raise refusal("logit_bias maps token ids to numbers")
+    return tuple((_token_id(token), float("-inf") if bias is False else bias) for token, bias in pairs)
+
+
+def _token_id(token: object) -> int:
+    if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 10:
+        token = int(token)
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 1 << 31:
+        raise refusal("logit_bias maps token ids to numbers; use ids, not text")
+    return token
+
+
+def _finite_or_forbidden(pairs: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    if any(not (bias == float("-inf") or -1e6 <= bias <= 1e6) for _, bias in pairs):
+        raise refusal("logit_bias values are numbers, or false to forbid the token")
+    return pairs
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+Stops = Annotated[tuple[StopString, ...], Field(max_length=MAX_STOPS), BeforeValidator(_as_stops)]
+LogitBias = Annotated[
+    tuple[tuple[int, Annotated[float, Field(allow_inf_nan=True)]], ...],
+    Field(max_length=MAX_LOGIT_BIAS),
+    BeforeValidator(_as_logit_bias),
+    AfterValidator(_finite_or_forbidden),
+]
+
+
+class SamplingFields(RequestModel):
+    """What chat and completion requests have in common."""
+
+    model: str | None = Field(None, max_length=1024)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(1, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = Field(None, ge=-1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    n_predict: int | None = Field(None, ge=-1, le=MAX_TOKENS)
+    stop: Stops = ()
+    seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_k: int | None = Field(None, ge=-1, le=1 << 30)
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=100)
+    frequency_penalty: float | None = Field(None, ge=-100, le=100)
+    presence_penalty: float | None = Field(None, ge=-100, le=100)
+    repeat_last_n: int | None = Field(None, ge=-1, le=1 << 30)
+    grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
+    logit_bias: LogitBias = ()
+
+    @model_validator(mode="after")
+    def _nothing_refused(self) -> SamplingFields:
+        refused = first_refused(self.model_extra or {})
+        if refused is not None:
+            param, sentence = refused
+            raise refusal(sentence, param)
+        if self.stream_options is not None and not self.stream:
+            raise refusal("stream_options is for streams: set `stream` to true, or leave it out", "stream_options")
+        if self.max_tokens == 0 or self.n_predict == 0:
+            raise refusal("max_tokens is at least 1; leave it out for as many as fit", "max_tokens")
+        return self
+
+    @property
+    def token_limit(self) -> int | None:
+        """How many tokens to generate at most; None: until the model ends or the context is full."""
+        for limit in (self.max_completion_tokens, self.max_tokens, self.n_predict):
+            if limit is not None:
+                return None if limit == -1 else limit
+        return None
+
+    @property
+    def n_choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage

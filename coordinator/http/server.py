@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""The listening side: an address, a socket bound to it, and uvicorn on that socket.
+
+Called by `cli.serve`, on the process's event loop. The socket is bound before anything is loaded, so that a
+port in use is known at once. Signals stay the caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import uvicorn
+
+from coordinator.http.app import create_app
+from coordinator.http.service import Service
+
+_BACKLOG = 128
+"""Connections that may wait to be accepted."""
+_KEEP_ALIVE_S = 75
+"""How long an idle connection is kept: longer than the pools of common clients keep theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where to listen; `host` is a name or an address, without brackets."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> ListenAddress:
+        """`HOST:PORT`, `[V6]:PORT` or `:PORT` (all addresses).
+
+        Raises:
+            ValueError: it is none of these; the message says so.
+        """
+        host, colon, port = text.rpartition(":")
+        if (
+            not colon
+            or not (port.isascii() and port.isdigit())
+            or int(port) > 65535
+            or (":" in host and host[:1] != "[")
+        ):
+            raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+        return cls(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def bind(address: ListenAddress) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the port is in use, or the address is not one of this machine.
+    """
+    family, kind, protocol, _, target = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(target)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+class HttpServer:
+    """The application on a bound socket.
+
+    Args:
+        service: what it serves.
+        listening: from `bind`; closed when the server ends.
+        address: as asked for; its name is let in by the Host header check.
+    """
+
+    def __init__(self, service: Service, listening: socket.socket, address: ListenAddress) -> None:
+        config = uvicorn.Config(
+            create_app(service, allowed_names=[address.host]),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            log_config=None,
+        )
+        self._server = _Uvicorn(config)
+        self._service = service
+        self._listening = listening
+
+    @property
+    def n_connections(self) -> int:
+        """Open connections; after `drain`, those whose answers are not yet finished."""
+        return len(self._server.server_state.connections)
+
+    async def run(self) -> None:
+        """Serves until `drain`, and until the answers that then run are finished."""
+        await self._server.serve(sockets=[self._listening])
+
+    def drain(self) -> None:
+        """No new connections and requests; those that run are finished."""
+        self._service.stop()
+        self._server.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The caller decides what a signal means."""
+        yield

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""Answers as they are generated: server-sent events, and a response that ends with its client.
+
+Runs on the server's event loop. Sources of the form: OpenAI's API; "Server-sent events" in the HTML standard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+
+import anyio
+from pydantic import BaseModel
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from coordinator.errors import CaravanError
+from coordinator.generation import AsyncGeneration, Token
+from coordinator.http.collecting import reason_of, usage_of
+from coordinator.http.errors import error_info
+from coordinator.http.forms import Form, Piece
+from coordinator.http.merge import merged
+from coordinator.http.schemas.answer import Answer
+from coordinator.http.schemas.status import ErrorBody
+
+_log = logging.getLogger(__name__)
+_DONE = b"data: [DONE]\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A stream of events. However it ends (sent, failed, its client gone), its generations end with it."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], generations: Sequence[AsyncGeneration]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._events = events
+        self._generations = generations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._events.aclose()
+            for generation in self._generations:  # events that were never begun cannot end them
+                generation.cancel()
+
+
+async def events_of(
+    form: Form, generations: Sequence[AsyncGeneration], n_choices: int, *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """The events of a streamed answer. A failure on the way is told as an event; then there is no [DONE]."""
+    try:
+        async for chunk in _chunks(form, generations):
+            yield _event(chunk, exclude={"usage"} if not include_usage else None)
+        if include_usage:
+            yield _event(form.usage(usage_of(generations, n_choices)))
+        yield _DONE
+    except CaravanError as error:
+        yield _event(ErrorBody(error=error_info(error)))
+    except Exception as error:
+        _log.exception("a stream failed")
+        yield _event(ErrorBody(error=error_info(error)))
+
+
+async def _chunks(form: Form, generations: Sequence[AsyncGeneration]) -> AsyncGenerator[Answer, None]:
+    """Chunks as tokens come; tokens that bring no text yet wait for one that does."""
+    for index in range(len(generations)):
+        opening = form.opening(index)
+        if opening is not None:
+            yield opening
+    waiting: list[list[Token]] = [[] for _ in generations]
+    source = merged(generations)
+    try:
+        async for event in source:
+            index, token, tokens = event.index, event.token, waiting[event.index]
+            if token is not None:
+                tokens.append(token)
+            if tokens and (token is None or token.text):
+                yield form.chunk(Piece(index, tuple(tokens), "" if token is None else token.text))
+                tokens.clear()
+            if token is None:
+                yield form.closing(index, reason_of(generations[index]))
+    finally:
+        await source.aclose()
+
+
+def _event(body: BaseModel, exclude: set[str] | None = None) -> bytes:
+    return b"data: " + body.model_dump_json(exclude=exclude).encode() + b"\n\n"

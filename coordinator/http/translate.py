@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""From a validated request to what the mesh takes: sampling, messages. Pure but for random seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Mapping, Sequence
+
+from coordinator.http.schemas.chat import ChatRequest, Message
+from coordinator.http.schemas.sampling import SamplingFields
+from native import SamplingParams
+
+_SEED_MASK = 0xFFFF_FFFF
+"""llama.cpp's seeds have 32 bits; longer ones are cut to them, as llama-server does."""
+_RANDOM_SEED = -1
+_PASSED_ON = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "repeat_last_n",
+    "grammar",
+)
+
+
+def sampling_of(request: SamplingFields, *, n_top_logprobs: int | None) -> SamplingParams:
+    """The request's sampling parameters; what it leaves out, or sets to null, is llama-server's default.
+
+    Args:
+        request: a chat or completion request.
+        n_top_logprobs: how many likeliest tokens to report at each place; None: no log probabilities at all.
+    """
+    given = {name: value for name in _PASSED_ON if (value := getattr(request, name)) is not None}
+    has_seed = request.seed is not None and request.seed != _RANDOM_SEED
+    return SamplingParams(
+        **given,
+        seed=request.seed & _SEED_MASK if has_seed and request.seed is not None else secrets.randbits(32),
+        logit_bias=request.logit_bias,
+        logprobs=n_top_logprobs is not None,
+        n_top_logprobs=n_top_logprobs or 0,
+    )
+
+
+def sampling_of_choice(sampling: SamplingParams, choice: int) -> SamplingParams:
+    """The parameters of the `choice`-th answer to one prompt: the same but for the seed; answers differ."""
+    return dataclasses.replace(sampling, seed=(sampling.seed + choice) & _SEED_MASK)
+
+
+def messages_of(request: ChatRequest) -> Sequence[Mapping[str, object]]:
+    """The conversation as chat templates take it; `developer` is what OpenAI now calls the system role."""
+    return [_message(message) for message in request.messages]
+
+
+def _message(message: Message) -> Mapping[str, object]:
+    return {"role": "system" if message.role == "developer" else message.role, "content": message.content}

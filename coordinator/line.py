@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: MIT
+"""The coordinator's two ends of a line: frames into the first stage, results out of the last. A thin gRPC client: it
+translates, keeps no queue and decides nothing but whose failure it was when the line breaks. Used by the session, on
+its event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import grpc
+import grpc.aio
+
+from coordinator.control import WorkerClient
+from coordinator.errors import CancelledError, CaravanError, SessionLostError, WorkerLostError
+from coordinator.scheduler import PlannedFrame, SampledRow, Start
+from coordinator.statuses import Callee, Metadata, error_of_status, lost
+from native import SamplingParams
+from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
+from protos.contract import (
+    EPOCH_METADATA_KEY,
+    SESSION_METADATA_KEY,
+    channel_options,
+    frame_limit_bytes,
+)
+
+_CONNECT_TIMEOUT_S = 20.0
+"""For every stage to reach its next one; each allows itself less."""
+
+_OTHER_END_GRACE_S = 1.0
+"""When one stream breaks the other does too, and may know better why."""
+
+_PROBE_TIMEOUT_S = 2.0
+"""Health is answered at once also while a worker computes."""
+
+_SECONDARY = (WorkerLostError, SessionLostError, CancelledError)
+"""What a stage may report only because another one failed."""
+
+_Feed = grpc.aio.StreamUnaryCall[frame_pb2.FeedRequest, frame_pb2.FeedResponse]
+_Collect = grpc.aio.UnaryStreamCall[frame_pb2.CollectRequest, frame_pb2.CollectResponse]
+
+
+class LineBrokenError(Exception):
+    """Internal: one of the two streams ended. `Line.diagnose` says why."""
+
+
+_STREAM_ENDS = (LineBrokenError, grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+"""What grpc.aio raises from a stream that is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineSpec:
+    """What the streams of one epoch need to know.
+
+    Attributes:
+        stages: In line order, at least one.
+        n_batch: Tokens of the largest frame.
+        n_embd: Floats of a hidden state.
+    """
+
+    session_id: str
+    epoch: int
+    stages: tuple[Callee, ...]
+    n_batch: int
+    n_embd: int
+
+
+class Line:
+    """The open streams of one epoch. Send from one task at a time, receive from one other."""
+
+    def __init__(self, spec: LineSpec) -> None:
+        self._spec = spec
+        self._metadata = grpc.aio.Metadata(
+            (SESSION_METADATA_KEY, spec.session_id), (EPOCH_METADATA_KEY, str(spec.epoch))
+        )
+        options = channel_options(frame_limit_bytes(spec.n_batch, spec.n_embd))
+        ends = (spec.stages[0], spec.stages[-1])
+        self._channels = [grpc.aio.insecure_channel(stage.address, options=options) for stage in ends]
+        self._first, self._last = (frame_pb2_grpc.LineServiceStub(channel) for channel in self._channels)
+        self._feed: _Feed | None = None
+        self._collect: _Collect | None = None
+
+    @classmethod
+    async def open(cls, spec: LineSpec, clients: Sequence[WorkerClient]) -> Line:
+        """Opens both streams and returns once every stage is connected to its next.
+
+        Args:
+            clients: The control side of every stage, in line order, to find out who is missing.
+
+        Raises:
+            CaravanError: Whose fault it is if that fails; nothing is left open.
+        """
+        line = cls(spec)
+        try:
+            await asyncio.wait_for(line._connect(), _CONNECT_TIMEOUT_S)
+        except (asyncio.TimeoutError, *_STREAM_ENDS):
+            error = await line.diagnose(clients)
+            await line.close()
+            raise error from None
+        except BaseException:
+            await line.close()
+            raise
+        return line
+
+    async def _connect(self) -> None:
+        """Results first: the last stage takes no frame before somebody waits for its result."""
+        collect = self._collect = self._last.Collect(frame_pb2.CollectRequest(), metadata=self._metadata)
+        await collect.initial_metadata()
+        if collect.done():
+            raise LineBrokenError
+        feed = self._feed = self._first.Feed(metadata=self._metadata)
+        await feed.initial_metadata()
+        if feed.done():
+            raise LineBrokenError
+
+    async def send(self, frame: PlannedFrame) -> None:
+        """Sends a frame; returns when it may be followed by another.
+
+        Raises:
+            LineBrokenError: The stream has ended.
+        """
+        assert self._feed is not None
+        request = encode_frame(frame, self._spec.session_id, self._spec.epoch)
+        try:
+            await self._feed.write(request)
+        except _STREAM_ENDS:
+            raise LineBrokenError from None
+
+    async def receive(self) -> tuple[int, list[SampledRow]]:
+        """The next result: the frame's number and its rows.
+
+        Raises:
+            LineBrokenError: The stream has ended.
+        """
+        assert self._collect is not None
+        try:
+            response = await self._collect.read()
+        except _STREAM_ENDS:
+            raise LineBrokenError from None
+        if not isinstance(response, frame_pb2.CollectResponse):
+            raise LineBrokenError
+        return decode_result(response.result)
+
+    async def wait_until_fed(self) -> None:
+        """Returns never while the line works: raises when the Feed ends, even if no result is awaited.
+
+        Raises:
+            LineBrokenError: The stream has ended.
+        """
+        assert self._feed is not None
+        await self._feed.code()
+        raise LineBrokenError
+
+    async def diagnose(self, clients: Sequence[WorkerClient]) -> CaravanError:
+        """Why the line broke: the error that names the culprit, not one that only felt it.
+
+        A failure that a stage described counts most; else a stage that does not answer any more, or has forgotten the
+        session; else what the Feed says, which stages pass on from the one that failed; else what the Collect says.
+
+        Args:
+            clients: The control side of every stage, in line order.
+        """
+        spec = self._spec
+        first, last = spec.stages[0], spec.stages[-1]
+        said = [
+            error
+            for error in await asyncio.gather(_end_of(self._feed, first), _end_of(self._collect, last))
+            if error is not None
+        ]
+        described = [error for error in said if not isinstance(error, _SECONDARY)]
+        if described:
+            return described[0]
+        alive = await asyncio.gather(
+            *(client.holds(spec.session_id, spec.epoch, _PROBE_TIMEOUT_S) for client in clients)
+        )
+        for stage, holds in zip(spec.stages, alive, strict=True):
+            if not holds:
+                return lost(stage, "its part of the line is gone")
+        return said[0] if said else lost(first, f"the line did not stand after {_CONNECT_TIMEOUT_S:.0f} s")
+
+    @property
+    def last_worker(self) -> str:
+        """The name of the worker that results come from."""
+        return self._spec.stages[-1].name
+
+    async def finish(self) -> None:
+        """Ends the streams in peace: returns when what is in flight was computed, while somebody receives. Then
+        `close`.
+
+        Raises:
+            LineBrokenError: The stream has ended before.
+        """
+        assert self._feed is not None
+        try:
+            await self._feed.done_writing()
+            await self._feed.code()
+        except _STREAM_ENDS:
+            raise LineBrokenError from None
+
+    async def close(self) -> None:
+        """Ends the streams as they are and closes the connections. Safe to repeat."""
+        for call in (self._feed, self._collect):
+            if call is not None:
+                call.cancel()
+        for channel in self._channels:
+            await channel.close()
+
+
+def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.FeedRequest:
+    """The frame as it travels."""
+    message = frame_pb2.Frame(
+        session_id=session_id,
+        epoch=epoch,
+        number=frame.number,
+        tokens=frame.tokens,
+        positions=frame.positions,
+        seq_ids=frame.seq_ids,
+        outputs=[frame_pb2.OutputRow(row=row, sample=True) for row in frame.outputs],
+    )
+    for seq_id in frame.removals:
+        message.kv_operations.add(remove=frame_pb2.KvRemove(seq_id=seq_id, start=0, end=-1))
+        message.sampler_operations.add(close=frame_pb2.SamplerClose(seq_id=seq_id))
+    for start in frame.starts:
+        message.sampler_operations.add(open=_sampler_open(start))
+    return frame_pb2.FeedRequest(frame=message)
+
+
+def decode_result(result: frame_pb2.Result) -> tuple[int, list[SampledRow]]:
+    """A result's frame number and rows."""
+    return result.frame_number, [_sampled_row(row) for row in result.rows]
+
+
+def _sampled_row(row: frame_pb2.RowResult) -> SampledRow:
+    if not row.HasField("sampled"):
+        return SampledRow(row.seq_id, None, error=row.error)
+    sampled = row.sampled
+    if not sampled.HasField("logprob"):
+        return SampledRow(row.seq_id, sampled.token)
+    top = tuple((entry.token, entry.logprob) for entry in sampled.top)
+    return SampledRow(row.seq_id, sampled.token, sampled.logprob, top)
+
+
+def _sampler_open(start: Start) -> frame_pb2.SamplerOpen:
+    request = start.request
+    return frame_pb2.SamplerOpen(seq_id=start.seq_id, params=_sampling(request.sampling), prompt_tokens=request.prompt)
+
+
+def _sampling(params: SamplingParams) -> frame_pb2.SamplingParams:
+    return frame_pb2.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        typical_p=params.typical_p,
+        repeat_penalty=params.repeat_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        repeat_last_n=params.repeat_last_n,
+        seed=params.seed,
+        grammar=params.grammar,
+        logit_bias=[frame_pb2.LogitBias(token=token, bias=bias) for token, bias in params.logit_bias],
+        logprobs=params.logprobs,
+        n_top_logprobs=params.n_top_logprobs,
+    )
+
+
+async def _end_of(call: _Feed | _Collect | None, callee: Callee) -> CaravanError | None:
+    """What a stream ended with; None if it still runs, or ended well."""
+    if call is None:
+        return None
+    try:
+        status = await asyncio.wait_for(asyncio.shield(call.code()), _OTHER_END_GRACE_S)
+    except asyncio.TimeoutError:
+        return None
+    if status is grpc.StatusCode.OK:
+        return None
+    metadata = cast("Metadata | None", await call.trailing_metadata())
+    return error_of_status(status, await call.details() or "", metadata, callee)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Worker processes that the coordinator starts on this machine, for itself alone: on loopback, unannounced, gone when
+the coordinator is. Used when a mesh opens and no worker was found, on the event loop.
+
+A worker leaves in one of three ways: `close` ends it; it notices that its parent is gone (--parent-pid); or it gets
+SIGTERM from whoever. A Ctrl-C at the terminal does not reach it, because it has a session of its own: the coordinator
+ends it in good order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+from coordinator.errors import WorkerStartError
+from native import Device, DeviceKind, devices
+
+_LOG = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 60.0
+"""Python, llama.cpp and a GPU driver from a cold disk."""
+
+_TERM_TIMEOUT_S = 5.0
+"""From SIGTERM to SIGKILL: a worker finishes the step it computes."""
+
+_LAST_LINES = 20
+"""Of a worker's log, for the message when it does not start."""
+
+
+class LocalWorkers:
+    """The worker processes started here."""
+
+    def __init__(self) -> None:
+        self._workers: list[_LocalWorker] = []
+
+    async def start(self, n_workers: int) -> list[str]:
+        """Starts so many and waits until all are ready; gives their addresses. GPUs are dealt out in turn.
+
+        Raises:
+            WorkerStartError: One did not become ready; none is left behind.
+        """
+        chosen = _deal_devices(devices(), n_workers)
+        threads = max(1, (os.cpu_count() or 1) // n_workers)
+        started = [_LocalWorker(f"local-{i + 1}", device, threads) for i, device in enumerate(chosen)]
+        self._workers += started
+        try:
+            return list(await asyncio.gather(*(worker.start() for worker in started)))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends all of them and waits until they are gone."""
+        workers, self._workers = self._workers, []
+        await asyncio.gather(*(worker.stop() for worker in workers))
+
+
+class _LocalWorker:
+    def __init__(self, name: str, device: str | None, n_threads: int) -> None:
+        self._name = name
+        self._command = [
+            sys.executable, "-m", "worker", "--json", "--no-mdns", "--name", name, "--listen", "127.0.0.1:0",
+            "--parent-pid", str(os.getpid()),
+        ]  # fmt: skip
+        if device is not None:
+            self._command += ["--device", device]
+        else:
+            self._command += ["--threads", str(n_threads)]
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: deque[str] = deque(maxlen=_LAST_LINES)
+        self._drain: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Starts the process; gives its address once it is ready."""
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._drain = asyncio.get_running_loop().create_task(self._drain_log(process.stderr))
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), _START_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise self._start_error(f"was not ready after {_START_TIMEOUT_S:.0f} s") from None
+        try:
+            return str(json.loads(line)["address"])
+        except (ValueError, KeyError, TypeError):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._drain), _TERM_TIMEOUT_S)
+            raise self._start_error("ended before it was ready") from None
+
+    async def stop(self) -> None:
+        """Ends the process: SIGTERM, then SIGKILL."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _TERM_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        await process.wait()
+        if self._drain is not None:
+            await asyncio.gather(self._drain, return_exceptions=True)
+
+    async def _drain_log(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            text = line.decode(errors="replace").rstrip()
+            self._log.append(text)
+            _LOG.debug("%s: %s", self._name, text)
+
+    def _start_error(self, what: str) -> WorkerStartError:
+        reason = next((line for line in reversed(self._log) if line), "it said nothing")
+        return WorkerStartError(f"a worker on this machine {what}: {reason}", worker=self._name, retry_safe=True)
+
+
+def _deal_devices(available: Sequence[Device], n_workers: int) -> list[str | None]:
+    """A GPU for each worker, in turn; None (the worker's own choice) where there is none."""
+    gpus = [device.name for device in available if device.kind is DeviceKind.GPU]
+    return [gpus[i % len(gpus)] if gpus else None for i in range(n_workers)]

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: MIT
+"""The public face: a model laid over workers, as an object. `AsyncMesh` lives on the event loop that opened it; `Mesh`
+is the same object driven on an event loop in a thread of its own, for programs without one. Who opens a mesh closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from coordinator.admission import AdmittedRequest, Messages
+from coordinator.errors import CaravanError, ClosedError
+from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
+from coordinator.loading import LoadEvent
+from coordinator.loop_thread import LoopThread
+from coordinator.opening import MeshOptions, OpenMesh, open_mesh
+from coordinator.planner import Plan
+from coordinator.workers import LeftOutWorker
+from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
+
+
+class _Face:
+    """What both faces share: everything that can be told without waiting."""
+
+    _mesh: OpenMesh
+
+    @property
+    def plan(self) -> Plan:
+        """Which worker holds which layers, with the bytes they took."""
+        return self._mesh.plan
+
+    @property
+    def left_out(self) -> tuple[LeftOutWorker, ...]:
+        """Workers that were found and cannot take part."""
+        return self._mesh.left_out
+
+    @property
+    def model_name(self) -> str:
+        """What to call the model: "demo", or its file's name without ending."""
+        return self._mesh.model_name
+
+    @property
+    def model_path(self) -> Path:
+        """The model's first file."""
+        return self._mesh.model_path
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's; valid until the mesh is closed."""
+        return self._mesh.vocabulary
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens per sequence, prompt and answer together."""
+        return self._mesh.params.n_ctx_seq
+
+    @property
+    def parallel(self) -> int:
+        """Sequences at a time; further requests wait."""
+        return self._mesh.params.n_seq_max
+
+    @property
+    def error(self) -> CaravanError | None:
+        """Why the mesh serves no more; None while it does."""
+        return self._mesh.session.error
+
+    @property
+    def n_running(self) -> int:
+        """Requests that have a slot."""
+        return self._mesh.session.n_running
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return self._mesh.session.n_waiting
+
+    def _admit_prompt(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingParams | None,
+        max_tokens: int | None,
+        stop: Sequence[str],
+    ) -> AdmittedRequest:
+        self._check_open()
+        admission = self._mesh.admission
+        tokens = admission.prompt_tokens(prompt)
+        return admission.admit(tokens, sampling=sampling, max_tokens=max_tokens, stop=stop)
+
+    def _admit_chat(
+        self,
+        messages: Messages,
+        sampling: SamplingParams | None,
+        max_tokens: int | None,
+        stop: Sequence[str],
+        template_variables: Mapping[str, object] | None,
+    ) -> AdmittedRequest:
+        self._check_open()
+        admission = self._mesh.admission
+        tokens = admission.chat_tokens(messages, template_variables)
+        return admission.admit(tokens, sampling=sampling, max_tokens=max_tokens, stop=stop)
+
+    def _check_open(self) -> None:
+        """The vocabulary is gone after closing; it must not be asked."""
+        if isinstance(self.error, ClosedError):
+            raise ClosedError
+
+
+class AsyncMesh(_Face):
+    """A model laid over workers, for asyncio: `async with await AsyncMesh.open(...) as mesh`."""
+
+    def __init__(self, mesh: OpenMesh) -> None:
+        """Use `open`."""
+        self._mesh = mesh
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def open(
+        cls,
+        model: str | Path,
+        *,
+        workers: Sequence[str] = (),
+        discover: bool = True,
+        discovery_timeout_s: float = 2.0,
+        local_workers: int = 0,
+        layer_ranges: Sequence[LayerRange] | None = None,
+        context: int | None = None,
+        parallel: int = 4,
+        batch: int = 512,
+        ubatch: int | None = None,
+        kv_type_k: str = "f16",
+        kv_type_v: str = "f16",
+        flash_attention: FlashAttention = FlashAttention.AUTO,
+        queue: int = 64,
+        on_progress: Callable[[LoadEvent], None] | None = None,
+    ) -> AsyncMesh:
+        """Finds workers, makes a plan, loads the model and connects the line.
+
+        Args:
+            model: Path of a GGUF file, or "demo".
+            workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
+            discover: Whether to look for others by mDNS; one that cannot take part is left out.
+            discovery_timeout_s: How long to look, in seconds.
+            local_workers: If there are no workers, start so many here, for this mesh alone; 0: never.
+            layer_ranges: Half-open layer ranges for the workers in order (those given by address first, then the others
+                by name) instead of the planner's choice.
+            context: Tokens per sequence; None: what the model was trained for, at most 4096.
+            parallel: Sequences at a time.
+            batch: Tokens per frame, at most; long prompts are cut into so many.
+            ubatch: Tokens that llama.cpp computes at once; None: as `batch`.
+            kv_type_k: ggml type of cached keys.
+            kv_type_v: ggml type of cached values.
+            flash_attention: llama.cpp's switch.
+            queue: Requests that may wait for a slot; beyond that OverloadedError.
+            on_progress: Called on the loop with each step.
+
+        Raises:
+            NoWorkersError, VersionMismatchError, DuplicateNameError: There is nobody to load it on.
+            ModelError, PlanError, DoesNotFitError: It cannot be loaded.
+            WorkerError: A worker failed.
+            ValueError: Arguments that cannot be.
+        """
+        options = MeshOptions(
+            model=model,
+            workers=tuple(workers),
+            discover=discover,
+            discovery_timeout_s=discovery_timeout_s,
+            local_workers=local_workers,
+            layer_ranges=None if layer_ranges is None else tuple(layer_ranges),
+            context=context,
+            parallel=parallel,
+            batch=batch,
+            ubatch=ubatch,
+            kv_type_k=kv_type_k,
+            kv_type_v=kv_type_v,
+            flash_attention=flash_attention,
+            queue=queue,
+        )
+        return cls(await open_mesh(options, on_progress or _ignore))
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> AsyncGeneration:
+        """Continues a text, or tokens.
+
+        Args:
+            prompt: Text, to which the model's own special tokens are added; or token ids, taken as they are.
+            sampling: None: llama-server's defaults with a random seed.
+            max_tokens: None: up to the end of the context.
+            stop: Texts that end it; they are not part of the answer.
+
+        Returns:
+            At once; the request is on its way.
+
+        Raises:
+            PromptTooLongError, InvalidRequestError: It cannot be served as asked; nothing was sent.
+            OverloadedError: Slots and queue are full.
+            ClosedError, WorkerError: The mesh serves no more.
+        """
+        return self._submit(self._admit_prompt(prompt, sampling, max_tokens, stop))
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        template_variables: Mapping[str, object] | None = None,
+    ) -> AsyncGeneration:
+        """Answers messages (each with "role" and "content"), laid out by the model's own chat template.
+
+        Args:
+            template_variables: What the template reads beside the messages (tools and the like).
+
+        Otherwise as `generate`.
+        """
+        return self._submit(self._admit_chat(messages, sampling, max_tokens, stop, template_variables))
+
+    async def close(self) -> None:
+        """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
+        repeat."""
+        await self._mesh.close()
+
+    async def __aenter__(self) -> AsyncMesh:
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _submit(self, request: AdmittedRequest) -> AsyncGeneration:
+        arrived = asyncio.Event()
+        stream, cancel = submit(self._mesh, self._loop, request, arrived)
+        return AsyncGeneration(stream, cancel, arrived)
+
+
+class Mesh(_Face):
+    """A model laid over workers, for threads: `with Mesh.open(...) as mesh`. Every method may be called from any
+    thread.
+
+    A mesh that is neither closed nor used in a `with` is closed when it is dropped or the interpreter exits.
+    """
+
+    def __init__(self, mesh: OpenMesh, thread: LoopThread) -> None:
+        """Use `open`."""
+        self._mesh = mesh
+        self._thread = thread
+        self._closer = weakref.finalize(self, _close, mesh, thread)
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        *,
+        workers: Sequence[str] = (),
+        discover: bool = True,
+        discovery_timeout_s: float = 2.0,
+        local_workers: int = 0,
+        layer_ranges: Sequence[LayerRange] | None = None,
+        context: int | None = None,
+        parallel: int = 4,
+        batch: int = 512,
+        ubatch: int | None = None,
+        kv_type_k: str = "f16",
+        kv_type_v: str = "f16",
+        flash_attention: FlashAttention = FlashAttention.AUTO,
+        queue: int = 64,
+        on_progress: Callable[[LoadEvent], None] | None = None,
+    ) -> Mesh:
+        """As `AsyncMesh.open`, blocking; `on_progress` is called on the mesh's own thread. Ctrl-C ends what was
+        started."""
+        thread = LoopThread("caravan-mesh")
+        try:
+            opened = thread.run(
+                AsyncMesh.open(
+                    model,
+                    workers=workers,
+                    discover=discover,
+                    discovery_timeout_s=discovery_timeout_s,
+                    local_workers=local_workers,
+                    layer_ranges=layer_ranges,
+                    context=context,
+                    parallel=parallel,
+                    batch=batch,
+                    ubatch=ubatch,
+                    kv_type_k=kv_type_k,
+                    kv_type_v=kv_type_v,
+                    flash_attention=flash_attention,
+                    queue=queue,
+                    on_progress=on_progress,
+                )
+            )
+        except BaseException:
+            thread.stop()
+            raise
+        return cls(opened._mesh, thread)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """As `AsyncMesh.generate`."""
+        return self._submit(self._admit_prompt(prompt, sampling, max_tokens, stop))
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        sampling: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        template_variables: Mapping[str, object] | None = None,
+    ) -> Generation:
+        """As `AsyncMesh.chat`."""
+        return self._submit(self._admit_chat(messages, sampling, max_tokens, stop, template_variables))
+
+    def close(self) -> None:
+        """As `AsyncMesh.close`, blocking; the mesh's thread has ended when this returns."""
+        self._closer()
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, request: AdmittedRequest) -> Generation:
+        arrived = threading.Event()
+        loop = self._thread.loop
+        stream, cancel = self._thread.call(lambda: submit(self._mesh, loop, request, arrived))
+        return Generation(stream, cancel, arrived)
+
+
+def submit(
+    mesh: OpenMesh, loop: asyncio.AbstractEventLoop, request: AdmittedRequest, signal: Signal
+) -> tuple[TokenStream, Callable[[], None]]:
+    """Hands a request to the session (on its loop); gives the stream of its tokens, and what cancels it from any
+    thread."""
+    session = mesh.session
+    request_id, stream = session.submit(request, signal)
+
+    def cancel() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the mesh
+            loop.call_soon_threadsafe(session.cancel, request_id)
+
+    return stream, cancel
+
+
+def _close(mesh: OpenMesh, thread: LoopThread) -> None:
+    if thread.is_current:  # the garbage collector dropped a mesh while its own thread ran
+        closing = thread.loop.create_task(mesh.close())
+        closing.add_done_callback(lambda _: thread.stop())
+        return
+    try:
+        thread.run(mesh.close())
+    finally:
+        thread.stop()
+
+
+def _ignore(_event: LoadEvent) -> None:
+    """For whom progress is of no interest."""

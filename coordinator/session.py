@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""A session: one model, one plan, one epoch. Drives the scheduler with what the line brings, and the line with what the
+scheduler says; hands tokens to the streams of their requests. Lives on one event loop, and everything here runs there.
+
+The main path is `_work`: receive a result, let the scheduler decide, send what is ready, and only then, while the line
+computes, turn tokens into text. A decoded token costs one read and one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+
+from coordinator.admission import AdmittedRequest
+from coordinator.errors import CaravanError, ClosedError, EngineError, InvalidRequestError
+from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob, Usage
+from coordinator.line import Line, LineBrokenError
+from coordinator.scheduler import Outcome, PlannedFrame, Request, SampledRow, Scheduler
+from coordinator.text import TextStream
+
+_LOG = logging.getLogger(__name__)
+
+_END_TIMEOUT_S = 5.0
+"""For the frames in flight when a session is closed."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request as the session sees it."""
+
+    stream: TokenStream
+    text: TextStream
+    submitted_s: float
+    started_s: float = 0.0
+    first_token_s: float = 0.0
+    n_tokens: int = 0
+
+    def usage(self, now_s: float) -> Usage:
+        started_s = self.started_s or now_s
+        first_s = self.first_token_s or now_s
+        return Usage(
+            prompt_tokens=len(self.stream.prompt_tokens),
+            completion_tokens=self.n_tokens,
+            queued_s=started_s - self.submitted_s,
+            prefill_s=first_s - started_s,
+            decode_s=now_s - first_s,
+        )
+
+
+class Session:
+    """The requests that share one line.
+
+    Args:
+        line: Open; the session closes it.
+        scheduler: Fresh.
+        piece: The bytes of a token, none for control tokens.
+        diagnose: Why the line broke, asked once when it did.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        scheduler: Scheduler,
+        piece: Callable[[int], bytes],
+        diagnose: Callable[[], Awaitable[CaravanError]],
+    ) -> None:
+        self._line = line
+        self._scheduler = scheduler
+        self._piece_of = piece
+        self._pieces: dict[int, bytes] = {}
+        self._diagnose = diagnose
+        self._running: dict[int, _Running] = {}
+        self._ids = itertools.count(1)
+        self._sending = asyncio.Lock()
+        self._error: CaravanError | None = None
+        self._breaking = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def error(self) -> CaravanError | None:
+        """Why it serves no more; None while it does."""
+        return self._error
+
+    @property
+    def n_running(self) -> int:
+        """Requests with a slot."""
+        return self._scheduler.n_running
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return self._scheduler.n_waiting
+
+    def start(self) -> None:
+        """Begins to receive. Call it once, on the loop."""
+        self._spawn(self._work())
+        self._spawn(self._watch())
+
+    def submit(self, request: AdmittedRequest, signal: Signal) -> tuple[int, TokenStream]:
+        """Takes up a request; gives its id and the stream its tokens will come in.
+
+        Raises:
+            OverloadedError: Slots and queue are full.
+            CaravanError: The session serves no more, and why.
+        """
+        if self._error is not None:
+            raise self._error
+        request_id = next(self._ids)
+        self._scheduler.submit(Request(request_id, request.prompt, request.max_tokens, request.sampling))
+        stream = TokenStream(request.prompt, signal)
+        self._running[request_id] = _Running(stream, TextStream(request.stop), time.monotonic())
+        self._spawn(self._send_ready())
+        return request_id, stream
+
+    def cancel(self, request_id: int) -> None:
+        """Calls a request off; nothing happens if it has ended."""
+        if self._end(request_id, FinishReason.CANCELLED):
+            self._spawn(self._send_ready())
+
+    async def close(self) -> None:
+        """Fails what still runs with ClosedError, lets the line finish what is in it, and closes that."""
+        self._breaking = True
+        self._fail(ClosedError())
+        with contextlib.suppress(asyncio.TimeoutError, LineBrokenError):
+            await asyncio.wait_for(self._end_line(), _END_TIMEOUT_S)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._line.close()
+
+    # ---- the main path ----
+
+    async def _work(self) -> None:
+        while True:
+            number, rows = await self._line.receive()
+            outcomes = self._scheduler.result(number, rows)
+            await self._send_ready()
+            if self._deliver(outcomes):
+                await self._send_ready()
+
+    async def _send_ready(self) -> None:
+        """Sends all frames that may go now. If another task is at it, that one takes these along."""
+        if self._sending.locked():
+            return
+        async with self._sending:
+            while (frame := self._scheduler.next_frame()) is not None:
+                if frame.starts:
+                    self._note_starts(frame)
+                await self._line.send(frame)
+
+    def _deliver(self, outcomes: Iterable[Outcome]) -> bool:
+        """Hands tokens on; whether a stop string ended a request, so that there may be more to send."""
+        now_s = time.monotonic()
+        stopped = False
+        for outcome in outcomes:
+            running = self._running.get(outcome.request_id)
+            if running is None:
+                continue  # cancelled while the frames above were sent
+            if running.first_token_s == 0.0:
+                running.first_token_s = now_s
+            if outcome.failed:
+                self._end_with(outcome.request_id, InvalidRequestError(outcome.failed))
+            elif self._push(running, outcome):
+                stopped |= self._end(outcome.request_id, FinishReason.STOP)
+            elif outcome.finish is not None:
+                self._end(outcome.request_id, outcome.finish)
+        return stopped
+
+    def _push(self, running: _Running, outcome: Outcome) -> bool:
+        """Hands one token on; whether its text completed a stop string."""
+        row = outcome.row
+        assert row.token is not None
+        if outcome.is_end:
+            rest = running.text.finish()
+            if rest.text:
+                running.stream.push(Token(row.token, rest.text))
+            return False
+        running.n_tokens += 1
+        piece = self._piece(row.token)
+        part = running.text.push(piece)
+        text = part.text
+        if outcome.finish is not None and not part.stopped:
+            text += running.text.finish().text
+        if row.logprob is None:
+            running.stream.push(Token(row.token, text, piece))
+        else:
+            running.stream.push(Token(row.token, text, piece, row.logprob, self._top(row)))
+        return part.stopped
+
+    # ---- requests ----
+
+    def _note_starts(self, frame: PlannedFrame) -> None:
+        now_s = time.monotonic()
+        for start in frame.starts:
+            running = self._running.get(start.request.id)
+            if running is not None:
+                running.started_s = now_s
+
+    def _end(self, request_id: int, reason: FinishReason) -> bool:
+        """Ends a request well; whether it was still there."""
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return False
+        self._scheduler.end(request_id)
+        running.stream.finish(reason, running.usage(time.monotonic()))
+        return True
+
+    def _end_with(self, request_id: int, error: CaravanError) -> None:
+        running = self._running.pop(request_id, None)
+        if running is not None:
+            self._scheduler.end(request_id)
+            running.stream.fail(error, running.usage(time.monotonic()))
+
+    def _piece(self, token: int) -> bytes:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece_of(token)
+        return piece
+
+    def _top(self, row: SampledRow) -> tuple[TopLogprob, ...]:
+        return tuple(TopLogprob(token, logprob, self._piece(token)) for token, logprob in row.top)
+
+    # ---- the end ----
+
+    async def _end_line(self) -> None:
+        async with self._sending:
+            await self._line.finish()
+
+    async def _watch(self) -> None:
+        await self._line.wait_until_fed()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[object, object, None]) -> None:
+        """Runs a part of the session; whatever it fails with fails the session, once."""
+        try:
+            await work
+        except LineBrokenError:
+            if not self._breaking:
+                self._breaking = True
+                self._fail(await self._diagnose())
+        except Exception as error:
+            # Nothing may hang because of a fault of ours: all requests end, and the log has the place.
+            _LOG.exception("the session failed")
+            self._fail(EngineError(f"the session failed: {error}", worker=self._line.last_worker))
+
+    def _fail(self, error: CaravanError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        self._scheduler.close()
+        for request_id in list(self._running):
+            self._end_with(request_id, error)

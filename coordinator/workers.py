@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Who is there: workers as the coordinator came to know them. Plain values, made by `line` (what a worker says of
+itself) and `discovery` (whether it can take part), read by the planner and by people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.errors import CaravanError
+from native import LayerRange
+
+
+@dataclass(frozen=True, slots=True)
+class BuildVersions:
+    """The engine a worker runs. A mesh runs one."""
+
+    caravan: str
+    llama_cpp_python: str
+    llama_cpp: str
+    ggml: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDevice:
+    """A worker's device as llama.cpp names it; `kind` is "cpu", "gpu", "integrated_gpu", "accelerator" or "unknown".
+    Bytes are as of the moment it was asked."""
+
+    name: str
+    description: str
+    backend: str
+    kind: str
+    free_bytes: int
+    total_bytes: int
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether its memory is the machine's own."""
+        return self.kind == "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Bytes of one stage by purpose, wherever they lie.
+
+    Attributes:
+        host_bytes: Of the three together, how much lies in system memory though the device is another; 0 on CPUs.
+    """
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int = 0
+    host_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """What lies on the device."""
+        return self.total_bytes - self.host_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """A stage that a worker holds for some session."""
+
+    session_id: str
+    epoch: int
+    layers: LayerRange
+    memory: StageMemory
+
+
+@dataclass(frozen=True, slots=True)
+class FoundWorker:
+    """A worker that answered.
+
+    Attributes:
+        name: Unique in the mesh.
+        instance_id: New with every start of its process.
+        address: Where it was reached, ``host:port``.
+        host_name: Its machine's name, as it says.
+        loaded: Stages it holds already.
+    """
+
+    name: str
+    instance_id: str
+    address: str
+    host_name: str
+    contract_version: str
+    versions: BuildVersions
+    device: WorkerDevice
+    loaded: tuple[LoadedStage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutWorker:
+    """A worker, or an address, that cannot take part.
+
+    Attributes:
+        name: Its name; the address where that is not known.
+        error: Why, as the error to raise where it was asked for by name.
+    """
+
+    name: str
+    address: str
+    error: CaravanError
+
+    @property
+    def reason(self) -> str:
+        """Why, as a sentence."""
+        return str(self.error)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""`caravan nodes` and `caravan plan` with a real worker, and `caravan worker` as the way to start it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan, started
+
+
+@pytest.fixture(scope="module")
+def attic() -> Iterator[str]:
+    """The address of a worker called attic."""
+    with started("worker", "--name", "attic", "--listen", "127.0.0.1:0", "--no-mdns") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        ready = re.match(r"worker attic ready on (127\.0\.0\.1:\d+), device ", line)
+        assert ready, line or (process.stderr and process.stderr.read())
+        yield ready.group(1)
+
+
+def test_nodes_lists_a_worker_with_its_device_and_memory(attic: str) -> None:
+    ended = caravan("nodes", "--worker", attic, *ALONE)
+    assert ended.returncode == 0, ended.stderr
+    heading, row = ended.stdout.splitlines()
+    assert heading.split() == ["WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS"]
+    assert row.startswith(f"attic   {attic}")
+    assert "CPU (" in row
+    assert "GiB" in row
+    assert "\x1b" not in ended.stdout
+
+
+def test_nodes_as_json_holds_the_same(attic: str) -> None:
+    ended = caravan("nodes", "--json", "--worker", attic, *ALONE)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    (worker,) = report["workers"]
+    assert (worker["name"], worker["address"], worker["loaded"]) == ("attic", attic, [])
+    assert 0 < worker["device"]["free_bytes"] <= worker["device"]["total_bytes"]
+    assert report["left_out"] == []
+
+
+def test_nodes_without_workers_says_how_to_start_one() -> None:
+    ended = caravan("nodes", *ALONE)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert "caravan worker" in ended.stderr
+
+
+def test_plan_tells_who_would_hold_what_and_loads_nothing(attic: str) -> None:
+    ended = caravan("plan", DEMO_MODEL, "--worker", attic, *ALONE)
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"attic +layers 0 to 7 \+ embedding \+ output: [\d.]+ MiB weights", ended.stdout)
+    nodes = json.loads(caravan("nodes", "--json", "--worker", attic, *ALONE).stdout)
+    assert nodes["workers"][0]["loaded"] == []
+
+
+def test_plan_as_json_names_every_stage(attic: str) -> None:
+    ended = caravan("plan", DEMO_MODEL, "--json", "--worker", attic, *ALONE)
+    assert ended.returncode == 0, ended.stderr
+    (stage,) = json.loads(ended.stdout)["stages"]
+    assert (stage["worker"], stage["layer_start"], stage["layer_end"]) == ("attic", 0, 8)
+    assert stage["weights_bytes"] > 1_000_000
+
+
+def test_run_uses_the_worker_that_it_is_told_of(attic: str) -> None:
+    ended = caravan("run", DEMO_MODEL, "Once upon a time", "-n", "5", "--worker", attic, *ALONE)
+    assert ended.returncode == 0, ended.stderr
+    assert "attic" in ended.stderr
+    assert "no worker" not in ended.stderr

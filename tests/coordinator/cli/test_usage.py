@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""Wrong usage, help, and environment variables: before anything is started."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan
+
+_COMMANDS = ("demo", "nodes", "plan", "run", "serve", "worker")
+
+
+def test_help_names_every_command_and_a_line_to_paste() -> None:
+    shown = caravan("--help")
+    assert shown.returncode == 0
+    assert all(f"  {name}" in shown.stdout for name in _COMMANDS)
+    assert "caravan demo" in shown.stdout
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_of_a_command_holds_a_line_to_paste(command: str) -> None:
+    shown = caravan(command, "--help")
+    assert shown.returncode == 0
+    assert f"caravan {command} " in shown.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("walk",), "No such command 'walk'"),
+        (("run", "demo"), "Missing argument 'PROMPT'"),
+        (("run", "demo", "hello", "--warmth", "1"), "No such option"),
+        (("run", "demo", "hello", "--temperature", "hot"), "'hot' is not a valid float"),
+        (("run", "demo", "hello", "--worker", "attic"), "'attic' is not HOST:PORT"),
+        (("run", "demo", "hello", "--layers", "0-4-8"), "'0-4-8' is not a list of layer ranges"),
+        (("run", "demo", "hello", "--system", "be brief"), "--system needs --chat"),
+        (("run", "demo", "hello", "--grammar-file", "nowhere.gbnf"), "'nowhere.gbnf' does not exist"),
+        (("serve", "demo", "--listen", "8080"), "'8080' is not HOST:PORT"),
+        (("serve", "demo", "--listen", "0.0.0.0:0"), "add --insecure"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_sentence(args: tuple[str, ...], sentence: str) -> None:
+    ended = caravan(*args)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("caravan: ")
+    assert sentence in last
+
+
+def test_every_option_has_an_environment_variable() -> None:
+    ended = caravan("run", "demo", "hello", CARAVAN_RUN_TEMPERATURE="hot")
+    assert ended.returncode == 2
+    assert "CARAVAN_RUN_TEMPERATURE" in caravan("run", "--help").stdout
+
+
+def _not_a_model(folder: Path) -> Path:
+    path = folder / "shopping.gguf"
+    path.write_text("carrots, hay, a new lamp\n" * 50)
+    return path
+
+
+def _truncated(folder: Path) -> Path:
+    path = folder / "half.gguf"
+    path.write_bytes(DEMO_MODEL.read_bytes()[: DEMO_MODEL.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    "make", [_not_a_model, _truncated, lambda folder: folder / "nowhere.gguf", lambda folder: folder]
+)
+def test_a_path_to_no_model_is_told_by_its_name(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    path = make(tmp_path)
+    ended = caravan("run", path, "hello", *ALONE)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert str(path) in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    ended = caravan("run", tmp_path / "nowhere.gguf", "hello", "--debug", *ALONE)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = caravan("serve", "demo", "--listen", f"127.0.0.1:{port}", *ALONE)
+    assert ended.returncode == 3
+    assert ended.stderr.splitlines() == [
+        f"caravan: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --listen"
+    ]
+
+
+def test_a_worker_that_is_not_there_is_told_by_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    ended = caravan("run", "demo", "hello", "--worker", address, *ALONE)
+    assert ended.returncode in (1, 3)
+    assert address in ended.stderr
+    assert ended.stdout == ""

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""What of a request's body is understood, and what is refused with which sentence. Without a server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from coordinator.http.body import invalid
+from coordinator.http.schemas.chat import ChatRequest
+from coordinator.http.schemas.completions import CompletionRequest
+from coordinator.http.translate import messages_of, sampling_of, sampling_of_choice
+from native import SamplingParams
+
+_HELLO = [{"role": "user", "content": "hello"}]
+
+
+def _chat(**fields: object) -> ChatRequest:
+    return ChatRequest.model_validate_json(json.dumps({"messages": _HELLO} | fields))
+
+
+def _completion(**fields: object) -> CompletionRequest:
+    return CompletionRequest.model_validate_json(json.dumps(fields))
+
+
+def _refusal(body: dict[str, object] | str) -> str:
+    text = body if isinstance(body, str) else json.dumps(body)
+    with pytest.raises(ValidationError) as refused:
+        ChatRequest.model_validate_json(text)
+    return invalid(refused.value).message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "understood"),
+    [
+        ("a", ("a",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1], [2, 3]], ((1,), (2, 3))),
+    ],
+)
+def test_all_four_forms_of_a_prompt_are_understood(prompt: object, understood: object) -> None:
+    assert _completion(prompt=prompt).prompt == understood
+
+
+@pytest.mark.parametrize("prompt", [[], [[]], ["a", [1.5]], [True], [-1], 7, None, [["a"]]])
+def test_what_is_no_prompt_is_refused(prompt: object) -> None:
+    with pytest.raises(ValidationError, match="prompt is a string, a list of strings, token ids"):
+        _completion(prompt=prompt)
+
+
+def test_what_a_request_leaves_out_is_llama_servers_default() -> None:
+    sampling = sampling_of(_chat(temperature=None), n_top_logprobs=None)
+    assert sampling == SamplingParams(seed=sampling.seed)
+
+
+def test_every_sampling_field_arrives() -> None:
+    fields: dict[str, object] = {
+        "temperature": 0.25,
+        "top_k": 7,
+        "top_p": 0.5,
+        "min_p": 0.125,
+        "typical_p": 0.75,
+        "repeat_penalty": 1.5,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "repeat_last_n": 32,
+        "seed": 5,
+        "grammar": 'root ::= "a"',
+    }
+    sampling = sampling_of(_chat(**fields, logit_bias={"3": -100, "4": False}), n_top_logprobs=4)
+    expected = SamplingParams(
+        **fields,  # type: ignore[arg-type]
+        logit_bias=((3, -100.0), (4, float("-inf"))),
+        logprobs=True,
+        n_top_logprobs=4,
+    )
+    assert sampling == expected
+
+
+def test_logit_bias_may_come_as_llama_servers_pairs() -> None:
+    assert _chat(logit_bias=[[5, 1.5], [6, False]]).logit_bias == ((5, 1.5), (6, float("-inf")))
+
+
+def test_seeds_beyond_32_bits_are_cut_and_choices_get_their_own() -> None:
+    sampling = sampling_of(_chat(seed=(1 << 40) + 3), n_top_logprobs=None)
+    assert [sampling_of_choice(sampling, choice).seed for choice in (0, 1)] == [3, 4]
+
+
+def test_a_seed_of_minus_one_is_a_random_one() -> None:
+    seeds = {sampling_of(_chat(seed=-1), n_top_logprobs=None).seed for _ in range(4)}
+    assert len(seeds) > 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": -1}, None),
+        ({"n_predict": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+    ],
+)
+def test_the_token_limit_has_three_names(fields: dict[str, object], limit: int | None) -> None:
+    assert _chat(**fields).token_limit == limit
+
+
+def test_text_parts_are_joined_and_a_developer_speaks_as_the_system() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = _chat(messages=[{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}])
+    assert messages_of(request) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "ab"},
+    ]
+
+
+def test_what_changes_nothing_is_ignored() -> None:
+    _chat(user="me", store=False, tools=[], tool_choice="auto", response_format={"type": "text"}, cache_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"tools": [{"type": "function"}]}, "tool calls are not supported yet: leave out `tools`"),
+        ({"response_format": {"type": "json_schema"}}, "a response_format other than text is not supported yet"),
+        ({"modalities": ["text", "audio"]}, "only text can be generated"),
+        ({"mirostat": 2}, "mirostat is not supported"),
+        ({"stream_options": {"include_usage": True}}, "stream_options is for streams"),
+        ({"top_logprobs": 3}, "top_logprobs needs `logprobs`"),
+        ({"temperature": -1}, "temperature: input should be greater than or equal to 0"),
+        ({"temperature": "1"}, "temperature: input should be a valid number"),
+        ({"n": 0}, "n: input should be greater than or equal to 1"),
+        ({"n": True}, "n: input should be a valid integer"),
+        ({"max_tokens": 0}, "max_tokens is at least 1"),
+        ({"stop": [""]}, "stop.0: string should have at least 1 character"),
+        ({"stop": ["a"] * 17}, "stop: tuple should have at most 16 items"),
+        ({"logit_bias": {"the": 1}}, "logit_bias maps token ids to numbers; use ids"),
+        ({"messages": []}, "messages: list should have at least 1 item"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: input should be 'system'"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: is missing"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "only text can be read, this message holds a part of type 'image_url'",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_sentence(fields: dict[str, object], sentence: str) -> None:
+    assert _refusal({"messages": _HELLO} | fields).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", "nothing", '{"messages": [{"role": "user", "content": "\\ud800"}]}', "[" * 100_000]
+)
+def test_what_is_no_request_is_refused(body: str) -> None:
+    assert _refusal(body)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""ControlService: translates between the contract's messages and the holder. Decides nothing.
+
+Its methods run on gRPC's threads.
+"""
+
+from collections.abc import Iterator
+
+import grpc
+
+from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse
+from protos.caravan.v1 import control_pb2, control_pb2_grpc
+from protos.contract import is_session_id
+from worker.answering import failures_answered
+from worker.description import Description
+from worker.errors import BadRequestError
+from worker.holder import Health, Holder, Loaded
+from worker.session import LoadOrder, Neighbour, Phase, StageSpec
+
+_FLASH_ATTENTION = {
+    control_pb2.FLASH_ATTENTION_AUTO: FlashAttention.AUTO,
+    control_pb2.FLASH_ATTENTION_ON: FlashAttention.ON,
+    control_pb2.FLASH_ATTENTION_OFF: FlashAttention.OFF,
+}
+_DEVICE_KINDS = {
+    DeviceKind.CPU: control_pb2.DEVICE_KIND_CPU,
+    DeviceKind.GPU: control_pb2.DEVICE_KIND_GPU,
+    DeviceKind.INTEGRATED_GPU: control_pb2.DEVICE_KIND_INTEGRATED_GPU,
+    DeviceKind.ACCELERATOR: control_pb2.DEVICE_KIND_ACCELERATOR,
+}
+_PHASES = {
+    Phase.IDLE: control_pb2.WORKER_STATE_IDLE,
+    Phase.LOADING: control_pb2.WORKER_STATE_LOADING,
+    Phase.UNLOADING: control_pb2.WORKER_STATE_LOADING,
+    Phase.READY: control_pb2.WORKER_STATE_READY,
+    Phase.FAILED: control_pb2.WORKER_STATE_FAILED,
+}
+
+
+class ControlServicer(control_pb2_grpc.ControlServiceServicer):
+    """What the coordinator asks of this worker outside the line."""
+
+    def __init__(self, holder: Holder, description: Description, n_threads: int | None) -> None:
+        """`n_threads`: how many this worker computes with; None: llama.cpp's choice."""
+        self._holder = holder
+        self._description = description
+        self._n_threads = n_threads
+
+    def Describe(
+        self, request: control_pb2.DescribeRequest, context: grpc.ServicerContext
+    ) -> control_pb2.DescribeResponse:
+        """Who this worker is and what it has."""
+        about = self._description
+        loaded = self._holder.loaded()
+        return control_pb2.DescribeResponse(
+            name=about.name,
+            instance_id=about.instance_id,
+            contract_version=about.contract_version,
+            versions=control_pb2.Versions(
+                caravan=about.caravan_version,
+                llama_cpp_python=about.engine.llama_cpp_python,
+                llama_cpp=about.engine.llama_cpp,
+                ggml=about.engine.ggml,
+            ),
+            device=_device(self._holder.device()),
+            host_name=about.host_name,
+            loaded=[] if loaded is None else [_loaded_stage(loaded)],
+        )
+
+    def DryRun(self, request: control_pb2.DryRunRequest, context: grpc.ServicerContext) -> control_pb2.DryRunResponse:
+        """What a stage would take here."""
+        with failures_answered(context, lambda: self._holder.culprit):
+            use = self._holder.dry_run(_stage_spec(request.stage, self._n_threads))
+            return control_pb2.DryRunResponse(memory=_memory_use(use), free_bytes=self._holder.device().free_bytes)
+
+    def Load(
+        self, request: control_pb2.LoadRequest, context: grpc.ServicerContext
+    ) -> Iterator[control_pb2.LoadResponse]:
+        """Loads a stage, with progress; a caller that goes away cancels it."""
+        with failures_answered(context, lambda: self._holder.culprit):
+            loading = self._holder.load(_load_order(request, self._n_threads))
+            if loading is not None:
+                if not context.add_callback(loading.cancel):
+                    loading.cancel()
+                for fraction in loading.fractions():
+                    yield control_pb2.LoadResponse(progress=control_pb2.LoadProgress(fraction=fraction))
+                loading.wait()
+            loaded = self._holder.loaded()
+            if loaded is None:
+                raise BadRequestError(f"session {request.session_id} was unloaded while it was loading")
+            yield control_pb2.LoadResponse(loaded=_loaded_stage(loaded))
+
+    def Unload(self, request: control_pb2.UnloadRequest, context: grpc.ServicerContext) -> control_pb2.UnloadResponse:
+        """Drops a session's stage."""
+        return control_pb2.UnloadResponse(was_loaded=self._holder.unload(request.session_id))
+
+    def Health(self, request: control_pb2.HealthRequest, context: grpc.ServicerContext) -> control_pb2.HealthResponse:
+        """Whether the worker lives and what it does."""
+        health = self._holder.health()
+        return control_pb2.HealthResponse(
+            state=_state(health),
+            session_id=health.session_id,
+            epoch=health.epoch,
+            n_frames=health.n_frames,
+            error=health.error,
+        )
+
+
+def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> LoadOrder:
+    """Raises BadRequestError for what no session can be."""
+    if not is_session_id(request.session_id):
+        raise BadRequestError("a session id has 1 to 64 of the characters 0-9, a-z, A-Z, '_' and '-'")
+    if request.epoch < 1:
+        raise BadRequestError("epochs count from 1")
+    neighbour = None
+    if request.next_address:
+        neighbour = Neighbour(request.next_worker or request.next_address, request.next_address)
+    return LoadOrder(
+        session_id=request.session_id,
+        epoch=request.epoch,
+        spec=_stage_spec(request.stage, n_threads),
+        next_worker=neighbour,
+    )
+
+
+def _stage_spec(stage: control_pb2.StageSpec, n_threads: int | None) -> StageSpec:
+    if not stage.model.path or not stage.model.identity:
+        raise BadRequestError("a stage names its model by path and identity")
+    if stage.layer_start >= stage.layer_end:
+        raise BadRequestError(f"layers [{stage.layer_start}, {stage.layer_end}) are none")
+    return StageSpec(
+        path=stage.model.path,
+        identity=stage.model.identity,
+        layers=LayerRange(stage.layer_start, stage.layer_end),
+        params=_context_params(stage.context, n_threads),
+    )
+
+
+def _context_params(params: control_pb2.ContextParams, n_threads: int | None) -> ContextParams:
+    flash_attention = _FLASH_ATTENTION.get(params.flash_attention)
+    if flash_attention is None:
+        raise BadRequestError("flash_attention must be given: AUTO, ON or OFF")
+    try:
+        return ContextParams(
+            n_ctx_seq=params.n_ctx_seq,
+            n_seq_max=params.n_seq_max,
+            n_batch=params.n_batch,
+            n_ubatch=params.n_ubatch,
+            kv_type_k=params.kv_type_k,
+            kv_type_v=params.kv_type_v,
+            flash_attention=flash_attention,
+            kv_unified=params.kv_unified,
+            n_threads=n_threads,
+        )
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
+
+
+def _device(device: Device) -> control_pb2.Device:
+    return control_pb2.Device(
+        name=device.name,
+        description=device.description,
+        backend=device.backend,
+        kind=_DEVICE_KINDS[device.kind],
+        free_bytes=device.free_bytes,
+        total_bytes=device.total_bytes,
+    )
+
+
+def _memory_use(use: MemoryUse) -> control_pb2.MemoryUse:
+    return control_pb2.MemoryUse(
+        weights_bytes=use.weights_bytes,
+        kv_bytes=use.kv_bytes,
+        compute_bytes=use.compute_bytes,
+        host_bytes=use.host_bytes,
+    )
+
+
+def _loaded_stage(loaded: Loaded) -> control_pb2.LoadedStage:
+    return control_pb2.LoadedStage(
+        session_id=loaded.session_id,
+        epoch=loaded.epoch,
+        layer_start=loaded.layers.start,
+        layer_end=loaded.layers.end,
+        memory=_memory_use(loaded.memory),
+    )
+
+
+def _state(health: Health) -> control_pb2.WorkerState:
+    if health.phase is Phase.READY and health.is_computing:
+        return control_pb2.WORKER_STATE_COMPUTING
+    return _PHASES[health.phase]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""The daemon: starts everything in order, serves until told to stop, ends everything in the reverse order.
+
+Runs on the main thread, which alone gets signals: the first one drains, the second forces.
+"""
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from native import Device, LibraryMismatchError, UnknownDeviceError, find_device, versions
+from protos.caravan.v1 import control_pb2_grpc, frame_pb2_grpc
+from protos.contract import CONTRACT_VERSION, channel_options
+from protos.discovery import WorkerRecord
+from worker.announce import Announcer, NoMulticastError, machine_addresses
+from worker.control import ControlServicer
+from worker.description import Description, check_name, default_name, describe
+from worker.errors import EngineMismatchError, PortError, UnknownDeviceNameError
+from worker.holder import Holder
+from worker.line import LineServicer
+from worker.listening import Endpoint, check_allowed
+from worker.model_files import ModelFiles
+from worker.parent import watch_parent
+
+_LOG = logging.getLogger(__name__)
+
+# A Feed, a Collect and a Load take a thread each for as long as they last, all other calls for milliseconds; the
+# rest is for callers that are refused or wait while a stage connects.
+_N_THREADS = 32
+# gRPC fixes a server's limit before any session is known; each session's own, lower one is checked against its shapes.
+# 256 MiB hold a batch of 512 tokens of 8192 floats sixteen times.
+MESSAGE_LIMIT_BYTES = 256 << 20
+# How long frames that are here may still be computed after the first signal.
+_DRAIN_S = 5.0
+# For calls to send their last status.
+_GRACE_S = 1.0
+# Everything orderly is done by then; what hangs is cut off.
+_SHUTDOWN_LIMIT_S = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line says. `device` and `name` None: chosen here."""
+
+    endpoint: Endpoint
+    device: str | None = None
+    name: str | None = None
+    model_folders: tuple[Path, ...] = ()
+    use_mdns: bool = True
+    insecure: bool = False
+    n_threads: int | None = None
+    parent_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What there is to say once it serves."""
+
+    name: str
+    address: str
+    device: Device
+    llama_cpp: str
+
+
+class Daemon:
+    """One worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # SimpleQueue.put may be called from a signal handler: it is reentrant.
+        self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._announcer: Announcer | None = None
+
+    def run(self, say_ready: Callable[[Ready], None]) -> None:
+        """Serves until a signal, or until the parent is gone.
+
+        Raises:
+            StartError: it cannot start; nothing is left behind.
+        """
+        self._catch_signals()
+        settings = self._settings
+        check_allowed(settings.endpoint, insecure=settings.insecure)
+        device = _find_device(settings.device)
+        server = _make_server()
+        port = _bind(server, settings.endpoint)
+        try:
+            about = describe(self._claim_name(device))
+            holder = Holder(
+                worker=about.name,
+                device=device.name,
+                files=ModelFiles(settings.model_folders),
+                message_limit_bytes=MESSAGE_LIMIT_BYTES,
+            )
+            control = ControlServicer(holder, about, settings.n_threads)
+            control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
+            frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
+            server.start()
+            hosts = settings.endpoint.hosts() or machine_addresses()
+            self._show(about, device, hosts, port)
+            if settings.parent_pid is not None:
+                watch_parent(settings.parent_pid, lambda: self._stops.put("the parent is gone"))
+            address = Endpoint(hosts[0], port).address()
+            say_ready(Ready(name=about.name, address=address, device=device, llama_cpp=versions().llama_cpp))
+            _LOG.info("stopping: %s", self._stops.get())
+            _limit_shutdown()
+            self._goodbye()
+            holder.drain(_DRAIN_S)
+            server.stop(_GRACE_S).wait()
+            holder.close()
+        finally:
+            self._goodbye()
+            server.stop(0)
+
+    def _catch_signals(self) -> None:
+        seen: list[int] = []
+
+        def stop(number: int, _frame: object) -> None:
+            if seen:
+                os._exit(1)
+            seen.append(number)
+            self._stops.put(signal.Signals(number).name)
+
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+
+    def _claim_name(self, device: Device) -> str:
+        """The name to go by: checked against the LAN, if there is one to ask.
+
+        Raises:
+            BadNameError, NameTakenError.
+        """
+        wanted = self._settings.name
+        if wanted is not None:
+            check_name(wanted)
+        name = wanted or default_name(device.name)
+        if not self._settings.use_mdns:
+            return name
+        try:
+            self._announcer = Announcer(loopback_only=self._settings.endpoint.is_loopback())
+            return self._announcer.claim(name, may_change=wanted is None)
+        except NoMulticastError as error:
+            self._do_without_mdns(error)
+            return name
+
+    def _show(self, about: Description, device: Device, hosts: list[str], port: int) -> None:
+        if self._announcer is None:
+            return
+        record = WorkerRecord(
+            name=about.name,
+            instance_id=about.instance_id,
+            host=hosts[0],
+            port=port,
+            contract_version=CONTRACT_VERSION,
+            llama_cpp=about.engine.llama_cpp,
+            device=device.name,
+        )
+        try:
+            self._announcer.show(record, hosts)
+        except NoMulticastError as error:
+            self._do_without_mdns(error)
+
+    def _do_without_mdns(self, error: NoMulticastError) -> None:
+        print(
+            f"mDNS does not work here ({error}), so nobody finds this worker by itself; name its address to the"
+            " coordinator with --worker",
+            file=sys.stderr,
+        )
+        self._goodbye()
+
+    def _goodbye(self) -> None:
+        announcer, self._announcer = self._announcer, None
+        if announcer is not None:
+            announcer.close()
+
+
+def _limit_shutdown() -> None:
+    """Whatever hangs from here on, the process does not."""
+    limit = threading.Timer(_SHUTDOWN_LIMIT_S, os._exit, args=(1,))
+    limit.daemon = True
+    limit.start()
+
+
+def _find_device(name: str | None) -> Device:
+    try:
+        versions()
+        return find_device(name)
+    except UnknownDeviceError as error:
+        raise UnknownDeviceNameError(
+            f"there is no device {error.name!r} on this machine; it has {', '.join(error.available)}"
+        ) from error
+    except LibraryMismatchError as error:
+        raise EngineMismatchError(str(error)) from error
+
+
+def _make_server() -> grpc.Server:
+    return grpc.server(
+        ThreadPoolExecutor(max_workers=_N_THREADS, thread_name_prefix="call"),
+        options=channel_options(MESSAGE_LIMIT_BYTES),
+    )
+
+
+def _bind(server: grpc.Server, endpoint: Endpoint) -> int:
+    """The port that the server got.
+
+    Raises:
+        PortError: it cannot have that one.
+    """
+    try:
+        port = server.add_insecure_port(endpoint.address())
+    except RuntimeError as error:
+        port = 0
+        reason: Exception | None = error
+    else:
+        reason = None
+    if port == 0:
+        raise PortError(
+            f"cannot listen on {endpoint.address()}: the port is in use, or the address is not this machine's;"
+            " choose another with --listen, or port 0 for any free one"
+        ) from reason
+    return port

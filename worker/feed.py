@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""One Feed from its opening to its end: reader, engine and outlet, and which of them ended it.
+
+Threads: the gRPC thread of the call waits in `serve`; a reader thread takes frames off the call, checks them and
+fills the inbox; the engine thread empties it into the outlet. The first failure, whoever has it, ends all three.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+import grpc
+
+from protos.caravan.v1 import frame_pb2
+from worker.engine import Engine
+from worker.errors import StreamLostError
+from worker.frames import FrameLimits, Step, check_frame
+from worker.handover import Handover
+from worker.hop import Hop
+from worker.results import Results
+
+# Frames received and checked while one is computed. A line keeps about one frame per stage in flight; more would
+# only hold memory that the caller's own queue can hold.
+INBOX_CAPACITY = 4
+
+
+class Feed:
+    """The frames of one epoch on this stage. A context manager for the call's own thread; leaving it waits until no
+    thread of the Feed touches the stage any more. `end` and the properties are for any thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: FrameLimits,
+        make_engine: Callable[[Handover[Step]], Engine],
+        outlet: Hop | Results,
+        on_end: Callable[["Feed", Exception | None], None],
+    ) -> None:
+        """`on_end` is told once, at the very end, how it ended: None for well."""
+        self._limits = limits
+        self._inbox: Handover[Step] = Handover(INBOX_CAPACITY)
+        self._engine = make_engine(self._inbox)
+        self._engine_thread = threading.Thread(target=self._compute, name="engine", daemon=True)
+        self._outlet = outlet
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._error: Exception | None = None
+        self._over = threading.Event()
+        self._closed = threading.Event()
+
+    @property
+    def n_started(self) -> int:
+        """Frames that the engine took up."""
+        return self._engine.n_started
+
+    @property
+    def n_finished(self) -> int:
+        """Frames that the engine finished."""
+        return self._engine.n_finished
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a frame is being worked on, or waits to be."""
+        return self._engine.is_computing or self._inbox.n_waiting > 0
+
+    def serve(self, requests: Iterator[frame_pb2.FeedRequest], is_active: Callable[[], bool]) -> int:
+        """Runs the Feed to its end and returns how many frames were finished. Blocks; once.
+
+        Args:
+            requests: the call's own iterator; read on the reader thread until it ends or fails.
+            is_active: whether the call still stands.
+
+        Raises:
+            Exception: what ended it otherwise; worker.errors.detail_of knows what to tell the caller.
+        """
+        reader = threading.Thread(target=self._read, args=(requests, is_active), name="feed-reader", daemon=True)
+        reader.start()
+        self._engine_thread.start()
+        self._over.wait()
+        self._engine_thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._engine.n_finished
+
+    def end(self, error: Exception) -> None:
+        """Ends it with this error unless it is over: what waits is dropped, a step under way is finished."""
+        if self._conclude(error):
+            self._inbox.close()
+            self._outlet.end(error)
+
+    def abandon(self) -> None:
+        """The caller went away."""
+        self.end(StreamLostError("the stage before, or the coordinator, went away; load a new epoch"))
+
+    def wait_closed(self) -> None:
+        """Blocks until the call's thread has left it; after `end` that takes one step at most."""
+        self._closed.wait()
+
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+        if self._engine_thread.ident is not None:
+            self._engine_thread.join()
+        if isinstance(self._outlet, Hop):
+            self._outlet.close()
+        self._on_end(self, self._error)
+        self._closed.set()
+
+    def _read(self, requests: Iterator[frame_pb2.FeedRequest], is_active: Callable[[], bool]) -> None:
+        number = 0
+        try:
+            for request in requests:
+                number += 1
+                step = check_frame(request, number=number, limits=self._limits, arrived_ns=time.monotonic_ns())
+                if not self._inbox.put(step):
+                    return
+        except grpc.RpcError:
+            self.abandon()
+        except Exception as error:
+            self.end(error)
+        else:
+            self._end_of_requests(is_active)
+
+    def _end_of_requests(self, is_active: Callable[[], bool]) -> None:
+        """The caller half-closed; or its connection broke, which gRPC may report as an end."""
+        if is_active():
+            self._inbox.finish()
+        else:
+            self.abandon()
+
+    def _compute(self) -> None:
+        try:
+            self._engine.run()
+            if not self._over.is_set():
+                self._outlet.finish()
+                self._conclude(None)
+        except Exception as error:
+            self.end(error)
+
+    def _conclude(self, error: Exception | None) -> bool:
+        """Settles how it ended; False: that is settled already."""
+        with self._lock:
+            if self._over.is_set():
+                return False
+            self._error = error
+            self._over.set()
+            return True

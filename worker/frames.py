@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""A frame from the network, checked against the session and turned into what llama.cpp is given.
+
+Frames are untrusted: order, lengths, ids, positions, operations, samplers and crossing tensors are all within
+the session's bounds before anything is computed, else the frame is refused. Pure; called on a Feed's reading
+thread while the engine computes the frame before.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from native import Batch, CrossingTensor
+from protos.caravan.v1 import frame_pb2
+from protos.codec import CodecError, decode_tensors
+from protos.contract import MAX_CROSSING_STATES, MAX_TOP_LOGPROBS
+from worker.errors import BadFrameError, CrossingDataError
+
+_TO_END = -1
+# Tokens below which a loop in Python is faster than numpy.
+_FEW = 16
+
+# JSON schemas of tools become grammars of some ten kilobytes; beyond this, parsing is an attack.
+MAX_GRAMMAR_BYTES = 256 * 1024
+# Operations are a few per request that starts or ends; a frame serves n_seq_max sequences.
+MAX_OPERATIONS_PER_SEQUENCE = 8
+# A shifted sequence has a longer history than its context. llama.cpp's penalties allocate repeat_last_n ids.
+MAX_HISTORY_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLimits:
+    """What a frame of one epoch may hold on one stage."""
+
+    session_id: str
+    epoch: int
+    is_first: bool
+    is_last: bool
+    n_batch: int
+    n_ctx_seq: int
+    n_seq_max: int
+    n_vocab: int
+    n_embd: int
+    kv_unified: bool
+    # Bytes of raw logits that one result may carry.
+    logits_limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A checked frame. `request` is the message itself, to be handed on with other crossing tensors.
+
+    `batch` is None when the frame has operations only. `rows` are the answers wanted, empty but on the last stage.
+    """
+
+    request: frame_pb2.FeedRequest
+    batch: Batch | None
+    crossing: Sequence[CrossingTensor]
+    rows: Sequence[frame_pb2.OutputRow]
+    arrived_ns: int
+
+    @property
+    def frame(self) -> frame_pb2.Frame:
+        """The frame as it came."""
+        return self.request.frame
+
+
+def check_frame(request: frame_pb2.FeedRequest, *, number: int, limits: FrameLimits, arrived_ns: int) -> Step:
+    """The step that this frame asks for.
+
+    Args:
+        number: the frame number that is due.
+        arrived_ns: when it came, on the worker's monotonic clock.
+
+    Raises:
+        BadFrameError: out of order or out of bounds; says what.
+        CrossingDataError: a crossing tensor contradicts itself or is too large.
+    """
+    frame = request.frame
+    _check_order(frame, number, limits)
+    # Most frames of a decode have neither.
+    if frame.kv_operations:
+        _check_kv_operations(frame, limits)
+    if limits.is_last and frame.sampler_operations:
+        _check_sampler_operations(frame, limits)
+    _check_lengths(frame, limits)
+    _check_outputs(frame, limits)
+    rows = frame.outputs if limits.is_last else ()
+    if not frame.tokens:
+        if frame.crossing:
+            raise BadFrameError(f"frame {number} has crossing tensors and no tokens")
+        return Step(request=request, batch=None, crossing=(), rows=(), arrived_ns=arrived_ns)
+    return Step(
+        request=request,
+        batch=_batch(frame, rows, limits),
+        crossing=_crossing(frame, limits),
+        rows=rows,
+        arrived_ns=arrived_ns,
+    )
+
+
+def _check_order(frame: frame_pb2.Frame, number: int, limits: FrameLimits) -> None:
+    if frame.number != number:
+        raise BadFrameError(f"frame {frame.number} came where frame {number} was due")
+    if frame.session_id != limits.session_id or frame.epoch != limits.epoch:
+        raise BadFrameError(f"frame {number} is of another session or epoch than its Feed")
+
+
+def _check_lengths(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
+    n_tokens = len(frame.tokens)
+    if n_tokens > limits.n_batch:
+        raise BadFrameError(f"frame {frame.number} has {n_tokens} tokens, the session's n_batch is {limits.n_batch}")
+    if len(frame.positions) != n_tokens or len(frame.seq_ids) != n_tokens:
+        raise BadFrameError(
+            f"frame {frame.number} has {n_tokens} tokens, {len(frame.positions)} positions and"
+            f" {len(frame.seq_ids)} seq_ids; the three must be as many"
+        )
+
+
+def _batch(frame: frame_pb2.Frame, rows: Sequence[frame_pb2.OutputRow], limits: FrameLimits) -> Batch:
+    return Batch(
+        tokens=_ids(frame, "token", frame.tokens, limits.n_vocab),
+        positions=_ids(frame, "position", frame.positions, limits.n_ctx_seq),
+        seq_ids=_ids(frame, "seq_id", frame.seq_ids, limits.n_seq_max),
+        output_rows=np.array([output.row for output in rows], dtype=np.int32),
+    )
+
+
+def _ids(frame: frame_pb2.Frame, what: str, values: Sequence[int], end: int) -> NDArray[np.int32]:
+    """A repeated field as an array, each value in [0, end). protobuf copies it without a loop in Python."""
+    array: NDArray[np.int32] = np.array(values, dtype=np.int32)
+    # numpy's reductions cost 5 us each, a token of a decode step 0.1 us.
+    smallest, largest = (min(values), max(values)) if len(values) <= _FEW else (array.min(), array.max())
+    if smallest < 0 or largest >= end:
+        outside = smallest if smallest < 0 else largest
+        raise BadFrameError(f"frame {frame.number} has {what} {outside}, outside [0, {end})")
+    return array
+
+
+def _crossing(frame: frame_pb2.Frame, limits: FrameLimits) -> list[CrossingTensor]:
+    if limits.is_first:
+        if frame.crossing:
+            raise BadFrameError(f"frame {frame.number} brings crossing tensors to the first stage")
+        return []
+    # Floats for most, and 8 bytes for integers, which cross rarely; the factor covers both.
+    limit_bytes = MAX_CROSSING_STATES * 4 * len(frame.tokens) * limits.n_embd
+    try:
+        tensors = decode_tensors(frame.crossing, limit_bytes=limit_bytes)
+    except CodecError as error:
+        raise CrossingDataError(f"frame {frame.number}: {error}") from error
+    return [CrossingTensor(key=t.key, dtype=t.dtype_name, shape=t.shape, data=t.data) for t in tensors]
+
+
+def _check_outputs(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
+    n_tokens = len(frame.tokens)
+    previous = -1
+    n_logits = 0
+    for output in frame.outputs:
+        if not previous < output.row < n_tokens:
+            raise BadFrameError(
+                f"frame {frame.number} wants row {output.row} of {n_tokens} after row {previous};"
+                " rows ascend within the batch"
+            )
+        previous = output.row
+        n_logits += output.logits
+    if 4 * n_logits * limits.n_vocab > limits.logits_limit_bytes:
+        raise BadFrameError(
+            f"frame {frame.number} wants raw logits of {n_logits} rows, which is"
+            f" {4 * n_logits * limits.n_vocab} bytes; {limits.logits_limit_bytes} fit one result"
+        )
+
+
+def _check_kv_operations(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
+    if len(frame.kv_operations) > MAX_OPERATIONS_PER_SEQUENCE * limits.n_seq_max:
+        raise BadFrameError(f"frame {frame.number} has {len(frame.kv_operations)} KV operations, too many")
+    for operation in frame.kv_operations:
+        match operation.WhichOneof("operation"):
+            case "remove":
+                _check_sequence(frame, operation.remove.seq_id, limits)
+                _check_span(frame, operation.remove.start, operation.remove.end)
+            case "copy":
+                _check_copy(frame, operation.copy, limits)
+            case "keep":
+                _check_sequence(frame, operation.keep.seq_id, limits)
+            case "shift":
+                _check_sequence(frame, operation.shift.seq_id, limits)
+                _check_span(frame, operation.shift.start, operation.shift.end)
+                if abs(operation.shift.delta) > limits.n_ctx_seq:
+                    raise BadFrameError(
+                        f"frame {frame.number} shifts by {operation.shift.delta} positions,"
+                        f" more than the context's {limits.n_ctx_seq}"
+                    )
+            case _:
+                raise BadFrameError(f"frame {frame.number} has a KV operation this worker does not know")
+
+
+def _check_copy(frame: frame_pb2.Frame, copy: frame_pb2.KvCopy, limits: FrameLimits) -> None:
+    _check_sequence(frame, copy.source_seq_id, limits)
+    _check_sequence(frame, copy.target_seq_id, limits)
+    _check_span(frame, copy.start, copy.end)
+    # llama_kv_cache::seq_cp aborts the process for part of a sequence between two buffers.
+    is_whole = copy.start == 0 and copy.end == _TO_END
+    if not (limits.kv_unified or is_whole or copy.source_seq_id == copy.target_seq_id):
+        raise BadFrameError(
+            f"frame {frame.number} copies part of a sequence, which needs a session with a unified KV cache"
+        )
+
+
+def _check_sequence(frame: frame_pb2.Frame, seq_id: int, limits: FrameLimits) -> None:
+    if not 0 <= seq_id < limits.n_seq_max:
+        raise BadFrameError(f"frame {frame.number} names sequence {seq_id}, outside [0, {limits.n_seq_max})")
+
+
+def _check_span(frame: frame_pb2.Frame, start: int, end: int) -> None:
+    if start < 0 or (end != _TO_END and end < start):
+        raise BadFrameError(f"frame {frame.number} names positions [{start}, {end})")
+
+
+def _check_sampler_operations(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
+    if len(frame.sampler_operations) > MAX_OPERATIONS_PER_SEQUENCE * limits.n_seq_max:
+        raise BadFrameError(f"frame {frame.number} has {len(frame.sampler_operations)} sampler operations, too many")
+    for operation in frame.sampler_operations:
+        match operation.WhichOneof("operation"):
+            case "open":
+                _check_sequence(frame, operation.open.seq_id, limits)
+                _check_history(frame, operation.open, limits)
+                _check_sampling_params(frame, operation.open.params, limits)
+            case "close":
+                _check_sequence(frame, operation.close.seq_id, limits)
+            case _:
+                raise BadFrameError(f"frame {frame.number} has a sampler operation this worker does not know")
+
+
+def _check_history(frame: frame_pb2.Frame, opened: frame_pb2.SamplerOpen, limits: FrameLimits) -> None:
+    n_tokens = len(opened.prompt_tokens) + len(opened.generated_tokens)
+    if n_tokens > MAX_HISTORY_TOKENS:
+        raise BadFrameError(f"frame {frame.number} has a sampler history of {n_tokens} tokens, too many")
+    for tokens in (opened.prompt_tokens, opened.generated_tokens):
+        if tokens:
+            _ids(frame, "token", tokens, limits.n_vocab)
+
+
+def _check_sampling_params(frame: frame_pb2.Frame, params: frame_pb2.SamplingParams, limits: FrameLimits) -> None:
+    numbers = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "min_p": params.min_p,
+        "typical_p": params.typical_p,
+        "repeat_penalty": params.repeat_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+    }
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise BadFrameError(f"frame {frame.number} has {name} {value}")
+    if not -1 <= params.repeat_last_n <= MAX_HISTORY_TOKENS:
+        raise BadFrameError(f"frame {frame.number} has repeat_last_n {params.repeat_last_n}, out of bounds")
+    if params.n_top_logprobs > MAX_TOP_LOGPROBS or (params.n_top_logprobs and not params.logprobs):
+        raise BadFrameError(
+            f"frame {frame.number} wants {params.n_top_logprobs} top logprobs;"
+            f" at most {MAX_TOP_LOGPROBS}, and only with logprobs"
+        )
+    if len(params.grammar.encode()) > MAX_GRAMMAR_BYTES:
+        raise BadFrameError(f"frame {frame.number} has a grammar beyond {MAX_GRAMMAR_BYTES} bytes")
+    if len(params.logit_bias) > limits.n_vocab:
+        raise BadFrameError(f"frame {frame.number} has more logit biases than the vocabulary has tokens")
+    for entry in params.logit_bias:
+        if not 0 <= entry.token < limits.n_vocab:
+            raise BadFrameError(
+                f"frame {frame.number} has a logit bias for token {entry.token}, outside [0, {limits.n_vocab})"
+            )
+        if math.isnan(entry.bias) or entry.bias == math.inf:
+            raise BadFrameError(f"frame {frame.number} has a logit bias of {entry.bias}")

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: MIT
+"""The one session that a worker holds: loads and drops its stage, hands out its streams, knows its state.
+
+The servicers call it on gRPC's threads, at once and in any order. Its lock guards the state and is never held while
+something blocks; while the state is LOADING or UNLOADING the stage belongs to that one thread.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from native import Device, LayerRange, MemoryUse, ModelLayout, find_device
+from protos.caravan.v1 import error_pb2
+from protos.contract import frame_limit_bytes
+from worker import session
+from worker.engine import Engine
+from worker.errors import (
+    BadRequestError,
+    Culprit,
+    LeavingError,
+    NoSuchSessionError,
+    StreamLostError,
+    WrongEpochError,
+    detail_of,
+)
+from worker.feed import Feed
+from worker.frames import Step
+from worker.handover import Handover
+from worker.hop import Hop
+from worker.loading import Loading, Report
+from worker.model_files import ModelFiles
+from worker.results import Results
+from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
+from worker.stage import Stage, needed_memory
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A stage that is loaded, for reports."""
+
+    session_id: str
+    epoch: int
+    layers: LayerRange
+    memory: MemoryUse
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the worker does right now; `error` says why, if its epoch failed."""
+
+    phase: Phase
+    is_computing: bool
+    session_id: str
+    epoch: int
+    n_frames: int
+    error: error_pb2.ErrorDetail | None
+
+
+class Holder:
+    """At most one session's stage, on one device."""
+
+    def __init__(self, *, worker: str, device: str, files: ModelFiles, message_limit_bytes: int) -> None:
+        """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
+        self._worker = worker
+        self._device = device
+        self._files = files
+        self._message_limit_bytes = message_limit_bytes
+        self._lock = threading.Lock()
+        self._dry_runs = threading.Lock()
+        self._state: SessionState = IDLE
+        self._stage: Stage | None = None
+        self._loading: Loading | None = None
+        self._feed: Feed | None = None
+        self._results = Results()
+        self._n_frames = 0
+
+    @property
+    def culprit(self) -> Culprit:
+        """Whose error an error is: this worker's, and its stage's if there is one."""
+        order = self._state.order
+        return Culprit(self._worker, None if order is None else order.spec.layers)
+
+    def device(self) -> Device:
+        """The device with its free memory read now."""
+        return find_device(self._device)
+
+    def dry_run(self, spec: StageSpec) -> MemoryUse:
+        """What a stage would take here; leaves what is loaded as it is.
+
+        Raises:
+            CallError, NativeError: as Load.
+        """
+        layout = self._files.find(spec)
+        with self._dry_runs:
+            return needed_memory(spec, layout, self._device)
+
+    def load(self, order: LoadOrder) -> Loading | None:
+        """Starts loading; None: exactly this is loaded. What was loaded before is over, its streams end.
+
+        Raises:
+            CallError, NativeError: refused before anything changed.
+        """
+        with self._lock:
+            if session.is_loaded(self._state, order):
+                return None
+            session.begin_load(self._state, order)
+        layout = self._files.find(order.spec)
+        self._check_message_size(order, layout)
+        with self._lock:
+            before, self._state = self._state, session.begin_load(self._state, order)
+            self._loading = Loading(lambda report: self._load(before, order, layout, report))
+            return self._loading
+
+    def loaded(self) -> Loaded | None:
+        """The stage that is loaded, if one is."""
+        with self._lock:
+            state, stage = self._state, self._stage
+            if stage is None or state.phase not in (Phase.READY, Phase.FAILED):
+                return None
+            return Loaded(state.session_id, state.epoch, stage.spec.layers, stage.memory)
+
+    def unload(self, session_id: str) -> bool:
+        """Drops the session's stage, or cancels its load; False: it is not here. Blocks for one step at most."""
+        while True:
+            with self._lock:
+                if self._state.session_id != session_id or self._state.phase is Phase.UNLOADING:
+                    return False
+                loading = self._loading if self._state.phase is Phase.LOADING else None
+                if loading is None:
+                    self._state = session.begin_unload(self._state)
+                    break
+            loading.cancel()
+            loading.settle()
+        self._end_streams(NoSuchSessionError(f"session {session_id} was unloaded from this worker"))
+        self._drop_stage()
+        with self._lock:
+            self._state = IDLE
+        return True
+
+    def health(self) -> Health:
+        """Cheap; answers also while the engine computes or a load runs."""
+        with self._lock:
+            state, feed = self._state, self._feed
+            return Health(
+                phase=state.phase,
+                is_computing=feed is not None and feed.is_computing,
+                session_id=state.session_id,
+                epoch=state.epoch,
+                n_frames=self._n_frames if feed is None else feed.n_finished,
+                error=state.error,
+            )
+
+    def open_feed(self, session_id: str, epoch: int) -> Feed:
+        """A Feed whose rest of the line is connected; the caller enters and serves it. Blocks while connecting.
+
+        Raises:
+            NoSuchSessionError, WrongEpochError: not the epoch that is loaded, or its Feed is open or spent.
+            NeighbourError: a stage behind this one cannot be reached, or refuses.
+        """
+        with self._lock:
+            self._state = session.open_feed(self._state, session_id, epoch)
+            order, stage, results = self._current()
+        hop = self._connect(order, stage) if order.next_worker is not None else None
+        with self._lock:
+            if self._state.order is not order or self._state.phase is not Phase.READY:
+                superseded = True
+            else:
+                superseded = False
+                feed = self._feed = self._make_feed(order, stage, hop or results)
+        if superseded:
+            if hop is not None:
+                hop.close()
+            raise NoSuchSessionError(f"session {session_id} was replaced while its line was being connected")
+        if hop is not None:
+            hop.on_lost(feed.end)
+        return feed
+
+    def open_collect(self, session_id: str, epoch: int) -> Results:
+        """The epoch's results, to be read and then given to `close_collect`.
+
+        Raises:
+            NoSuchSessionError, WrongEpochError: not the epoch that is loaded, not the last stage, or taken.
+        """
+        with self._lock:
+            self._state = session.open_collect(self._state, session_id, epoch)
+            self._results.open()
+            return self._results
+
+    def close_collect(self, results: Results) -> None:
+        """The reader is done, or went away: then the Feed has nowhere to go."""
+        with self._lock:
+            feed = self._feed
+            is_current = results is self._results
+            if is_current:
+                self._state = session.end_collect(self._state)
+            if is_current and feed is None:
+                self._results = Results()
+        if feed is not None and is_current and not results.is_over:
+            feed.end(StreamLostError("the reader of the results went away; load a new epoch"))
+
+    def drain(self, timeout_s: float) -> None:
+        """Lets the frames that are here be computed, for `timeout_s` at most, then ends the streams."""
+        deadline = time.monotonic() + timeout_s
+        while self.health().is_computing and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        with self._lock:
+            feed, results = self._feed, self._results
+        error = LeavingError(f"worker {self._worker} is shutting down")
+        if feed is not None:
+            feed.end(error)
+        results.end(error)
+
+    def close(self) -> None:
+        """Drops everything; the servicers must be gone."""
+        with self._lock:
+            session_id = self._state.session_id
+        self.unload(session_id)
+
+    def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
+        """On the loading thread: brings the stage to `order`, or to nothing."""
+        try:
+            self._end_streams(
+                WrongEpochError(f"session {order.session_id} was loaded on this worker, at epoch {order.epoch}")
+            )
+            self._bring_stage(before, order, layout, report)
+        except BaseException:
+            self._drop_stage()
+            with self._lock:
+                self._state = IDLE
+            raise
+        with self._lock:
+            self._state = session.finish_load(self._state)
+            self._n_frames = 0
+
+    def _bring_stage(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
+        """Weights stay where they are when only the session or the epoch is new."""
+        if self._stage is not None and self._stage.spec == order.spec:
+            self._stage.renew(after_failure=before.phase is Phase.FAILED)
+            return
+        self._drop_stage()
+        stage = Stage.load(order.spec, layout, self._device, report)
+        with self._lock:
+            self._stage = stage
+
+    def _drop_stage(self) -> None:
+        with self._lock:
+            stage, self._stage = self._stage, None
+        if stage is not None:
+            stage.close()
+
+    def _end_streams(self, error: Exception) -> None:
+        """Ends Feed and Collect and waits until neither touches the stage."""
+        with self._lock:
+            feed, results = self._feed, self._results
+            self._results = Results()
+        if feed is not None:
+            feed.end(error)
+            feed.wait_closed()
+        results.end(error)
+
+    def _current(self) -> tuple[LoadOrder, Stage, Results]:
+        order, stage = self._state.order, self._stage
+        assert order is not None, "a READY state has an order"
+        assert stage is not None, "a READY state has a stage"
+        return order, stage, self._results
+
+    def _connect(self, order: LoadOrder, stage: Stage) -> Hop:
+        assert order.next_worker is not None, "only stages before the last have a hop"
+        limit_bytes = frame_limit_bytes(stage.spec.params.n_batch, stage.layout.n_embd)
+        hop = Hop(order, order.next_worker, min(limit_bytes, self._message_limit_bytes))
+        try:
+            hop.connect()
+        except BaseException:
+            hop.close()
+            with self._lock:
+                if self._state.order is order and self._state.feed is StreamPhase.OPEN:
+                    self._state = session.end_feed(self._state, n_frames=0)
+            raise
+        return hop
+
+    def _make_feed(self, order: LoadOrder, stage: Stage, outlet: Hop | Results) -> Feed:
+        def make_engine(inbox: Handover[Step]) -> Engine:
+            return Engine(
+                worker=self._worker,
+                context=stage.context,
+                samplers=stage.samplers,
+                inbox=inbox,
+                outlet=outlet,
+            )
+
+        return Feed(
+            limits=stage.limits(order, self._message_limit_bytes // 2),
+            make_engine=make_engine,
+            outlet=outlet,
+            on_end=lambda feed, error: self._feed_ended(feed, order, error),
+        )
+
+    def _feed_ended(self, feed: Feed, order: LoadOrder, error: Exception | None) -> None:
+        with self._lock:
+            self._feed = None
+            if self._state.order is not order or self._state.phase is not Phase.READY:
+                return
+            self._n_frames = feed.n_finished
+            if error is None or isinstance(error, StreamLostError | LeavingError):
+                self._state = session.end_feed(self._state, n_frames=feed.n_started)
+            else:
+                self._state = session.fail(self._state, detail_of(error, self.culprit))
+            self._results = Results()
+
+    def _check_message_size(self, order: LoadOrder, layout: ModelLayout) -> None:
+        """A batch whose hidden states could not pass this worker's server is refused before the first frame is."""
+        state_bytes = 4 * order.spec.params.n_batch * layout.n_embd
+        if state_bytes > self._message_limit_bytes // 2:
+            raise BadRequestError(
+                f"a batch of {order.spec.params.n_batch} tokens with {layout.n_embd} floats each is too large for"
+                " one frame; ask for a smaller n_batch"
+            )

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""LineService: opens the holder's streams to the caller. Decides nothing.
+
+Each open stream occupies one of gRPC's threads: a Feed's waits, a Collect's sends.
+"""
+
+from collections.abc import Iterator
+
+import grpc
+
+from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
+from protos.contract import EPOCH_METADATA_KEY, SESSION_METADATA_KEY, is_session_id
+from worker.answering import failures_answered
+from worker.errors import BadRequestError
+from worker.holder import Holder
+
+
+class LineServicer(frame_pb2_grpc.LineServiceServicer):
+    """The data plane of this worker."""
+
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+
+    def Feed(
+        self, request_iterator: Iterator[frame_pb2.FeedRequest], context: grpc.ServicerContext
+    ) -> frame_pb2.FeedResponse:
+        """Frames into this stage; answers when all of them have gone through the rest of the line."""
+        with failures_answered(context, lambda: self._holder.culprit):
+            session_id, epoch = _stream_of(context)
+            with self._holder.open_feed(session_id, epoch) as feed:
+                if not context.add_callback(feed.abandon):
+                    feed.abandon()
+                context.send_initial_metadata(())
+                n_frames = feed.serve(request_iterator, context.is_active)
+            return frame_pb2.FeedResponse(n_frames=n_frames)
+
+    def Collect(
+        self, request: frame_pb2.CollectRequest, context: grpc.ServicerContext
+    ) -> Iterator[frame_pb2.CollectResponse]:
+        """Results from this stage, the last of its line."""
+        with failures_answered(context, lambda: self._holder.culprit):
+            session_id, epoch = _stream_of(context)
+            results = self._holder.open_collect(session_id, epoch)
+            try:
+                if not context.add_callback(results.leave):
+                    results.leave()
+                context.send_initial_metadata(())
+                for result in results:
+                    yield frame_pb2.CollectResponse(result=result)
+            finally:
+                self._holder.close_collect(results)
+
+
+def _stream_of(context: grpc.ServicerContext) -> tuple[str, int]:
+    """The session and epoch a stream is of, from its metadata."""
+    metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+    session_id, epoch = metadata.get(SESSION_METADATA_KEY, ""), metadata.get(EPOCH_METADATA_KEY, "")
+    if not is_session_id(session_id) or not (epoch.isascii() and epoch.isdecimal() and len(epoch) <= 20):
+        raise BadRequestError(
+            f"a stream's metadata names its session ({SESSION_METADATA_KEY}) and epoch ({EPOCH_METADATA_KEY})"
+        )
+    return session_id, int(epoch)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""What a worker holds, as a value: the session and epoch of its stage, its phase, and who has its streams.
+
+Pure: each transition takes a state and gives the next one, or raises what the caller is told. The holder
+(worker/holder.py) keeps the current state under its lock and does what the transitions stand for.
+
+    IDLE ──begin_load──► LOADING ──finish_load──► READY ──fail──► FAILED
+      ▲                     │                       │               │
+      │                     └─ load failed ─► IDLE  └───────┬───────┘
+      └──────────────────────── UNLOADING ◄──begin_unload───┤
+                            LOADING ◄──────begin_load───────┘
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from native import ContextParams, LayerRange
+from protos.caravan.v1 import error_pb2
+from worker.errors import LoadUnderWayError, NoSuchSessionError, WrongEpochError
+
+
+class Phase(Enum):
+    """What a worker is doing with its one stage."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    UNLOADING = "unloading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class StreamPhase(Enum):
+    """One of an epoch's two streams. SPENT: it carried frames and is over, no other may follow."""
+
+    UNOPENED = "unopened"
+    OPEN = "open"
+    SPENT = "spent"
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """Which layers of which model, and the context around them: equal specs may share what is loaded."""
+
+    path: str
+    identity: str
+    layers: LayerRange
+    params: ContextParams
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The next worker of the line: its name, for messages, and its gRPC target."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """What a Load asks for; `next_worker` is None on the last stage."""
+
+    session_id: str
+    epoch: int
+    spec: StageSpec
+    next_worker: Neighbour | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """The worker's one session; `order` is None while IDLE, `error` is set while FAILED."""
+
+    phase: Phase = Phase.IDLE
+    order: LoadOrder | None = None
+    feed: StreamPhase = StreamPhase.UNOPENED
+    collect: StreamPhase = StreamPhase.UNOPENED
+    error: error_pb2.ErrorDetail | None = None
+
+    @property
+    def session_id(self) -> str:
+        """Empty while IDLE."""
+        return "" if self.order is None else self.order.session_id
+
+    @property
+    def epoch(self) -> int:
+        """0 while IDLE."""
+        return 0 if self.order is None else self.order.epoch
+
+
+IDLE = SessionState()
+
+
+def is_loaded(state: SessionState, order: LoadOrder) -> bool:
+    """Whether the very same order was carried out before, so that a repeated Load has nothing to do."""
+    return state.phase is Phase.READY and state.order == order
+
+
+def begin_load(state: SessionState, order: LoadOrder) -> SessionState:
+    """A load starts; whatever was there is over.
+
+    Raises:
+        LoadUnderWayError: another one runs.
+        WrongEpochError: the epoch of this session is spent or in the past.
+    """
+    if state.phase in (Phase.LOADING, Phase.UNLOADING):
+        raise LoadUnderWayError(
+            f"this worker is {state.phase.value} session {state.session_id}; try again when that is done"
+        )
+    if state.session_id == order.session_id and order.epoch <= state.epoch:
+        raise WrongEpochError(
+            f"session {order.session_id} is at epoch {state.epoch} here already; load a later one than that"
+        )
+    return SessionState(phase=Phase.LOADING, order=order)
+
+
+def finish_load(state: SessionState) -> SessionState:
+    """The load that was under way is done."""
+    return replace(state, phase=Phase.READY)
+
+
+def begin_unload(state: SessionState) -> SessionState:
+    """What is loaded goes; nobody may open a stream or load meanwhile."""
+    return replace(state, phase=Phase.UNLOADING)
+
+
+def open_feed(state: SessionState, session_id: str, epoch: int) -> SessionState:
+    """A Feed opens.
+
+    Raises:
+        NoSuchSessionError, WrongEpochError: as the contract has it.
+    """
+    _check_ready(state, session_id, epoch)
+    _check_unopened(state.feed, "Feed", epoch)
+    return replace(state, feed=StreamPhase.OPEN)
+
+
+def open_collect(state: SessionState, session_id: str, epoch: int) -> SessionState:
+    """A Collect opens.
+
+    Raises:
+        NoSuchSessionError, WrongEpochError: as the contract has it.
+    """
+    order = _check_ready(state, session_id, epoch)
+    if order.next_worker is not None:
+        raise WrongEpochError("results come from the last stage of a line, and this stage is not the last")
+    _check_unopened(state.collect, "Collect", epoch)
+    return replace(state, collect=StreamPhase.OPEN)
+
+
+def end_feed(state: SessionState, *, n_frames: int) -> SessionState:
+    """The Feed is over after `n_frames` frames were started; without any, the epoch is as good as new."""
+    after = StreamPhase.UNOPENED if n_frames == 0 else StreamPhase.SPENT
+    return replace(state, feed=after, collect=after)
+
+
+def end_collect(state: SessionState) -> SessionState:
+    """The Collect is over; before a Feed opened another one may take its place."""
+    waits = state.feed is StreamPhase.UNOPENED
+    return replace(state, collect=StreamPhase.UNOPENED if waits else StreamPhase.SPENT)
+
+
+def fail(state: SessionState, error: error_pb2.ErrorDetail) -> SessionState:
+    """The epoch failed; the first reason stays."""
+    if state.phase is not Phase.READY:
+        return state
+    return replace(state, phase=Phase.FAILED, feed=StreamPhase.SPENT, collect=StreamPhase.SPENT, error=error)
+
+
+def _check_ready(state: SessionState, session_id: str, epoch: int) -> LoadOrder:
+    order = state.order
+    if order is None or state.phase in (Phase.LOADING, Phase.UNLOADING) or order.session_id != session_id:
+        raise NoSuchSessionError(f"session {session_id} is not loaded on this worker; load it first")
+    if order.epoch != epoch:
+        raise WrongEpochError(f"session {session_id} is at epoch {order.epoch} on this worker, not {epoch}")
+    if state.phase is Phase.FAILED:
+        raise WrongEpochError(f"epoch {epoch} failed on this worker; load a later epoch")
+    return order
+
+
+def _check_unopened(stream: StreamPhase, what: str, epoch: int) -> None:
+    if stream is StreamPhase.OPEN:
+        raise WrongEpochError(f"a {what} of epoch {epoch} is open already; close it first")
+    if stream is StreamPhase.SPENT:
+        raise WrongEpochError(
+            f"epoch {epoch} has processed frames, so its KV cache cannot start over; load a later epoch"
+        )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""A loaded stage: the layers' weights and the context around them. Owns what llama.cpp allocated.
+
+Loaded on the loading thread, stepped on the engine thread, never on two at once: the holder sees to that.
+"""
+
+from collections.abc import Callable
+
+from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, dry_run, find_device
+from worker.frames import FrameLimits
+from worker.memory import check_fits
+from worker.samplers import Samplers
+from worker.session import LoadOrder, StageSpec
+
+
+class Stage:
+    """A layer range that can compute. Close it when its last engine has ended."""
+
+    def __init__(self, spec: StageSpec, model: Model, context: Context, layout: ModelLayout) -> None:
+        self.spec = spec
+        self.layout = layout
+        self.context = context
+        self.samplers = Samplers(model.vocabulary)
+        self._model = model
+        self.memory = context.memory()
+
+    @classmethod
+    def load(cls, spec: StageSpec, layout: ModelLayout, device: str, report: Callable[[float], bool]) -> "Stage":
+        """Loads from `layout`'s file, if it fits; blocks for as long as that takes.
+
+        Args:
+            device: llama.cpp's name for it.
+            report: is told the fraction done, answers whether to go on.
+
+        Raises:
+            DoesNotFitError: before anything was allocated.
+            NativeError: LoadCancelledError among them; nothing is left loaded.
+        """
+        use = dry_run(layout.path, spec.layers, device, spec.params)
+        check_fits(use, spec.layers, find_device(device), find_device("CPU"))
+        model = Model.load(layout.path, layers=spec.layers, device=device, on_progress=report)
+        try:
+            context = Context(model, spec.params)
+            if not report(1.0):
+                context.close()
+                raise LoadCancelledError("the load was cancelled")
+        except BaseException:
+            model.close()
+            raise
+        return cls(spec, model, context, layout)
+
+    def renew(self, *, after_failure: bool) -> None:
+        """Makes it as good as newly loaded, for a new epoch: no cells, no samplers.
+
+        After a failed step llama.cpp's own state is not to be trusted, so that one gets a new context.
+
+        Raises:
+            NativeError: no new context could be had; the stage is good for nothing but closing.
+        """
+        self.samplers.close()
+        if after_failure:
+            self.context.close()
+            self.context = Context(self._model, self.spec.params)
+        else:
+            self.context.kv_clear()
+
+    def close(self) -> None:
+        """Frees everything; safe to repeat."""
+        self.samplers.close()
+        self.context.close()
+        self._model.close()
+
+    def limits(self, order: LoadOrder, logits_limit_bytes: int) -> FrameLimits:
+        """What a frame of this order's epoch may hold here."""
+        params: ContextParams = self.spec.params
+        return FrameLimits(
+            session_id=order.session_id,
+            epoch=order.epoch,
+            is_first=self._model.is_first,
+            is_last=self._model.is_last,
+            n_batch=params.n_batch,
+            n_ctx_seq=params.n_ctx_seq,
+            n_seq_max=params.n_seq_max,
+            n_vocab=self._model.n_vocab,
+            n_embd=self.layout.n_embd,
+            kv_unified=params.kv_unified,
+            logits_limit_bytes=logits_limit_bytes,
+        )
+
+
+def needed_memory(spec: StageSpec, layout: ModelLayout, device: str) -> MemoryUse:
+    """What loading would take, byte for byte, allocating nothing.
+
+    Raises:
+        NativeError: llama.cpp refuses the model or the parameters.
+    """
+    return dry_run(layout.path, spec.layers, device, spec.params)
