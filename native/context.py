@@ -29,6 +29,9 @@ _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8
 _CROSSING_TYPES = {0: "f32", 1: "f16", 26: "i32", 27: "i64", 30: "bf16"}
 _CROSSING_NUMBERS = {name: number for number, name in _CROSSING_TYPES.items()}
 
+# llama.cpp counts cells in 32 bits and rounds up; half of that leaves it room.
+_MAX_CTX = 2**31 - 1
+
 # Crossing tensors that one step may capture; a boundary has a handful per ubatch.
 _MAX_CAPTURED = 4096
 
@@ -65,6 +68,16 @@ class ContextParams:
             raise ValueError(
                 f"{self.n_seq_max} parallel sequences are more than llama.cpp's "
                 f"{llama_cpp.llama_max_parallel_sequences()}"
+            )
+        if min(self.n_batch, self.n_ubatch) < self.n_seq_max:
+            raise ValueError(
+                f"batch and ubatch must hold a token of each of the {self.n_seq_max} sequences, "
+                f"not {self.n_batch} and {self.n_ubatch}"
+            )
+        if self.n_ctx_seq * self.n_seq_max > _MAX_CTX:
+            raise ValueError(
+                f"a context of {self.n_ctx_seq} tokens for each of {self.n_seq_max} sequences is more than llama.cpp's "
+                f"{_MAX_CTX} in all"
             )
         for name in (self.kv_type_k, self.kv_type_v):
             if name not in _KV_TYPES:

@@ -76,7 +76,7 @@ def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextPara
     """One dry run with a wire for everything before, one for each layer of [start, end), one for everything after."""
     library = wire()
     bounds = [0, *range(start, end + 1)] if start else list(range(end + 1))
-    split = [b - a for a, b in itertools.pairwise(bounds)] + [layout.n_layer + 1 - end]
+    split = [b - a for a, b in itertools.pairwise(bounds)] + [layout.n_block + 1 - end]
     # llama.cpp groups buffers by the name of their type: every wire needs its own.
     handles = [library.caravan_wire_new(f"MEASURE_{i}".encode(), 0, 1 << 30, 0) for i in range(len(split))]
     try:
@@ -85,7 +85,7 @@ def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextPara
         model_params = llama_cpp.llama_model_default_params()
         model_params.devices = c.cast(devices, c.c_void_p)
         model_params.tensor_split = fractions
-        model_params.n_gpu_layers = layout.n_layer + 1
+        model_params.n_gpu_layers = layout.n_block + 1
         model_params.no_alloc = True
         model_params.load_mode = 0
         by_buffer_type = _breakdown(load_handle(layout, model_params), params)

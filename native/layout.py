@@ -18,10 +18,18 @@ import llama_cpp
 from native.errors import ModelFileError, ModelFileNotFoundError, UnsupportedModelError
 from native.library import declare, forget_errors, ggml_base, last_errors
 
-# Architectures whose graph is no single pass over the layers, or has no token generation to split.
+# Architectures whose graph is no single pass over the layers.
+_LOOPS = "runs its layers in a loop, and a line passes each layer once: run it on one machine"
 _UNSPLITTABLE = {
-    "hrm_text": "runs its layers in a loop, and a line passes each layer once: run it on one machine",
+    "hrm_text": _LOOPS,
+    "graniteswitch": "reads a router behind its last layer in front of the first: run it on one machine",
 }
+
+# Architectures that make embeddings of a text, or text of another's hidden states: they predict no next token.
+_NOT_GENERATIVE = frozenset(
+    "bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert gemma-embedding llama-embed "
+    "t5 t5encoder wavtokenizer-dec clip eagle3 dflash gemma4-assistant".split()
+)
 
 _LAYER_NAME = re.compile(r"^blk\.(\d+)\.")
 
@@ -54,13 +62,19 @@ class TensorLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file."""
+    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file.
+
+    `n_layer` layers make a token. Blocks behind them (`n_block` counts all) predict tokens further ahead (MTP);
+    llama.cpp leaves those out, so a line shares out the others.
+    """
 
     path: Path
     files: tuple[Path, ...]
     architecture: str
     name: str
     n_layer: int
+    n_block: int
+    n_loops: int
     n_embd: int
     n_ctx_train: int
     n_vocab: int
@@ -181,9 +195,10 @@ def read_layout(path: str | Path) -> ModelLayout:
         architecture = gguf.string("general.architecture")
         if not architecture:
             raise ModelFileError(path, "the GGUF names no architecture, so it is no language model")
-        n_layer = gguf.integer(f"{architecture}.block_count")
-        if n_layer < 1:
-            raise ModelFileError(path, f"the GGUF gives no {architecture}.block_count, so it is no language model")
+        n_block = gguf.integer(f"{architecture}.block_count")
+        n_layer = n_block - gguf.integer(f"{architecture}.nextn_predict_layers")
+        if n_block < 1 or not 1 <= n_layer <= n_block:
+            raise ModelFileError(path, f"the GGUF gives no usable {architecture}.block_count: it is no language model")
         files = _parts(gguf)
         digest = hashlib.sha256(gguf.header_bytes())
         tensors = gguf.tensors(0)
@@ -191,6 +206,8 @@ def read_layout(path: str | Path) -> ModelLayout:
             "architecture": architecture,
             "name": gguf.string("general.name", path.stem),
             "n_layer": n_layer,
+            "n_block": n_block,
+            "n_loops": gguf.integer(f"{architecture}.num_loops", 1),
             "n_embd": gguf.integer(f"{architecture}.embedding_length"),
             "n_ctx_train": gguf.integer(f"{architecture}.context_length"),
             "n_vocab": gguf.array_length("tokenizer.ggml.tokens") or gguf.integer(f"{architecture}.vocab_size"),
@@ -228,5 +245,9 @@ def check_splittable(layout: ModelLayout) -> None:
         UnsupportedModelError: with the architecture and the reason.
     """
     reason = _UNSPLITTABLE.get(layout.architecture)
+    if layout.n_loops > 1:
+        reason = _LOOPS
+    if layout.architecture in _NOT_GENERATIVE:
+        reason = "does not generate text token by token, and that is what a line does"
     if reason is not None:
         raise UnsupportedModelError(layout.architecture, reason)

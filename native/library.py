@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes as c
 import functools
 import logging
+import os
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from native.errors import LibraryMismatchError
 
 # The version everything here was built and tested for; pyproject.toml pins the same.
 BUILT_FOR = "0.3.36"
+
+# Before it aborts, ggml attaches a debugger to print a backtrace where it finds one, which can take minutes.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 _LOG = logging.getLogger("native.llama_cpp")
 
@@ -190,6 +194,14 @@ def _breakdown_address() -> int:
     )
 
 
+def _wire_path() -> Path:
+    """Where the wire library lies: beside this module, unless CARAVAN_WIRE_LIBRARY names another (a sanitized one)."""
+    elsewhere = os.environ.get("CARAVAN_WIRE_LIBRARY")
+    if elsewhere:
+        return Path(elsewhere)
+    return Path(__file__).with_name(f"libcaravan_wire{_SUFFIXES.get(sys.platform, '.so')}")
+
+
 @functools.cache
 def wire() -> c.CDLL:
     """The wire library, its functions declared and the running ggml checked against it.
@@ -197,8 +209,7 @@ def wire() -> c.CDLL:
     Raises:
         LibraryMismatchError: the wire is not built, or was built for another ggml; names both.
     """
-    suffix = _SUFFIXES.get(sys.platform, ".so")
-    path = Path(__file__).with_name(f"libcaravan_wire{suffix}")
+    path = _wire_path()
     if not path.exists():
         raise LibraryMismatchError(f"{path.name} is not built: run scripts/setup, or reinstall llama-caravan")
     library = c.CDLL(str(path))

@@ -31,9 +31,18 @@ _NO_END = 1 << 30
 # that cross; this stops a runaway, not a large model (a batch of 2048 tokens by 16384 values is 128 MiB).
 MAX_STEP_BYTES = 2 << 30
 
-# Embedding tables, and the norm behind them, that only the first stage reads. LFM2 names its output norm like that.
-_INPUT_TENSORS = r"^token_embd\.|^token_embd_norm|^per_layer_tok|^position_embd|^token_types"
-_INPUT_TENSORS_LFM2 = r"^token_embd\."
+# What only the first stage reads, beside the embedding itself, which a tied output shares. LFM2 names its output norm like
+# an embedding norm.
+_EMBEDDING = r"^token_embd\."
+_INPUT_TENSORS = r"^token_embd_norm|^per_layer_tok|^position_embd|^token_types|^altup_proj\."
+
+# Those of them that llama.cpp would put elsewhere on a first stage: Gemma 3n's with the output, where a wire is, and
+# both kinds in the plain layout instead of the repacked one on a CPU.
+_FIRST_STAGE_TENSORS = r"^altup_proj\."
+_FIRST_STAGE_CPU_TENSORS = r"^altup_proj\.|^per_layer_model_proj\."
+
+# What the last stage reads behind the last layer.
+_OUTPUT_TENSORS = r"^output|^altup_unembd_proj\."
 
 # llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer.
 _LOAD_MODE_NONE = 0
@@ -182,8 +191,8 @@ class _LoadSetup:
     def add_wires(self) -> None:
         """Puts a wire before and after the stage's own layers, and a fence around its device."""
         library = wire()
-        start, end, n_layer = self.layers.start, self.layers.end, self.layout.n_layer
-        is_last = end == n_layer
+        start, end, n_block = self.layers.start, self.layers.end, self.layout.n_block
+        is_last = end == self.layout.n_layer
         devices, split = [], []
         if start > 0:
             self.wires.before = library.caravan_wire_new(b"WIRE_BEFORE", 0, start, MAX_STEP_BYTES)
@@ -191,15 +200,15 @@ class _LoadSetup:
             split.append(start)
         self.wires.fence = library.caravan_fence_new(self.device, start, _NO_END if is_last else end)
         devices.append(self.wires.fence)
-        split.append(end - start + (1 if is_last else 0))
+        split.append((n_block + 1 if is_last else end) - start)
         if not is_last:
             self.wires.after = library.caravan_wire_new(b"WIRE_AFTER", end, _NO_END, MAX_STEP_BYTES)
             devices.append(library.caravan_wire_device(self.wires.after))
-            split.append(n_layer + 1 - end)
+            split.append(n_block + 1 - end)
         self._set_devices(devices)
         self.split = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
         self.params.tensor_split = self.split
-        self.params.n_gpu_layers = n_layer + 1
+        self.params.n_gpu_layers = n_block + 1
         self.params.split_mode = _SPLIT_MODE_LAYER
         self.params.load_mode = _LOAD_MODE_NONE
         self._set_overrides()
@@ -227,15 +236,19 @@ class _LoadSetup:
         is_last = self.layers.end == self.layout.n_layer
         is_tied = all(tensor.name != "output.weight" for tensor in self.layout.tensors)
         overrides: list[tuple[str, int]] = []
-        if self.wires.before is not None and not (is_last and is_tied):
-            pattern = _INPUT_TENSORS_LFM2 if self.layout.architecture.startswith("lfm2") else _INPUT_TENSORS
-            overrides.append((pattern, wire().caravan_wire_buffer_type(self.wires.before)))
+        if self.wires.before is not None:
+            elsewhere = [] if self.layout.architecture.startswith("lfm2") else [_INPUT_TENSORS]
+            elsewhere += [] if is_last and is_tied else [_EMBEDDING]
+            before = wire().caravan_wire_buffer_type(self.wires.before)
+            overrides += [(pattern, before) for pattern in elsewhere]
+        device = buffer_type_of(self.device)
+        if self.wires.before is None:
+            overrides.append((_FIRST_STAGE_CPU_TENSORS if self.is_cpu else _FIRST_STAGE_TENSORS, device))
         if self.is_cpu:
-            cpu = buffer_type_of(self.device)
             own = "|".join(map(str, range(self.layers.start, self.layers.end)))
-            overrides.append((rf"^blk\.({own})\.", cpu))
+            overrides.append((rf"^blk\.({own})\.", device))
             if is_last:
-                overrides.append(("^output|^token_embd" if is_tied else "^output", cpu))
+                overrides.append((f"{_OUTPUT_TENSORS}|{_EMBEDDING}" if is_tied else _OUTPUT_TENSORS, device))
         array = (_Override * (len(overrides) + 1))()
         for i, (pattern, buffer_type) in enumerate(overrides):
             array[i] = _Override(pattern.encode(), buffer_type)

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
 //
 // Who owns an op: the layer it belongs to decides, never the order in which ggml's scheduler meets it. Both
-// neighbours of a boundary answer alike because both build the same graph and look only at names and edges.
+// neighbours of a boundary answer alike because both build the same graph and look only at names, edges, and the order
+// in which tensors were made.
 //
 // llama.cpp names what it builds (llm_graph_cb): "kqv_out-7" in layer 7, weights "blk.7.attn_q.weight", cache tensors
-// "cache_k_l7"; ggml derives names for views, reshapes and copies from their source. A node with no such name belongs
-// to the highest layer among what it is computed from.
+// "cache_k_l7"; ggml derives names for views, reshapes and copies from their source. A node with no such name was made
+// on the way to one that has: it belongs to the layer of the next one made in its context. What it is computed from
+// would not tell: a layer may work on nothing but masks and an earlier layer's choices (shared indexers).
 #include "ownership.h"
 
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
@@ -47,18 +50,46 @@ bool picks_output_rows(const tensor * t) {
     return t->op == host.op_get_rows && t->src[1] != nullptr && std::strstr(t->src[1]->name, "out_ids") != nullptr;
 }
 
-int own_layer(const tensor * t) {
-    return picks_output_rows(t) ? last_layer : layer_in_name(t->name);
+// Weights outside the layers are the embedding's, or the output's; the latter are only met beside the last layer.
+bool is_weight(const tensor * t) {
+    return std::strstr(t->name, ".weight") != nullptr || std::strstr(t->name, ".bias") != nullptr;
 }
 
-}  // namespace
-
-int layer_of(const tensor * node) {
-    int layer = own_layer(node);
-    if (layer != no_layer) {
-        return layer;
+int own_layer(const tensor * t) {
+    if (picks_output_rows(t)) {
+        return last_layer;
     }
-    // Nameless nodes sit a few edges from named ones, so this search is short; `seen` bounds it by the graph's size.
+    const int layer = layer_in_name(t->name);
+    return layer == no_layer && is_weight(t) ? 0 : layer;
+}
+
+// Source: struct ggml_object in ggml/src/ggml.c. Every tensor lies right behind one, in the order they were made.
+struct object {
+    size_t offset;
+    size_t size;
+    const object * next;
+    int type;
+    char padding[4];
+};
+
+constexpr int object_type_tensor = 0;
+
+int next_layer_made(const tensor * node) {
+    const object * made = reinterpret_cast<const object *>(node) - 1;
+    for (made = made->next; made != nullptr; made = made->next) {
+        if (made->type == object_type_tensor) {
+            const int layer = own_layer(reinterpret_cast<const tensor *>(made + 1));
+            if (layer != no_layer) {
+                return layer;
+            }
+        }
+    }
+    return no_layer;
+}
+
+// Nameless nodes sit a few edges from named ones, so this search is short; `seen` bounds it by the graph's size.
+int highest_layer_of_sources(const tensor * node) {
+    int layer = no_layer;
     std::unordered_set<const tensor *> seen = { node };
     std::vector<const tensor *> open = { node };
     const auto visit = [&](const tensor * t) {
@@ -68,9 +99,8 @@ int layer_of(const tensor * node) {
         const int found = own_layer(t);
         if (found == no_layer) {
             open.push_back(t);
-        } else if (found > layer) {
-            layer = found;
         }
+        layer = std::max(layer, found);
     };
     while (!open.empty()) {
         const tensor * t = open.back();
@@ -81,6 +111,21 @@ int layer_of(const tensor * node) {
         }
     }
     return layer;
+}
+
+}  // namespace
+
+int layer_of(const tensor * node) {
+    const int own = own_layer(node);
+    if (own != no_layer) {
+        return own;
+    }
+    const int sources = highest_layer_of_sources(node);
+    if (sources == no_layer) {
+        return no_layer;
+    }
+    const int next = next_layer_made(node);
+    return next != no_layer ? next : sources;
 }
 
 }  // namespace caravan

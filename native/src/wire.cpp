@@ -94,6 +94,7 @@ void wire_step::begin(const caravan_crossing * incoming, size_t n) {
     given_.clear();
     unassigned_.clear();
     kept_.clear();
+    kept_at_.clear();
     arena_.clear();
     fault_.clear();
     size_t total = 0;
@@ -129,9 +130,22 @@ void wire_step::computing(const char * first_node) {
         ubatch_++;
         splits_seen_ = { first_node };
     }
-    const size_t first = kept_.size() - unassigned_.size();
-    for (size_t i = 0; i < unassigned_.size(); i++) {
-        kept_[first + i].key = crossing_key(ubatch_, unassigned_[i]);
+    size_t n = kept_.size() - unassigned_.size();
+    for (const tensor * src : unassigned_) {
+        kept & k = kept_[n];
+        k.key = crossing_key(ubatch_, src);
+        const auto [at, is_new] = kept_at_.emplace(k.key, n);
+        if (is_new) {
+            n++;
+            continue;
+        }
+        // Several layers beyond the boundary read the same cache view, each through a node of its own: it crosses once.
+        const kept & other = kept_[at->second];
+        if (k.type != other.type || !same_shape(k.ne, other.ne) ||
+            std::memcmp(arena_.data() + k.offset, arena_.data() + other.offset, k.size) != 0) {
+            fault("crossing tensor " + k.key + " was captured twice with different values");
+        }
+        kept_.erase(kept_.begin() + static_cast<std::ptrdiff_t>(n));
     }
     unassigned_.clear();
 }

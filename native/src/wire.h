@@ -65,8 +65,9 @@ class wire_step {
     std::unordered_map<std::string, given> given_;
     std::vector<const tensor *> unassigned_;  // captured since the last split, parallel to the tail of kept_
     std::vector<kept> kept_;
-    std::vector<uint8_t> arena_;  // what was captured; grows to the largest step and stays
-    std::vector<uint8_t> span_;   // one strided tensor as it lies in memory
+    std::unordered_map<std::string, size_t> kept_at_;  // index by key
+    std::vector<uint8_t> arena_;                       // what was captured; grows to the largest step and stays
+    std::vector<uint8_t> span_;                        // one strided tensor as it lies in memory
     std::string fault_;
 };
 

@@ -140,19 +140,19 @@ void backend_free(backend * b) {
 
 void backend_synchronize(backend *) {}
 
-// Whether a tensor that the scheduler hands to a wire has to cross. Weights do not, the stage that computes with them
-// has its own; nor does what the caller fills in (token ids, positions, masks), which every stage is given; nor what
-// is empty.
-bool crosses(const tensor * t) {
+// Whether a tensor that the scheduler hands to a wire has to cross: if it belongs to a layer before the wire's. What
+// belongs to none is made by every stage for itself, and what belongs to the wire's own layers is theirs to make (the
+// scheduler hands it over where they wrote into something made here). Weights stay where they are.
+bool crosses(const wire * w, const tensor * t) {
     const tensor * storage = t->view_src != nullptr ? t->view_src : t;
     const bool is_weight = storage->buffer != nullptr && storage->buffer->usage == usage_weights;
-    const bool is_input = (storage->flags & tensor_flag_input) != 0;
-    return !is_weight && !is_input && host.nbytes(t) > 0;
+    const int layer = layer_of(t);
+    return !is_weight && layer != no_layer && layer < w->start && host.nbytes(t) > 0;
 }
 
 bool backend_cpy_tensor_async(backend * from, backend * to, const tensor * src, tensor *) {
     wire * w = wire_of(to);
-    if (!w->stands_before() && crosses(src)) {
+    if (crosses(w, src)) {
         host.synchronize(from);
         w->step.capture(src);
     }
@@ -221,10 +221,13 @@ buffer_type * device_get_buffer_type(device * dev) {
     return &wire_of(dev)->buft;
 }
 
+// A wire takes no op without a layer: an op of the stage's own layers may write into its result, which needs memory.
+// What llama.cpp placed in a wire's buffer is the wire's, whatever it is called.
 bool device_supports_op(device * dev, const tensor * op) {
     const wire * w = wire_of(dev);
+    const bool lies_here = op->buffer != nullptr && op->buffer->buft == &w->buft;
     const int layer = layer_of(op);
-    return layer == no_layer || (layer >= w->start && layer < w->end);
+    return lies_here || (layer != no_layer && layer >= w->start && layer < w->end);
 }
 
 bool device_supports_buft(device * dev, buffer_type * buft) {

@@ -91,6 +91,9 @@ class Layer(nn.Module):
 class DemoModel(nn.Module):
     """The whole model; the output matrix is the embedding's."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape

@@ -7,8 +7,9 @@ import random
 from dataclasses import dataclass
 
 from . import world
+from .beats import THEME_ENDINGS
 from .grammar import capitalised, expand, leaning, with_article
-from .plots import PLOTS, THEME_ENDINGS, Plot
+from .plots import PLOTS, Plot
 from .solutions import AFTER, ARRIVE, SOLVE, WORRY
 
 _LOST_ONES = ("a baby camel", "a young owl", "a little goat", "a small fox", "a lamb", "a baby llama")

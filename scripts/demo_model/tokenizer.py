@@ -72,7 +72,7 @@ def encode(document: Document, tokenizer: Tokenizer) -> Encoded:
 
     Of a chat, only what the assistant says is learned, up to and with the end of its turn.
     """
-    bos, eos, turn_id, end_id = (tokenizer.token_to_id(token) for token in SPECIAL)
+    bos, eos, turn_id, end_id = range(len(SPECIAL))
     if isinstance(document, str):
         ids = [bos, *tokenizer.encode(document).ids, eos]
         return Encoded(ids, [False] + [True] * (len(ids) - 1))

@@ -124,7 +124,7 @@ def check_model(path: Path, cuts_to_try: Sequence[tuple[int, ...]] | None = None
         for unified in (False, True):
             params = ContextParams(
                 n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=_N_UBATCH, flash_attention=flash,
-                kv_unified=unified, n_threads=2,
+                kv_unified=unified, n_threads=1,
             )  # fmt: skip
             setting = f"flash attention {flash.name.lower()}, {'unified' if unified else 'per-sequence'} KV"
             try:

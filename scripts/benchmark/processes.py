@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Processes of a benchmark: pinned to one core where they compute, and gone when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+_STOP_TIMEOUT_S = 10
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str], *, core: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process with its output as text, pinned to `core` if given."""
+
+    def pin() -> None:
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    started = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=pin,
+        env={**os.environ, **(environment or {})},
+    )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+        if started.stdout is not None:
+            started.stdout.close()
+
+
+@contextlib.contextmanager
+def delayed(port: int, delay_ms: float) -> Iterator[int]:
+    """A port that leads to `port` with that one-way delay; `port` itself without one."""
+    if delay_ms == 0:
+        yield port
+        return
+    near = free_port()
+    forwarder = Path(__file__).with_name("delay.py")
+    with process([sys.executable, str(forwarder), str(near), str(port), str(delay_ms)]):
+        wait_for_port(near)
+        yield near
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, timeout_s: float = 20) -> None:
+    """Waits until somebody listens; TimeoutError if nobody does."""
+    deadline = time.monotonic() + timeout_s
+    while not _is_listening(port):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody listens on port {port} after {timeout_s:g} s")
+        time.sleep(0.05)
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
