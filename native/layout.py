@@ -238,16 +238,23 @@ def _parts(first: _Gguf) -> tuple[Path, ...]:
     return tuple(parts)
 
 
+def check_generative(layout: ModelLayout) -> None:
+    """Refuses what generates no text token by token, which is all that we run; llama.cpp would abort or give noise.
+
+    Raises:
+        UnsupportedModelError: with the architecture.
+    """
+    if layout.architecture in _NOT_GENERATIVE:
+        raise UnsupportedModelError(layout.architecture, "does not generate text token by token")
+
+
 def check_splittable(layout: ModelLayout) -> None:
     """Refuses what a line of stages cannot run, before any weight moves.
 
     Raises:
         UnsupportedModelError: with the architecture and the reason.
     """
-    reason = _UNSPLITTABLE.get(layout.architecture)
-    if layout.n_loops > 1:
-        reason = _LOOPS
-    if layout.architecture in _NOT_GENERATIVE:
-        reason = "does not generate text token by token, and that is what a line does"
+    check_generative(layout)
+    reason = _LOOPS if layout.n_loops > 1 else _UNSPLITTABLE.get(layout.architecture)
     if reason is not None:
         raise UnsupportedModelError(layout.architecture, reason)

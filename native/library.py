@@ -150,6 +150,8 @@ class _HostStruct(c.Structure):
         ("tensor_overhead", c.c_void_p),
         ("memory_breakdown", c.c_void_p),
         ("op_get_rows", c.c_int32),
+        ("view_ops", c.c_int32 * 4),
+        ("ops_view", c.c_int32 * 4),
     )
 
 
@@ -162,6 +164,9 @@ _HOST_FUNCTIONS = (
     "ggml_nbytes",
     "ggml_tensor_overhead",
 )
+
+# Ops that only show what another made.
+_VIEW_OPS = ("RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE")
 
 # llama_get_memory_breakdown(const llama_context *) as the Itanium C++ ABI and MSVC spell it.
 _BREAKDOWN_NAMES = (
@@ -237,7 +242,8 @@ def _check(library: c.CDLL) -> None:
             f"pip install llama-cpp-python=={BUILT_FOR}"
         )
     addresses = [_address(ggml_base, name) for name in _HOST_FUNCTIONS]
-    host = _HostStruct(*addresses, _breakdown_address(), _op_number("GET_ROWS"))
+    ops_view = (c.c_int32 * len(_VIEW_OPS))(*map(_op_number, _VIEW_OPS))
+    host = _HostStruct(*addresses, _breakdown_address(), _op_number("GET_ROWS"), ops_view)
     cpu = declare(ggml, "ggml_backend_dev_by_type", c.c_void_p, c.c_int)(0)
     complaint = library.caravan_init(c.byref(host), cpu)
     if complaint is not None:

@@ -18,7 +18,7 @@ import llama_cpp
 
 from native.devices import buffer_type_of, cpu_handle, handle_of
 from native.errors import LoadCancelledError, NativeError
-from native.layout import ModelLayout, check_splittable, read_layout
+from native.layout import ModelLayout, check_generative, check_splittable, read_layout
 from native.library import wire
 from native.loading import load_handle
 from native.ranges import LayerRange
@@ -120,6 +120,7 @@ class Model:
         layers = layers or whole
         if layers.end > layout.n_layer:
             raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
+        check_generative(layout)
         setup = _LoadSetup(layout, layers, device, on_progress, allocate)
         if layers != whole:
             check_splittable(layout)

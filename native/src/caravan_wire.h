@@ -25,7 +25,8 @@ struct caravan_crossing {
     size_t size;
 };
 
-// Functions of the running ggml and llama (found by name in the loaded libraries), and the number of its GET_ROWS op.
+// Functions of the running ggml and llama (found by name in the loaded libraries), and the numbers of some of its ops:
+// GET_ROWS, and those that only show what another made (RESHAPE, VIEW, PERMUTE, TRANSPOSE).
 struct caravan_host {
     void * buffer_init;
     void * tensor_get;
@@ -36,6 +37,8 @@ struct caravan_host {
     void * tensor_overhead;
     void * memory_breakdown;
     int32_t op_get_rows;
+    int32_t view_ops[4];
+    int32_t ops_view[4];
 };
 
 struct caravan_bytes {

@@ -23,8 +23,17 @@ fence * as_fence(device * dev) {
     return static_cast<fence *>(dev);
 }
 
+// An op on a weight of no layer runs where llama.cpp placed the weight; the scheduler sees to that by itself.
 bool within(const fence * f, const tensor * op) {
-    const int layer = layer_of(op);
+    int layer = told_layer(op);
+    if (layer == no_layer) {
+        for (const tensor * src : op->src) {
+            if (src != nullptr && is_loose_weight(src)) {
+                return true;
+            }
+        }
+        layer = layer_of(op);
+    }
     return layer == no_layer || (layer >= f->start && layer < f->end);
 }
 

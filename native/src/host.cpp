@@ -4,7 +4,9 @@
 // as ggml_abi.h declares them.
 #include "host.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 
 #include "caravan_wire.h"
 
@@ -39,6 +41,8 @@ const char * caravan_init(const struct caravan_host * given, void * any_device) 
     take(host.tensor_overhead, given->tensor_overhead);
     host.memory_breakdown = given->memory_breakdown;
     host.op_get_rows = given->op_get_rows;
+    std::copy(given->view_ops, given->view_ops + n_view_ops, host.view_ops);
+    std::copy(std::begin(given->ops_view), std::end(given->ops_view), host.ops_view);
 
     const device * dev = static_cast<const device *>(any_device);
     if (dev->reg->api_version != backend_api_version) {

@@ -7,6 +7,9 @@
 
 namespace caravan {
 
+// RESHAPE, VIEW, PERMUTE, TRANSPOSE: they compute nothing.
+constexpr int n_view_ops = 4;
+
 struct host_functions {
     buffer * (*buffer_init)(buffer_type *, buffer_iface, void * context, size_t size);
     void (*tensor_get)(const tensor *, void * data, size_t offset, size_t size);
@@ -17,6 +20,8 @@ struct host_functions {
     size_t (*tensor_overhead)();
     void * memory_breakdown;
     int op_get_rows;
+    int view_ops[n_view_ops];
+    int ops_view[4];
 };
 
 extern host_functions host;

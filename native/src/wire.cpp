@@ -77,8 +77,11 @@ void fill_with_nan(void * data, size_t size) {
 std::string crossing_key(unsigned ubatch, const tensor * t) {
     const tensor * storage = t->view_src != nullptr ? t->view_src : t;
     const size_t offset = t->view_src != nullptr ? t->view_offs : 0;
-    return std::to_string(ubatch) + "/" + storage->name + "@" + std::to_string(offset) + ":" +
-           std::to_string(host.nbytes(t));
+    std::string key = std::to_string(ubatch) + "/" + storage->name + "@" + std::to_string(offset) + ":";
+    for (int d = 0; d < max_dims; d++) {
+        key += (d == 0 ? "" : "x") + std::to_string(t->ne[d]);
+    }
+    return key;
 }
 
 void wire_step::fault(std::string message) {

@@ -16,7 +16,8 @@
 
 namespace caravan {
 
-// Both neighbours name a crossing tensor alike: ubatch within the step, name of its storage, byte offset, size.
+// Both neighbours name a crossing tensor alike: ubatch within the step, name of its storage, byte offset there, shape
+// (the same bytes may be read in two shapes).
 std::string crossing_key(unsigned ubatch, const tensor * t);
 
 // What is missing must not look like a value: all bits set is a NaN in every float type.

@@ -10,6 +10,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <unordered_map>
 
 #include "caravan_wire.h"
 #include "host.h"
@@ -35,6 +36,8 @@ struct wire {
     int start;
     int end;
     wire_step step;
+    // What ops on this wire read, and whether it crosses; as many as a graph has tensors, since they lie in one arena.
+    std::unordered_map<const tensor *, bool> crossing;
     std::atomic<uintptr_t> next_address{ first_address };
     caravan::device device = {};
     buffer_type buft = {};
@@ -56,6 +59,39 @@ wire * wire_of(const buffer_type * buft) {
 
 wire * wire_of(const backend * b) {
     return static_cast<wire *>(b->context);
+}
+
+bool lies_on(const wire * w, const tensor * t) {
+    const tensor * storage = t->view_src != nullptr ? t->view_src : t;
+    return storage->buffer != nullptr && storage->buffer->buft == &w->buft;
+}
+
+// Whether a tensor that an op on this wire reads has to cross: if a layer before the wire's made it. What belongs to
+// no layer every stage makes for itself, and what belongs to the wire's own layers is theirs to make (they may have
+// written it into something made here). Weights stay where they are.
+bool crosses(const wire * w, const tensor * t) {
+    const tensor * storage = t->view_src != nullptr ? t->view_src : t;
+    const bool is_weight = storage->buffer != nullptr && storage->buffer->usage == usage_weights;
+    const int layer = is_weight ? no_layer : layer_that_made(t);
+    return layer != no_layer && layer < w->start && host.nbytes(t) > 0;
+}
+
+bool owns(const wire * w, const tensor * op) {
+    // What llama.cpp placed in a wire's buffer is the wire's, whatever it is called.
+    if (lies_on(w, op)) {
+        return true;
+    }
+    int layer = told_layer(op);
+    if (layer == no_layer) {
+        for (const tensor * src : op->src) {
+            if (src != nullptr && is_loose_weight(src) && lies_on(w, src)) {
+                return true;
+            }
+        }
+        layer = layer_of(op);
+    }
+    // An op without a layer is not taken: an op of the stage's own may write into its result, which needs memory.
+    return layer != no_layer && layer >= w->start && layer < w->end;
 }
 
 // buffer
@@ -140,19 +176,12 @@ void backend_free(backend * b) {
 
 void backend_synchronize(backend *) {}
 
-// Whether a tensor that the scheduler hands to a wire has to cross: if it belongs to a layer before the wire's. What
-// belongs to none is made by every stage for itself, and what belongs to the wire's own layers is theirs to make (the
-// scheduler hands it over where they wrote into something made here). Weights stay where they are.
-bool crosses(const wire * w, const tensor * t) {
-    const tensor * storage = t->view_src != nullptr ? t->view_src : t;
-    const bool is_weight = storage->buffer != nullptr && storage->buffer->usage == usage_weights;
-    const int layer = layer_of(t);
-    return !is_weight && layer != no_layer && layer < w->start && host.nbytes(t) > 0;
-}
-
+// The scheduler hands a tensor that a stage has to the wire after it: the value crosses, if that is what `crosses`
+// found when the graph was split. By now the scheduler has replaced edges of the graph by its copies.
 bool backend_cpy_tensor_async(backend * from, backend * to, const tensor * src, tensor *) {
     wire * w = wire_of(to);
-    if (crosses(w, src)) {
+    const auto found = w->crossing.find(src);
+    if (found != w->crossing.end() ? found->second : crosses(w, src)) {
         host.synchronize(from);
         w->step.capture(src);
     }
@@ -221,13 +250,19 @@ buffer_type * device_get_buffer_type(device * dev) {
     return &wire_of(dev)->buft;
 }
 
-// A wire takes no op without a layer: an op of the stage's own layers may write into its result, which needs memory.
-// What llama.cpp placed in a wire's buffer is the wire's, whatever it is called.
 bool device_supports_op(device * dev, const tensor * op) {
-    const wire * w = wire_of(dev);
-    const bool lies_here = op->buffer != nullptr && op->buffer->buft == &w->buft;
-    const int layer = layer_of(op);
-    return lies_here || (layer != no_layer && layer >= w->start && layer < w->end);
+    wire * w = wire_of(dev);
+    if (!owns(w, op)) {
+        return false;
+    }
+    if (!w->stands_before()) {
+        for (const tensor * src : op->src) {
+            if (src != nullptr) {
+                w->crossing[src] = crosses(w, src);
+            }
+        }
+    }
+    return true;
 }
 
 bool device_supports_buft(device * dev, buffer_type * buft) {
