@@ -15,8 +15,9 @@ from pathlib import Path
 import llama_cpp
 
 from native.context import Context, ContextParams, MemoryUse, context_params, measure
+from native.errors import LoadFailedError
 from native.layout import ModelLayout, read_layout
-from native.library import BytesStruct, wire
+from native.library import BytesStruct, forget_errors, last_errors, wire
 from native.loading import load_handle
 from native.model import Model
 from native.ranges import LayerRange
@@ -55,24 +56,32 @@ def measure_layers(path: str | Path, params: ContextParams) -> LayerCosts:
     """Exact bytes of weights and KV per layer, for the asked context; allocates nothing.
 
     Raises:
-        As `Model.load`.
+        As `Model.load` and `Context`.
     """
     layout = read_layout(path)
-    # One device of llama.cpp's limit stays for the layers around the measured ones.
-    at_once = max(1, llama_cpp.llama_max_devices() - 2)
+    # ggml schedules over so many backends at most; three are for what lies before and after, and for the CPU.
+    at_once = max(1, llama_cpp.llama_max_devices() - 3)
     layers: list[LayerBytes] = []
     for start in range(0, layout.n_layer, at_once):
-        layers += _measure_some(layout, start, min(start + at_once, layout.n_layer), params)
+        some = _measure_some(layout, start, min(start + at_once, layout.n_layer), params)
+        layers += some.layers
+    # Gemma 3n's projection in front of the first layer, which llama.cpp places with the output.
+    misplaced_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name.startswith("altup_proj."))
+    input_bytes, output_bytes = some.input_bytes + misplaced_bytes, some.behind_bytes - misplaced_bytes
     tied = all(tensor.name != "output.weight" for tensor in layout.tensors)
-    shared = [tensor for tensor in layout.tensors if tensor.layer is None]
-    embedding = sum(t.n_bytes for t in shared if not t.name.startswith("output"))
-    output = sum(t.n_bytes for t in shared if t.name.startswith("output"))
-    if tied:
-        output += sum(t.n_bytes for t in shared if t.name == "token_embd.weight")
-    return LayerCosts(tuple(layers), embedding, output, tied)
+    return LayerCosts(tuple(layers), input_bytes, output_bytes, tied)
 
 
-def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextParams) -> list[LayerBytes]:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Some layers, the weights behind the last of them, and those that llama.cpp keeps on the CPU to embed tokens."""
+
+    layers: list[LayerBytes]
+    behind_bytes: int
+    input_bytes: int
+
+
+def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextParams) -> _Measured:
     """One dry run with a wire for everything before, one for each layer of [start, end), one for everything after."""
     library = wire()
     bounds = [0, *range(start, end + 1)] if start else list(range(end + 1))
@@ -89,8 +98,10 @@ def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextPara
         model_params.no_alloc = True
         model_params.load_mode = 0
         by_buffer_type = _breakdown(load_handle(layout, model_params), params)
-        measured = handles[1 if start else 0 : -1]
-        return [by_buffer_type.get(library.caravan_wire_buffer_type(h), LayerBytes(0, 0)) for h in measured]
+        nothing = LayerBytes(0, 0)
+        on_wires = [by_buffer_type.pop(library.caravan_wire_buffer_type(h), nothing) for h in handles]
+        on_cpu = sum(rest.weights_bytes for rest in by_buffer_type.values())
+        return _Measured(on_wires[1 if start else 0 : -1], on_wires[-1].weights_bytes, on_cpu)
     finally:
         for handle in handles:
             library.caravan_wire_free(handle)
@@ -98,7 +109,10 @@ def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextPara
 
 def _breakdown(model: int, params: ContextParams) -> dict[int, LayerBytes]:
     try:
+        forget_errors()
         context = llama_cpp.llama_init_from_model(model, context_params(params))
+        if not context:
+            raise LoadFailedError(f"llama.cpp could not make a context: {last_errors()}")
         array = (BytesStruct * 64)()
         n = wire().caravan_memory_breakdown(context, array, len(array))
         llama_cpp.llama_free(context)

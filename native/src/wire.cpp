@@ -70,8 +70,9 @@ std::string shape_text(const int64_t * ne) {
 
 }  // namespace
 
-void fill_with_nan(void * data, size_t size) {
-    std::memset(data, 0xff, size);
+void fill_missing(const tensor * t, void * data, size_t size) {
+    const bool is_integer = t->type == type_i32 || t->type == type_i64;
+    std::memset(data, is_integer ? 0 : 0xff, size);
 }
 
 std::string crossing_key(unsigned ubatch, const tensor * t) {
@@ -92,7 +93,9 @@ void wire_step::fault(std::string message) {
 
 void wire_step::begin(const caravan_crossing * incoming, size_t n) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    ubatch_ = 0;
+    n_ubatches_ = 0;
+    is_new_ubatch_ = true;
+    is_graph_cut_ = false;
     splits_seen_.clear();
     given_.clear();
     unassigned_.clear();
@@ -127,16 +130,30 @@ const char * wire_step::end() {
     return fault_.empty() ? nullptr : fault_.c_str();
 }
 
-void wire_step::computing(const char * first_node) {
+void wire_step::graph_cut() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!splits_seen_.insert(first_node).second) {
-        ubatch_++;
+    is_graph_cut_ = true;
+}
+
+unsigned wire_step::ubatch() {
+    if (is_new_ubatch_) {
+        is_new_ubatch_ = false;
+        n_ubatches_++;
+    }
+    return n_ubatches_ - 1;
+}
+
+void wire_step::computing(const tensor * first_node) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (is_graph_cut_ || !splits_seen_.insert(first_node).second) {
         splits_seen_ = { first_node };
+        is_graph_cut_ = false;
+        is_new_ubatch_ = true;
     }
     size_t n = kept_.size() - unassigned_.size();
     for (const tensor * src : unassigned_) {
         kept & k = kept_[n];
-        k.key = crossing_key(ubatch_, src);
+        k.key = crossing_key(ubatch(), src);
         const auto [at, is_new] = kept_at_.emplace(k.key, n);
         if (is_new) {
             n++;
@@ -184,7 +201,7 @@ void wire_step::capture(const tensor * src) {
 }
 
 const wire_step::given * wire_step::find(const tensor * t, std::string & why) {
-    const std::string key = crossing_key(ubatch_, t);
+    const std::string key = crossing_key(ubatch(), t);
     const auto it = given_.find(key);
     if (it == given_.end()) {
         why = "crossing tensor " + key + " was asked for and did not arrive";
@@ -215,7 +232,7 @@ void wire_step::supply(const tensor * t, void * data, size_t offset, size_t size
         g = nullptr;
     }
     if (g == nullptr) {
-        fill_with_nan(data, size);
+        fill_missing(t, data, size);
         fault(std::move(why));
         return;
     }

@@ -20,8 +20,9 @@ namespace caravan {
 // (the same bytes may be read in two shapes).
 std::string crossing_key(unsigned ubatch, const tensor * t);
 
-// What is missing must not look like a value: all bits set is a NaN in every float type.
-void fill_with_nan(void * data, size_t size);
+// What is missing must not look like a value: floats become NaNs. Integers become 0, since most are indices and any
+// other could abort llama.cpp before the step's fault is reported.
+void fill_missing(const tensor * t, void * data, size_t size);
 
 class wire_step {
   public:
@@ -33,9 +34,11 @@ class wire_step {
     // graph.
     const char * end();
 
-    // A split that starts with this node is being "computed". One that starts like an earlier split opens a new
-    // ubatch; what was captured since the last split belongs to this one.
-    void computing(const char * first_node);
+    // ggml is cutting a graph: what is computed next belongs to a new ubatch.
+    void graph_cut();
+    // A split that starts with this node is being "computed". A graph that is used again starts with nodes seen before:
+    // that, too, is a new ubatch. What was captured since the last split belongs to this one's.
+    void computing(const tensor * first_node);
     // Keeps the value of a tensor that the real device hands to the wire.
     void capture(const tensor * src);
     // Gives the value of a tensor that the wire stands for: bytes [offset, offset + size) of its span.
@@ -58,11 +61,15 @@ class wire_step {
 
     void fault(std::string message);
     const given * find(const tensor * t, std::string & why);
+    unsigned ubatch();
 
     std::mutex mutex_;
     const size_t max_bytes_;
-    unsigned ubatch_ = 0;
-    std::unordered_set<std::string> splits_seen_;
+    // Ubatches in which something crossed, so far. Others (a cache is shifted) need not be alike for both neighbours.
+    unsigned n_ubatches_ = 0;
+    bool is_new_ubatch_ = true;
+    bool is_graph_cut_ = false;
+    std::unordered_set<const tensor *> splits_seen_;
     std::unordered_map<std::string, given> given_;
     std::vector<const tensor *> unassigned_;  // captured since the last split, parallel to the tail of kept_
     std::vector<kept> kept_;

@@ -113,7 +113,7 @@ void buffer_get_tensor(buffer * b, const tensor * t, void * data, size_t offset,
     if (w->stands_before()) {
         w->step.supply(t, data, offset, size);
     } else {
-        fill_with_nan(data, size);
+        fill_missing(t, data, size);
     }
 }
 
@@ -190,7 +190,7 @@ bool backend_cpy_tensor_async(backend * from, backend * to, const tensor * src, 
 
 int backend_graph_compute(backend * b, graph * g) {
     if (host.graph_n_nodes(g) > 0) {
-        wire_of(b)->step.computing(host.graph_node(g, 0)->name);
+        wire_of(b)->step.computing(host.graph_node(g, 0));
     }
     return status_success;
 }
@@ -252,6 +252,7 @@ buffer_type * device_get_buffer_type(device * dev) {
 
 bool device_supports_op(device * dev, const tensor * op) {
     wire * w = wire_of(dev);
+    w->step.graph_cut();
     if (!owns(w, op)) {
         return false;
     }
