@@ -38,7 +38,7 @@ from coordinator.errors import (
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
 from coordinator.loading import LoadEvent, LoadPhase
 from coordinator.mesh import AsyncMesh, Mesh
-from coordinator.planner import Plan, Stage
+from coordinator.plan import Plan, Stage
 from coordinator.workers import (
     BuildVersions,
     FoundWorker,

@@ -8,13 +8,15 @@ session.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.errors import InvalidRequestError, PromptTooLongError
+from coordinator.errors import ClosedError, InvalidRequestError, PromptTooLongError
 from native import ChatTemplate, NativeError, SamplingParams, Vocabulary, check_params
 
 Messages = Sequence[Mapping[str, object]]
@@ -23,7 +25,6 @@ RANDOM_SEED = 2**32 - 1
 """llama.cpp's LLAMA_DEFAULT_SEED: take any. Resolved here, so that a sampler can be rebuilt from its parameters."""
 
 _MAX_GRAMMAR_BYTES = 256 * 1024
-_MAX_REPEAT_LAST_N = 1 << 20
 _MAX_FLOAT32 = 3.4028234e38
 _INT32_END = 1 << 31
 
@@ -54,16 +55,27 @@ class Admission:
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
         self._vocabulary = vocabulary
         self._n_ctx = n_ctx
+        self._changed = threading.Condition()
+        self._n_inside = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Lets nobody in any more and waits for who is inside, so that the vocabulary can be freed."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._n_inside == 0)
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """Tokens of a raw prompt: text with what the model puts around it (BOS), special tokens written out in it read
         as such; token ids as they are.
 
         Raises:
-            InvalidRequestError: Empty, no valid Unicode, or ids that are not in the vocabulary.
+            ClosedError: The gate is closed (so do the others).
+            InvalidRequestError: No valid Unicode, or ids that are not in the vocabulary.
         """
         if isinstance(prompt, str):
-            return self._tokenize(prompt, add_special=True)
+            with self._inside():
+                return self._tokenize(prompt, add_special=True)
         tokens = tuple(prompt)
         n_vocab = self._vocabulary.n_tokens
         wrong = [token for token in tokens if not (isinstance(token, int) and 0 <= token < n_vocab)]
@@ -78,16 +90,17 @@ class Admission:
         Raises:
             InvalidRequestError: The model has no template, or it refuses the messages.
         """
-        template = self._template
-        if template is None:
-            raise InvalidRequestError("this model has no chat template: send a plain prompt instead")
         if not messages:
             raise InvalidRequestError("there are no messages to answer")
-        try:
-            text = _render(template, messages, variables or {})
-        except (NativeError, TypeError) as error:
-            raise InvalidRequestError(str(error)) from error
-        return self._tokenize(text, add_special=False)
+        with self._inside():
+            template = self._template
+            if template is None:
+                raise InvalidRequestError("this model has no chat template: send a plain prompt instead")
+            try:
+                text = _render(template, messages, variables or {})
+            except (NativeError, TypeError) as error:
+                raise InvalidRequestError(str(error)) from error
+            return self._tokenize(text, add_special=False)
 
     def admit(
         self,
@@ -114,12 +127,27 @@ class Admission:
         if max_tokens is not None and max_tokens < 1:
             raise InvalidRequestError(f"max_tokens must be at least 1, not {max_tokens}")
         room = self._n_ctx - len(prompt)
-        return AdmittedRequest(
-            prompt,
-            max_tokens=room if max_tokens is None else min(max_tokens, room),
-            stop=_stop_strings(stop),
-            sampling=self._sampling(sampling),
-        )
+        with self._inside():
+            return AdmittedRequest(
+                prompt,
+                max_tokens=room if max_tokens is None else min(max_tokens, room),
+                stop=_stop_strings(stop),
+                sampling=self._sampling(sampling),
+            )
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """While it lasts, the vocabulary is there."""
+        with self._changed:
+            if self._closed:
+                raise ClosedError
+            self._n_inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_inside -= 1
+                self._changed.notify_all()
 
     @functools.cached_property
     def _template(self) -> ChatTemplate | None:
@@ -167,8 +195,6 @@ def _problem(params: SamplingParams, n_vocab: int) -> str:
             return f"{name} is out of range: {number:g}"
     if not -_INT32_END <= params.top_k < _INT32_END:
         return f"top_k is out of range: {params.top_k}"
-    if params.repeat_last_n > _MAX_REPEAT_LAST_N:
-        return f"repeat_last_n must be at most {_MAX_REPEAT_LAST_N}, not {params.repeat_last_n}"
     if len(params.grammar.encode("utf-8", "replace")) > _MAX_GRAMMAR_BYTES:
         return f"the grammar is longer than {_MAX_GRAMMAR_BYTES} bytes"
     if params.n_top_logprobs and not params.logprobs:

@@ -27,7 +27,7 @@ DESCRIBE_TIMEOUT_S = 3.0
 _DRY_RUN_TIMEOUT_S = 60.0
 """0.05 s of work, behind a header that may have to come from a slow disk, on a machine that may be busy."""
 
-_UNLOAD_TIMEOUT_S = 10.0
+_UNLOAD_TIMEOUT_S = 5.0
 """Freeing memory; waits for the frame being computed."""
 
 _KINDS: dict[int, str] = {
@@ -193,7 +193,11 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
         ),
         loaded=tuple(
             LoadedStage(
-                stage.session_id, stage.epoch, LayerRange(stage.layer_start, stage.layer_end), _memory(stage.memory)
+                stage.session_id,
+                stage.epoch,
+                LayerRange(stage.layer_start, stage.layer_end),
+                _memory(stage.memory),
+                stage.is_serving,
             )
             for stage in answer.loaded
             if stage.layer_start < stage.layer_end

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
@@ -66,9 +68,12 @@ async def discover(
         if mdns:
             async with _browsing(search.hear):
                 await search.wait(timeout_s, wanted)
-        return _sort(await search.answers())
+        return _sort(*await search.answers())
     finally:
         await search.stop()
+
+
+_Answer: TypeAlias = FoundWorker | LeftOutWorker
 
 
 class _Search:
@@ -77,7 +82,7 @@ class _Search:
     def __init__(self, own: Versions, given: Sequence[str]) -> None:
         self._own = own
         self._changed = asyncio.Event()
-        self._asked: list[asyncio.Task[FoundWorker | LeftOutWorker | None]] = []
+        self._asked: list[asyncio.Task[_Answer | None]] = []
         self._instances: set[str] = set()
         for address in given:
             self._start(self._ask(address))
@@ -94,9 +99,11 @@ class _Search:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._enough(wanted), timeout_s)
 
-    async def answers(self) -> list[FoundWorker | LeftOutWorker]:
-        """What everybody said, in the order asked."""
-        return [answer for answer in await asyncio.gather(*self._asked) if answer is not None]
+    async def answers(self) -> tuple[list[_Answer], list[_Answer]]:
+        """What those given by address said, in the order given, and what the others said."""
+        answers = await asyncio.gather(*self._asked)
+        given, heard = answers[: self._n_given], answers[self._n_given :]
+        return [answer for answer in given if answer], [answer for answer in heard if answer]
 
     async def stop(self) -> None:
         """Drops what is still under way."""
@@ -114,18 +121,18 @@ class _Search:
                 return
             await self._changed.wait()
 
-    def _start(self, question: Coroutine[object, object, FoundWorker | LeftOutWorker | None]) -> None:
+    def _start(self, question: Coroutine[object, object, _Answer | None]) -> None:
         task = asyncio.get_running_loop().create_task(question)
         task.add_done_callback(lambda _: self._changed.set())
         self._asked.append(task)
 
-    async def _ask_any(self, records: Sequence[WorkerRecord]) -> FoundWorker | LeftOutWorker | None:
+    async def _ask_any(self, records: Sequence[WorkerRecord]) -> _Answer | None:
         """Asks a worker at its addresses in turn. None: another worker answers there (a loopback address of another
         machine, say), so this one is not for us."""
         first = records[0]
         if first.contract_version != CONTRACT_VERSION:
             return LeftOutWorker(first.name, first.address, _other_contract(first.name, first.contract_version))
-        answer: FoundWorker | LeftOutWorker | None = None
+        answer: _Answer | None = None
         for record in records:
             answer = await self._ask(record.address, record.name)
             if not isinstance(answer, FoundWorker):
@@ -136,7 +143,7 @@ class _Search:
             answer = None
         return answer
 
-    async def _ask(self, address: str, name: str = "") -> FoundWorker | LeftOutWorker:
+    async def _ask(self, address: str, name: str = "") -> _Answer:
         client = WorkerClient(address, name)
         try:
             worker = await client.describe()
@@ -169,8 +176,9 @@ def _other_contract(name: str, version: str) -> VersionMismatchError:
     )
 
 
-def _sort(answers: Sequence[FoundWorker | LeftOutWorker]) -> Discovery:
-    """Each worker once (the first time it was asked, which is by address where one was given)."""
+def _sort(given: Sequence[_Answer], heard: Sequence[_Answer]) -> Discovery:
+    """Each worker once: where it was given by address, there; then the others, by name."""
+    answers = [*given, *sorted(heard, key=lambda answer: answer.name)]
     found: dict[str, FoundWorker] = {}
     for answer in answers:
         if isinstance(answer, FoundWorker):
@@ -223,7 +231,9 @@ async def _resolve(
     info = AsyncServiceInfo(service_type, name)
     if not await info.async_request(zeroconf, _RESOLVE_TIMEOUT_S * 1000) or info.port is None:
         return
-    records = records_of(info.properties, info.parsed_addresses(), info.port)
+    # Loopback last: where another address works too, neighbours on other machines need that one.
+    hosts = sorted(info.parsed_addresses(), key=lambda host: ipaddress.ip_address(host).is_loopback)
+    records = records_of(info.properties, hosts, info.port)
     if records:
         on_records(records)
 

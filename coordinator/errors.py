@@ -138,7 +138,7 @@ class WorkerLostError(WorkerError):
 
 
 class WorkerBusyError(WorkerError):
-    """A worker is loading for another session."""
+    """A worker is loading for another session, or serves another coordinator."""
 
 
 class SessionLostError(WorkerError):

@@ -190,7 +190,7 @@ class _Face:
         if not ended:
             return None
         if stream.error is not None:
-            raise stream.error
+            raise stream.error.with_traceback(None)  # one error of many requests: tracebacks would add up
         raise _EndedError
 
     def __del__(self) -> None:

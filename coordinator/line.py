@@ -16,7 +16,7 @@ import grpc.aio
 
 from coordinator.control import WorkerClient
 from coordinator.errors import CancelledError, CaravanError, SessionLostError, WorkerLostError
-from coordinator.scheduler import PlannedFrame, SampledRow, Start
+from coordinator.frames import PlannedFrame, SampledRow, Start
 from coordinator.statuses import Callee, Metadata, error_of_status, lost
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc

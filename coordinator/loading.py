@@ -13,16 +13,8 @@ from enum import Enum
 
 from coordinator.control import NextStage, StageOrder, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
-from coordinator.planner import (
-    Demand,
-    DryRunReport,
-    Plan,
-    Stage,
-    adjust,
-    candidates_of,
-    make_plan,
-    misfits,
-)
+from coordinator.plan import Demand, Plan, Stage, shown
+from coordinator.planner import DryRunReport, adjust, candidates_of, make_plan, misfits
 from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
 from native import ContextParams, LayerRange, ModelLayout, dry_run, measure_layers
 
@@ -118,15 +110,28 @@ async def confirmed_plan(
     """
     demand, compute_bytes = await measure(order)
     candidates = candidates_of(workers, compute_bytes=compute_bytes)
+    notes = _notes(workers, left_out)
     errors: list[DoesNotFitError] = []
     for _ in range(_MAX_PLANS):
-        plan = make_plan(demand, candidates, layer_ranges=layer_ranges, left_out=left_out)
+        plan = make_plan(demand, candidates, layer_ranges=layer_ranges, notes=notes)
         reports = await _dry_runs(order, plan, clients)
         errors = misfits(plan, candidates, reports)
         if not errors:
             return plan.with_memory({worker: report.memory for worker, report in reports.items()})
         candidates = adjust(plan, candidates, reports)
     raise errors[0]
+
+
+def _notes(workers: Sequence[FoundWorker], left_out: Sequence[LeftOutWorker]) -> list[str]:
+    """What a plan over these workers has to say beside its stages."""
+    return [
+        *(f"left out: {worker.name}: {worker.reason}" for worker in left_out),
+        *(
+            f"taken over: {worker.name} holds {shown(stage.layers)} of another session, which ends when this one loads"
+            for worker in workers
+            for stage in worker.loaded
+        ),
+    ]
 
 
 async def _dry_runs(order: ModelOrder, plan: Plan, clients: Mapping[str, WorkerClient]) -> dict[str, DryRunReport]:
@@ -138,7 +143,7 @@ async def _dry_runs(order: ModelOrder, plan: Plan, clients: Mapping[str, WorkerC
 async def load_stages(
     order: ModelOrder,
     plan: Plan,
-    clients: Mapping[str, WorkerClient],
+    clients: Sequence[WorkerClient],
     *,
     session_id: str,
     epoch: int,
@@ -146,12 +151,15 @@ async def load_stages(
 ) -> Plan:
     """Loads all stages at once; gives the plan with the bytes that they took.
 
+    Args:
+        clients: Of the plan's workers, in line order.
+
     Raises:
         CaravanError: The first failure; the other loads are cancelled, and what was loaded is unloaded again.
     """
     tasks = [
-        asyncio.ensure_future(_load(order, stage, next_stage, clients[stage.worker], session_id, epoch, on_progress))
-        for stage, next_stage in zip(plan.stages, [*plan.stages[1:], None], strict=True)
+        asyncio.ensure_future(_load(order, stage, next_stage, client, session_id, epoch, on_progress))
+        for stage, next_stage, client in zip(plan.stages, [*plan.stages[1:], None], clients, strict=True)
     ]
     try:
         memory = await asyncio.gather(*tasks)
@@ -159,7 +167,7 @@ async def load_stages(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await unload_stages(clients.values(), session_id)
+        await unload_stages(clients, session_id)
         raise
     return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
 
@@ -187,7 +195,7 @@ async def _load(
         on_progress(
             LoadEvent(
                 LoadPhase.LOADING,
-                f"{stage.worker} loads layers {stage.layers.start}-{stage.layers.end}",
+                f"{stage.worker} loads {shown(stage.layers)}",
                 worker=stage.worker,
                 layers=stage.layers,
                 fraction=fraction,

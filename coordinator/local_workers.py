@@ -49,9 +49,13 @@ class LocalWorkers:
         threads = max(1, (os.cpu_count() or 1) // n_workers)
         started = [_LocalWorker(f"local-{i + 1}", device, threads) for i, device in enumerate(chosen)]
         self._workers += started
+        tasks = [asyncio.ensure_future(worker.start()) for worker in started]
         try:
-            return list(await asyncio.gather(*(worker.start() for worker in started)))
+            return list(await asyncio.gather(*tasks))
         except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.close()
             raise
 
@@ -78,13 +82,7 @@ class _LocalWorker:
 
     async def start(self) -> str:
         """Starts the process; gives its address once it is ready."""
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await self._spawn()
         assert process.stdout is not None
         assert process.stderr is not None
         self._drain = asyncio.get_running_loop().create_task(self._drain_log(process.stderr))
@@ -98,6 +96,25 @@ class _LocalWorker:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._drain), _TERM_TIMEOUT_S)
             raise self._start_error("ended before it was ready") from None
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        """Takes milliseconds, and is not to be cancelled half-way: asyncio would forget the process."""
+        spawning = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        cancelled = False
+        while not spawning.done():
+            cancelled |= await _was_cancelled(spawning)
+        self._process = spawning.result()
+        if cancelled:
+            raise asyncio.CancelledError
+        return self._process
 
     async def stop(self) -> None:
         """Ends the process: SIGTERM, then SIGKILL."""
@@ -125,6 +142,15 @@ class _LocalWorker:
     def _start_error(self, what: str) -> WorkerStartError:
         reason = next((line for line in reversed(self._log) if line), "it said nothing")
         return WorkerStartError(f"a worker on this machine {what}: {reason}", worker=self._name, retry_safe=True)
+
+
+async def _was_cancelled(work: asyncio.Future[asyncio.subprocess.Process]) -> bool:
+    """Waits for it, or for a cancellation that does not reach it; whether the latter came."""
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        return True
+    return False
 
 
 def _deal_devices(available: Sequence[Device], n_workers: int) -> list[str | None]:

@@ -23,7 +23,11 @@ class LoopThread:
         # Daemon: a mesh that nobody closed is closed at the interpreter's exit, and this thread with it; should that
         # fail, the exit must not hang.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def is_current(self) -> bool:
@@ -40,11 +44,7 @@ class LoopThread:
         """
         job = _Job(work)
         try:
-            self.loop.call_soon_threadsafe(job.begin)
-        except RuntimeError:
-            work.close()
-            raise ClosedError from None
-        try:
+            self._begin(job)
             return job.result.result()
         except KeyboardInterrupt:
             self.loop.call_soon_threadsafe(job.cancel)
@@ -60,21 +60,37 @@ class LoopThread:
         return self.run(work())
 
     def stop(self) -> None:
-        """Ends the loop and the thread. Safe to repeat."""
+        """Ends the loop and the thread; what still runs there is cancelled and cleans up. Safe to repeat."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.loop.stop)
         if not self.is_current:
-            self._thread.join()
+            with contextlib.suppress(RuntimeError):  # interrupted before it had begun
+                self._thread.join()
+
+    def _begin(self, job: _Job[T]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(job.begin)
+        except RuntimeError:
+            job.drop()
+            raise ClosedError from None
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
         finally:
+            self.loop.run_until_complete(_end_all_tasks())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.run_until_complete(self.loop.shutdown_default_executor())
             asyncio.set_event_loop(None)
             self.loop.close()
+
+
+async def _end_all_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Job(Generic[T]):
@@ -91,8 +107,15 @@ class _Job(Generic[T]):
         self._task.add_done_callback(self._settle)
 
     def cancel(self) -> None:
-        if self._task is not None:
+        if self._task is None:
+            self.drop()
+            self.result.set_exception(CancelledError("it was cancelled"))
+        else:
             self._task.cancel()
+
+    def drop(self) -> None:
+        """It will never begin."""
+        self._work.close()
 
     def _settle(self, task: asyncio.Task[T]) -> None:
         if task.cancelled():

@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 
 from coordinator.admission import AdmittedRequest, Messages
-from coordinator.errors import CaravanError, ClosedError
+from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
 from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread
 from coordinator.opening import MeshOptions, OpenMesh, open_mesh
-from coordinator.planner import Plan
+from coordinator.plan import Plan
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
 
@@ -79,35 +79,30 @@ class _Face:
         """Requests in the queue."""
         return self._mesh.session.n_waiting
 
-    def _admit_prompt(
+    def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """The tokens that `generate` would make of a prompt. From any thread: a server tokenises long prompts beside
+        its loop (a third of a second per megabyte), and gives `generate` the tokens.
+
+        Raises:
+            InvalidRequestError: As `generate`.
+            ClosedError: The mesh is closed.
+        """
+        return self._mesh.admission.prompt_tokens(prompt)
+
+    def chat_tokens(
+        self, messages: Messages, *, template_variables: Mapping[str, object] | None = None
+    ) -> tuple[int, ...]:
+        """The tokens that `chat` would make of messages; for `generate`, otherwise as `prompt_tokens`."""
+        return self._mesh.admission.chat_tokens(messages, template_variables)
+
+    def _admit(
         self,
-        prompt: str | Sequence[int],
+        tokens: tuple[int, ...],
         sampling: SamplingParams | None,
         max_tokens: int | None,
         stop: Sequence[str],
     ) -> AdmittedRequest:
-        self._check_open()
-        admission = self._mesh.admission
-        tokens = admission.prompt_tokens(prompt)
-        return admission.admit(tokens, sampling=sampling, max_tokens=max_tokens, stop=stop)
-
-    def _admit_chat(
-        self,
-        messages: Messages,
-        sampling: SamplingParams | None,
-        max_tokens: int | None,
-        stop: Sequence[str],
-        template_variables: Mapping[str, object] | None,
-    ) -> AdmittedRequest:
-        self._check_open()
-        admission = self._mesh.admission
-        tokens = admission.chat_tokens(messages, template_variables)
-        return admission.admit(tokens, sampling=sampling, max_tokens=max_tokens, stop=stop)
-
-    def _check_open(self) -> None:
-        """The vocabulary is gone after closing; it must not be asked."""
-        if isinstance(self.error, ClosedError):
-            raise ClosedError
+        return self._mesh.admission.admit(tokens, sampling=sampling, max_tokens=max_tokens, stop=stop)
 
 
 class AsyncMesh(_Face):
@@ -134,7 +129,7 @@ class AsyncMesh(_Face):
         ubatch: int | None = None,
         kv_type_k: str = "f16",
         kv_type_v: str = "f16",
-        flash_attention: FlashAttention = FlashAttention.AUTO,
+        flash_attention: FlashAttention = FlashAttention.OFF,
         queue: int = 64,
         on_progress: Callable[[LoadEvent], None] | None = None,
     ) -> AsyncMesh:
@@ -151,10 +146,11 @@ class AsyncMesh(_Face):
             context: Tokens per sequence; None: what the model was trained for, at most 4096.
             parallel: Sequences at a time.
             batch: Tokens per frame, at most; long prompts are cut into so many.
-            ubatch: Tokens that llama.cpp computes at once; None: as `batch`.
+            ubatch: Tokens that llama.cpp computes at once, at most; None: llama.cpp's 512.
             kv_type_k: ggml type of cached keys.
             kv_type_v: ggml type of cached values.
-            flash_attention: llama.cpp's switch.
+            flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
+                letter: it computes otherwise in the third digit. On, long contexts take less memory.
             queue: Requests that may wait for a slot; beyond that OverloadedError.
             on_progress: Called on the loop with each step.
 
@@ -162,7 +158,6 @@ class AsyncMesh(_Face):
             NoWorkersError, VersionMismatchError, DuplicateNameError: There is nobody to load it on.
             ModelError, PlanError, DoesNotFitError: It cannot be loaded.
             WorkerError: A worker failed.
-            ValueError: Arguments that cannot be.
         """
         options = MeshOptions(
             model=model,
@@ -206,7 +201,7 @@ class AsyncMesh(_Face):
             OverloadedError: Slots and queue are full.
             ClosedError, WorkerError: The mesh serves no more.
         """
-        return self._submit(self._admit_prompt(prompt, sampling, max_tokens, stop))
+        return self._submit(self._admit(self.prompt_tokens(prompt), sampling, max_tokens, stop))
 
     def chat(
         self,
@@ -224,7 +219,8 @@ class AsyncMesh(_Face):
 
         Otherwise as `generate`.
         """
-        return self._submit(self._admit_chat(messages, sampling, max_tokens, stop, template_variables))
+        tokens = self.chat_tokens(messages, template_variables=template_variables)
+        return self._submit(self._admit(tokens, sampling, max_tokens, stop))
 
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
@@ -274,7 +270,7 @@ class Mesh(_Face):
         ubatch: int | None = None,
         kv_type_k: str = "f16",
         kv_type_v: str = "f16",
-        flash_attention: FlashAttention = FlashAttention.AUTO,
+        flash_attention: FlashAttention = FlashAttention.OFF,
         queue: int = 64,
         on_progress: Callable[[LoadEvent], None] | None = None,
     ) -> Mesh:
@@ -315,7 +311,7 @@ class Mesh(_Face):
         stop: Sequence[str] = (),
     ) -> Generation:
         """As `AsyncMesh.generate`."""
-        return self._submit(self._admit_prompt(prompt, sampling, max_tokens, stop))
+        return self._submit(self._admit(self.prompt_tokens(prompt), sampling, max_tokens, stop))
 
     def chat(
         self,
@@ -327,7 +323,8 @@ class Mesh(_Face):
         template_variables: Mapping[str, object] | None = None,
     ) -> Generation:
         """As `AsyncMesh.chat`."""
-        return self._submit(self._admit_chat(messages, sampling, max_tokens, stop, template_variables))
+        tokens = self.chat_tokens(messages, template_variables=template_variables)
+        return self._submit(self._admit(tokens, sampling, max_tokens, stop))
 
     def close(self) -> None:
         """As `AsyncMesh.close`, blocking; the mesh's thread has ended when this returns."""

@@ -22,7 +22,9 @@ from coordinator.errors import (
     ModelError,
     ModelNotFoundError,
     NoWorkersError,
+    PlanError,
     UnsupportedModelError,
+    WorkerBusyError,
 )
 from coordinator.line import Line, LineSpec
 from coordinator.loading import (
@@ -36,7 +38,7 @@ from coordinator.loading import (
 )
 from coordinator.local_workers import LocalWorkers
 from coordinator.models import ModelFile, resolve_model
-from coordinator.planner import Plan
+from coordinator.plan import Plan
 from coordinator.scheduler import Limits, Scheduler
 from coordinator.session import Session
 from coordinator.statuses import Callee
@@ -60,6 +62,9 @@ _DEFAULT_CONTEXT = 4096
 
 _DEFAULT_UBATCH = 512
 """llama.cpp's own."""
+
+_MAX_CONTEXT = 1 << 24
+"""Tokens of all sequences together that workers accept; llama.cpp counts them in 32 bits."""
 
 _FIRST_EPOCH = 1
 
@@ -87,19 +92,33 @@ class MeshOptions:
         """The parameters every stage's context gets.
 
         Raises:
-            ValueError: They cannot be.
+            PlanError: They cannot be.
         """
         n_ctx = self.context if self.context is not None else min(n_ctx_train, _DEFAULT_CONTEXT)
         n_batch = min(self.batch, n_ctx)
-        return ContextParams(
-            n_ctx_seq=n_ctx,
-            n_seq_max=self.parallel,
-            n_batch=n_batch,
-            n_ubatch=min(self.ubatch or _DEFAULT_UBATCH, n_batch),
-            kv_type_k=self.kv_type_k,
-            kv_type_v=self.kv_type_v,
-            flash_attention=self.flash_attention,
-        )
+        if n_ctx * self.parallel > _MAX_CONTEXT:
+            raise PlanError(
+                f"{self.parallel} sequences of {n_ctx} tokens are too much; {_MAX_CONTEXT} together at most"
+            )
+        if n_batch < self.parallel:
+            raise PlanError(
+                f"{self.parallel} sequences in parallel need a context and a batch of at least so many tokens, "
+                f"not {n_ctx} and {self.batch}"
+            )
+        if self.queue < 0 or self.local_workers < 0:
+            raise PlanError("the queue and the number of local workers cannot be negative")
+        try:
+            return ContextParams(
+                n_ctx_seq=n_ctx,
+                n_seq_max=self.parallel,
+                n_batch=n_batch,
+                n_ubatch=min(_DEFAULT_UBATCH if self.ubatch is None else self.ubatch, n_batch),
+                kv_type_k=self.kv_type_k,
+                kv_type_v=self.kv_type_v,
+                flash_attention=self.flash_attention,
+            )
+        except ValueError as error:
+            raise PlanError(str(error)) from error
 
 
 class OpenMesh:
@@ -111,6 +130,7 @@ class OpenMesh:
         plan: Plan,
         left_out: tuple[LeftOutWorker, ...],
         vocabulary: Vocabulary,
+        admission: Admission,
         session: Session,
         resources: contextlib.AsyncExitStack,
     ) -> None:
@@ -121,7 +141,7 @@ class OpenMesh:
         self.left_out = left_out
         self.vocabulary = vocabulary
         self.session = session
-        self.admission = Admission(vocabulary, order.params.n_ctx_seq)
+        self.admission = admission
         self._resources = resources
         self._closing: asyncio.Task[None] | None = None
 
@@ -137,27 +157,57 @@ async def open_mesh(options: MeshOptions, on_progress: OnProgress) -> OpenMesh:
 
     Raises:
         CaravanError: What went wrong; nothing is left open.
-        ValueError: Options that cannot be.
     """
     async with contextlib.AsyncExitStack() as resources:
         with _native_errors():
             return await _open(options, on_progress, resources)
 
 
+async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> Plan:
+    """The plan that opening a mesh would load, confirmed by the workers; nothing is loaded.
+
+    Raises:
+        CaravanError: As `open_mesh`.
+    """
+    async with contextlib.AsyncExitStack() as resources:
+        with _native_errors():
+            return (await _plan(options, on_progress, resources)).plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """All that is known before anything is loaded; `clients` are of the plan's workers, in line order."""
+
+    order: ModelOrder
+    vocabulary: Vocabulary
+    plan: Plan
+    left_out: tuple[LeftOutWorker, ...]
+    clients: tuple[WorkerClient, ...]
+
+
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
+    planned = await _plan(options, on_progress, resources)
+    session_id = secrets.token_hex(8)
+    plan = await load_stages(
+        planned.order, planned.plan, planned.clients, session_id=session_id, epoch=_FIRST_EPOCH, on_progress=on_progress
+    )
+    resources.push_async_callback(unload_stages, planned.clients, session_id)
+    session = await _start_session(options.queue, planned, session_id)
+    resources.push_async_callback(session.close)
+    admission = Admission(planned.vocabulary, planned.order.params.n_ctx_seq)
+    resources.callback(admission.close)
+    on_progress(LoadEvent(LoadPhase.READY, plan.explain()))
+    return OpenMesh(planned.order, plan, planned.left_out, planned.vocabulary, admission, session, resources.pop_all())
+
+
+async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Planned:
     order, vocabulary = await _read_model(options, resources)
     found = await _find_workers(options, on_progress, resources)
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
     plan = await confirmed_plan(order, found.found, clients, layer_ranges=options.layer_ranges, left_out=found.left_out)
-    session_id = secrets.token_hex(8)
-    in_line = {stage.worker: clients[stage.worker] for stage in plan.stages}
-    plan = await load_stages(order, plan, in_line, session_id=session_id, epoch=_FIRST_EPOCH, on_progress=on_progress)
-    resources.push_async_callback(unload_stages, list(in_line.values()), session_id)
-    session = await _start_session(options, order, plan, vocabulary, session_id, list(in_line.values()))
-    resources.push_async_callback(session.close)
-    on_progress(LoadEvent(LoadPhase.READY, plan.explain()))
-    return OpenMesh(order, plan, found.left_out, vocabulary, session, resources.pop_all())
+    in_line = tuple(clients[stage.worker] for stage in plan.stages)
+    return _Planned(order, vocabulary, plan, found.left_out, in_line)
 
 
 async def _read_model(options: MeshOptions, resources: contextlib.AsyncExitStack) -> tuple[ModelOrder, Vocabulary]:
@@ -178,6 +228,7 @@ async def _find_workers(
         on_progress(LoadEvent(LoadPhase.DISCOVERING, "looking for workers on the network"))
     wanted = None if options.layer_ranges is None else len(options.layer_ranges)
     found = await discover(options.workers, mdns=options.discover, timeout_s=options.discovery_timeout_s, wanted=wanted)
+    found = _without_serving(found)
     for worker in found.left_out:
         if worker.address in options.workers:
             raise worker.error
@@ -200,6 +251,25 @@ async def _find_workers(
     return Discovery(started.found, found.left_out)
 
 
+def _without_serving(found: Discovery) -> Discovery:
+    """Leaves out the workers that serve another coordinator: loading there would end its answers."""
+    serving = tuple(
+        LeftOutWorker(
+            worker.name,
+            worker.address,
+            WorkerBusyError(
+                f"worker {worker.name} serves another coordinator now: end that one, or start another worker",
+                worker=worker.name,
+                retry_safe=True,
+            ),
+        )
+        for worker in found.found
+        if worker.is_serving
+    )
+    free = tuple(worker for worker in found.found if not worker.is_serving)
+    return Discovery(free, (*found.left_out, *serving))
+
+
 def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[str, WorkerClient]:
     clients = {}
     for worker in found.found:
@@ -208,21 +278,15 @@ def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[
     return clients
 
 
-async def _start_session(
-    options: MeshOptions,
-    order: ModelOrder,
-    plan: Plan,
-    vocabulary: Vocabulary,
-    session_id: str,
-    clients: Sequence[WorkerClient],
-) -> Session:
-    params, stages = order.params, plan.stages
+async def _start_session(queue: int, planned: _Planned, session_id: str) -> Session:
+    order, vocabulary, clients = planned.order, planned.vocabulary, planned.clients
+    params, stages = order.params, planned.plan.stages
     limits = Limits(
         n_slots=params.n_seq_max,
         n_batch=params.n_batch,
         n_ctx=params.n_ctx_seq,
         n_stages=len(stages),
-        n_waiting=options.queue,
+        n_waiting=queue,
     )
     ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from coordinator.errors import DoesNotFitError, NoWorkersError, PlanError
-from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
-from native import LayerCosts, LayerRange
+from coordinator.plan import Demand, Plan, Stage, shown, size
+from coordinator.workers import FoundWorker, StageMemory
+from native import LayerRange
 
 MARGIN_BYTES = 64 << 20
 """Left free on every device beside what a stage is known to need: drivers and allocators round up."""
@@ -56,108 +57,6 @@ class Candidate:
         return (free_bytes + self.held_bytes) // self.n_sharers
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What is to be laid out, and what it is called in messages.
-
-    Attributes:
-        costs: Exact bytes per layer for this context.
-        n_ctx: Tokens per sequence.
-        n_sequences: Parallel sequences.
-    """
-
-    model: str
-    costs: LayerCosts
-    n_ctx: int
-    n_sequences: int
-
-    @property
-    def n_layer(self) -> int:
-        """Layers of the model, without the output layer."""
-        return len(self.costs.layers)
-
-    @property
-    def weights_bytes(self) -> int:
-        """Of all layers, input and output."""
-        costs = self.costs
-        return costs.input_bytes + costs.output_bytes + sum(layer.weights_bytes for layer in costs.layers)
-
-    @property
-    def kv_bytes(self) -> int:
-        """Of all layers and sequences."""
-        return sum(layer.kv_bytes for layer in self.costs.layers)
-
-    def stage_memory(self, layers: LayerRange, *, holds_input: bool = True) -> StageMemory:
-        """Weights and KV of the stage with these layers."""
-        costs = self.costs
-        own = costs.layers[layers.start : layers.end]
-        weights_bytes = sum(layer.weights_bytes for layer in own)
-        if layers.start == 0 and holds_input:
-            weights_bytes += costs.input_bytes
-        if layers.end == self.n_layer:
-            weights_bytes += costs.output_bytes
-        return StageMemory(weights_bytes, sum(layer.kv_bytes for layer in own))
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A worker with its layer range.
-
-    Attributes:
-        free_bytes: On its device when it was asked.
-        memory: What the stage takes; with compute buffers once the worker's dry run has confirmed it.
-    """
-
-    worker: str
-    address: str
-    device: str
-    layers: LayerRange
-    memory: StageMemory
-    free_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The layer ranges given to workers, in line order.
-
-    Attributes:
-        stages: Together they cover the model's layers exactly, without gap or overlap.
-        notes: Sentences about who was left out and why.
-    """
-
-    demand: Demand
-    stages: tuple[Stage, ...]
-    notes: tuple[str, ...] = ()
-
-    def explain(self) -> str:
-        """The plan for a person: one line for the model, one per stage, one per note."""
-        demand = self.demand
-        lines = [
-            f"{demand.model}: {demand.n_layer} layers, {size(demand.weights_bytes)} of weights, "
-            f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens"
-        ]
-        width = max(len(stage.worker) for stage in self.stages)
-        lines += [self._explain_stage(stage, width) for stage in self.stages]
-        lines += list(self.notes)
-        return "\n".join(lines)
-
-    def _explain_stage(self, stage: Stage, width: int) -> str:
-        memory = stage.memory
-        extras = ["embedding"] if stage.layers.start == 0 else []
-        extras += ["output"] if stage.layers.end == self.demand.n_layer else []
-        holds = " + ".join([f"layers {stage.layers.start} to {stage.layers.end - 1}", *extras])
-        compute = f" + {size(memory.compute_bytes)} compute" if memory.compute_bytes else ""
-        return (
-            f"  {stage.worker:<{width}}  {holds}: {size(memory.weights_bytes)} weights + {size(memory.kv_bytes)} KV"
-            f"{compute} of {size(stage.free_bytes)} free on {stage.device}"
-        )
-
-    def with_memory(self, memory: Mapping[str, StageMemory]) -> Plan:
-        """The same plan with the bytes that workers (by name) reported."""
-        stages = tuple(replace(stage, memory=memory.get(stage.worker, stage.memory)) for stage in self.stages)
-        return replace(self, stages=stages)
-
-
 def candidates_of(workers: Sequence[FoundWorker], *, compute_bytes: int) -> list[Candidate]:
     """The workers as candidates, in the same order.
 
@@ -191,14 +90,14 @@ def make_plan(
     candidates: Sequence[Candidate],
     *,
     layer_ranges: Sequence[LayerRange] | None = None,
-    left_out: Sequence[LeftOutWorker] = (),
+    notes: Sequence[str] = (),
 ) -> Plan:
     """Lays the model over the candidates.
 
     Args:
         layer_ranges: Manual ranges for the first so many candidates, in order; they win over the policy, not over
             memory.
-        left_out: Workers that cannot take part for other reasons; noted in the plan.
+        notes: What else the plan is to say.
 
     Raises:
         NoWorkersError: No candidates.
@@ -207,15 +106,13 @@ def make_plan(
     """
     if not candidates:
         raise NoWorkersError("no worker can take part: start one with `caravan worker`")
-    notes = [f"left out: {worker.name}: {worker.reason}" for worker in left_out]
     if layer_ranges is not None:
         ranges = _manual(demand, candidates, layer_ranges)
     else:
         ranges = _cut(demand, candidates)
-        notes += [
-            _why_left_out(demand, candidate)
-            for candidate, layers in zip(candidates, ranges, strict=True)
-            if layers is None
+        notes = [
+            *notes,
+            *(_why_left_out(demand, c) for c, layers in zip(candidates, ranges, strict=True) if layers is None),
         ]
     stages = tuple(
         Stage(
@@ -250,7 +147,7 @@ def misfits(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, D
         if memory.device_bytes + MARGIN_BYTES > free_bytes:
             errors.append(
                 DoesNotFitError(
-                    f"layers {stage.layers.start}-{stage.layers.end} of {plan.demand.model} take "
+                    f"{shown(stage.layers)} of {plan.demand.model} take "
                     f"{size(memory.device_bytes)} on {stage.worker} ({size(memory.weights_bytes)} of weights, "
                     f"{size(memory.kv_bytes)} of KV cache, {size(memory.compute_bytes)} of compute buffers) and it has "
                     f"{size(free_bytes)} free: {_remedy(plan.demand, memory.device_bytes - free_bytes)}",
@@ -280,16 +177,6 @@ def adjust(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, Dr
             )
         )
     return adjusted
-
-
-def size(n_bytes: int) -> str:
-    """Bytes for a person: "512 KiB", "3.6 GiB"."""
-    value, unit = float(n_bytes), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def does_not_fit(demand: Demand, candidates: Sequence[Candidate]) -> DoesNotFitError:
@@ -330,11 +217,11 @@ def _remedy(demand: Demand, missing_bytes: int) -> str:
 def _manual(
     demand: Demand, candidates: Sequence[Candidate], layer_ranges: Sequence[LayerRange]
 ) -> list[LayerRange | None]:
-    shown = ", ".join(f"{layers.start}-{layers.end}" for layers in layer_ranges)
+    asked = ", ".join(f"{layers.start}-{layers.end}" for layers in layer_ranges)
     ends = [0, *(layers.end for layers in layer_ranges)]
     if [layers.start for layers in layer_ranges] != ends[:-1] or ends[-1] != demand.n_layer:
         raise PlanError(
-            f"the layer ranges {shown} do not cover {demand.model}: give half-open ranges that follow each other "
+            f"the layer ranges {asked} do not cover {demand.model}: give half-open ranges that follow each other "
             f"from 0 to {demand.n_layer}"
         )
     if len(layer_ranges) > len(candidates):
@@ -345,7 +232,7 @@ def _manual(
         needed_bytes = demand.stage_memory(layers, holds_input=candidate.holds_input).total_bytes
         if needed_bytes > candidate.capacity_bytes:
             raise DoesNotFitError(
-                f"layers {layers.start}-{layers.end} of {demand.model} need {size(needed_bytes)} and {candidate.name} "
+                f"{shown(layers)} of {demand.model} need {size(needed_bytes)} and {candidate.name} "
                 f"can give {size(candidate.capacity_bytes)} of {size(candidate.free_bytes)} free: give it fewer layers",
                 needed_bytes=needed_bytes,
                 available_bytes=candidate.capacity_bytes,

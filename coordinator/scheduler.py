@@ -17,12 +17,12 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from coordinator.errors import OverloadedError
+from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow, Start
 from coordinator.generation import FinishReason
-from native import SamplingParams
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
@@ -51,78 +51,6 @@ class Limits:
             raise ValueError(f"a batch of {self.n_batch} cannot carry one token of each of {self.n_slots} sequences")
         if min(self.n_slots, self.n_ctx, self.n_stages) < 1 or self.n_waiting < 0:
             raise ValueError(f"limits must be positive: {self}")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A checked request.
-
-    Attributes:
-        id: Unique in the session.
-        prompt: At least one token, fewer than the context holds.
-        max_tokens: At least 1; with the prompt no more than the context holds.
-    """
-
-    id: int
-    prompt: tuple[int, ...]
-    max_tokens: int
-    sampling: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A sequence that begins with this frame: its slot gets a fresh sampler."""
-
-    seq_id: int
-    request: Request
-
-
-@dataclass(slots=True)
-class PlannedFrame:
-    """What to send, in the contract's order: first the removals, then the starts, then the batch.
-
-    Attributes:
-        number: 1, 2, 3 and so on.
-        removals: Sequences whose cache and sampler are dropped on every stage.
-        outputs: Rows of the batch to sample, ascending.
-    """
-
-    number: int
-    removals: list[int] = field(default_factory=list)
-    starts: list[Start] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    seq_ids: list[int] = field(default_factory=list)
-    outputs: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class SampledRow:
-    """What the line says about one output row: a token, or why there is none."""
-
-    seq_id: int
-    token: int | None
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    error: str = ""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a result means for one request.
-
-    Attributes:
-        row: Token to deliver; an end-of-generation token comes with `finish`, and is not part of the text.
-        finish: Why the request ended with this row; None if it goes on or failed.
-        failed: Why it failed; empty if it did not.
-        is_end: The token is an end-of-generation token.
-    """
-
-    request_id: int
-    row: SampledRow
-    finish: FinishReason | None = None
-    failed: str = ""
-    is_end: bool = False
 
 
 class LineOrderError(Exception):

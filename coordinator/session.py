@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from coordinator.admission import AdmittedRequest
 from coordinator.errors import CaravanError, ClosedError, EngineError, InvalidRequestError
+from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow
 from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob, Usage
 from coordinator.line import Line, LineBrokenError
-from coordinator.scheduler import Outcome, PlannedFrame, Request, SampledRow, Scheduler
+from coordinator.scheduler import Scheduler
 from coordinator.text import TextStream
 
 _LOG = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Session:
             CaravanError: The session serves no more, and why.
         """
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # raised for many: tracebacks would add up
         request_id = next(self._ids)
         self._scheduler.submit(Request(request_id, request.prompt, request.max_tokens, request.sampling))
         stream = TokenStream(request.prompt, signal)

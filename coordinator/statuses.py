@@ -18,6 +18,7 @@ from coordinator.errors import (
     EngineError,
     ModelError,
     ModelNotFoundError,
+    PlanError,
     SessionLostError,
     UnsupportedModelError,
     VersionMismatchError,
@@ -31,11 +32,13 @@ from protos.failures import code_of_bare_status, detail_from_metadata
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
-_MODEL_ERRORS: dict[int, type[ModelError]] = {
+_PLAIN_ERRORS: dict[int, type[CaravanError]] = {
     error_pb2.ERROR_CODE_FILE_NOT_FOUND: ModelNotFoundError,
     error_pb2.ERROR_CODE_BAD_FILE: ModelError,
     error_pb2.ERROR_CODE_IDENTITY_MISMATCH: ModelError,
     error_pb2.ERROR_CODE_UNSUPPORTED_MODEL: UnsupportedModelError,
+    error_pb2.ERROR_CODE_INVALID_ARGUMENT: PlanError,
+    error_pb2.ERROR_CODE_CANCELLED: CancelledError,
 }
 
 _WORKER_ERRORS: dict[int, type[WorkerError]] = {
@@ -46,7 +49,6 @@ _WORKER_ERRORS: dict[int, type[WorkerError]] = {
     error_pb2.ERROR_CODE_CROSSING: EngineError,
     error_pb2.ERROR_CODE_ENGINE: EngineError,
     error_pb2.ERROR_CODE_NEIGHBOUR_LOST: WorkerLostError,
-    error_pb2.ERROR_CODE_INVALID_ARGUMENT: EngineError,
     error_pb2.ERROR_CODE_UNSPECIFIED: EngineError,
 }
 
@@ -88,14 +90,12 @@ def _detailed(detail: error_pb2.ErrorDetail, callee: Callee) -> CaravanError:
     """An error that a worker of ours described."""
     worker = detail.worker or callee.name
     message = detail.message or f"{callee.place} gave no reason"
-    if detail.code in _MODEL_ERRORS:
-        return _MODEL_ERRORS[detail.code](f"{worker}: {message}")
+    if detail.code in _PLAIN_ERRORS:
+        return _PLAIN_ERRORS[detail.code](f"{worker}: {message}")
     if detail.code == error_pb2.ERROR_CODE_OUT_OF_MEMORY:
         return DoesNotFitError(
             f"{worker}: {message}", needed_bytes=detail.needed_bytes, available_bytes=detail.free_bytes
         )
-    if detail.code == error_pb2.ERROR_CODE_CANCELLED:
-        return CancelledError(f"{worker}: {message}")
     return _WORKER_ERRORS.get(detail.code, EngineError)(
         f"{worker}: {message}",
         worker=worker,

@@ -71,6 +71,7 @@ class LoadedStage:
     epoch: int
     layers: LayerRange
     memory: StageMemory
+    is_serving: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,11 @@ class FoundWorker:
     versions: BuildVersions
     device: WorkerDevice
     loaded: tuple[LoadedStage, ...] = ()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether some coordinator is using it now."""
+        return any(stage.is_serving for stage in self.loaded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,9 @@ class Context:
         self.handle = int(handle)
         self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(self.handle)
         self._memory = llama_cpp.llama_get_memory(self.handle)
+        self._keeps_state: bool = llama_cpp.llama_model_is_recurrent(model.handle) or llama_cpp.llama_model_is_hybrid(
+            model.handle
+        )
         self._batch = _BatchBuffers(params.n_batch)
         self._captured = (CrossingStruct * _MAX_CAPTURED)()
 
@@ -216,6 +219,9 @@ class Context:
     def kv_remove(self, seq_id: int, start: int, end: int) -> bool:
         """Forgets positions [start, end) of a sequence (end = -1: to its end). False if the model cannot forget a part
         (recurrent layers), in which case nothing changed."""
+        if self._keeps_state and 0 <= end <= llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id):
+            # llama.cpp calls this done, and the state still holds what was to be forgotten.
+            return False
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, end))
 
     def kv_copy(self, source: int, target: int, start: int, end: int) -> None:
@@ -276,7 +282,7 @@ class Context:
 
 
 def measure(context: Context) -> MemoryUse:
-    """What a context's buffers take, wires left out."""
+    """What a context's buffers take, or would take in a dry run; wires left out."""
     model = context._model
     wires = model.wires
     elsewhere = {wire().caravan_wire_buffer_type(h) for h in (wires.before, wires.after) if h is not None}
@@ -289,7 +295,9 @@ def measure(context: Context) -> MemoryUse:
             continue
         weights += entry.weights
         kv += entry.kv
-        compute += entry.compute
+        # A fence around the CPU and the CPU have one compute buffer, which llama.cpp foretells for each of them.
+        shares = 2 if model.is_dry and model.is_cpu and wires.fence is not None else 1
+        compute += entry.compute // shares
         if not model.is_cpu and entry.buffer_type != device_type:
             host += entry.weights + entry.kv + entry.compute
     return MemoryUse(weights, kv, compute, host)

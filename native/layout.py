@@ -27,22 +27,37 @@ _UNSPLITTABLE = {
 
 # Architectures that make embeddings of a text, or text of another's hidden states: they predict no next token.
 _NOT_GENERATIVE = frozenset(
-    "bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert gemma-embedding llama-embed "
-    "t5 t5encoder wavtokenizer-dec clip eagle3 dflash gemma4-assistant".split()
+    {
+        *(
+            "bert",
+            "modern-bert",
+            "nomic-bert",
+            "nomic-bert-moe",
+            "neo-bert",
+            "jina-bert-v2",
+            "jina-bert-v3",
+            "eurobert",
+        ),
+        *("gemma-embedding", "llama-embed", "t5", "t5encoder", "wavtokenizer-dec", "clip"),
+        *("eagle3", "dflash", "gemma4-assistant"),
+    }
 )
+
+# llama.cpp aborts at more. Source: LLAMA_MAX_LAYERS in src/llama-hparams.h.
+_MAX_BLOCKS = 512
 
 _LAYER_NAME = re.compile(r"^blk\.(\d+)\.")
 
 # GGUF value types. Source: enum gguf_type in ggml/include/gguf.h.
-_INTEGER_READERS = {
-    0: "gguf_get_val_u8",
-    1: "gguf_get_val_i8",
-    2: "gguf_get_val_u16",
-    3: "gguf_get_val_i16",
-    4: "gguf_get_val_u32",
-    5: "gguf_get_val_i32",
-    10: "gguf_get_val_u64",
-    11: "gguf_get_val_i64",
+_INTEGER_READERS: dict[int, tuple[str, type[c._SimpleCData[int]]]] = {
+    0: ("gguf_get_val_u8", c.c_uint8),
+    1: ("gguf_get_val_i8", c.c_int8),
+    2: ("gguf_get_val_u16", c.c_uint16),
+    3: ("gguf_get_val_i16", c.c_int16),
+    4: ("gguf_get_val_u32", c.c_uint32),
+    5: ("gguf_get_val_i32", c.c_int32),
+    10: ("gguf_get_val_u64", c.c_uint64),
+    11: ("gguf_get_val_i64", c.c_int64),
 }
 _STRING_TYPE = 8
 _ARRAY_TYPE = 9
@@ -147,7 +162,8 @@ class _Gguf:
         reader = _INTEGER_READERS.get(_kv_type(self.handle, at)) if at >= 0 else None
         if reader is None:
             return default
-        return int(declare(ggml_base, reader, c.c_int64, c.c_void_p, c.c_int64)(self.handle, at))
+        name, result = reader
+        return int(declare(ggml_base, name, result, c.c_void_p, c.c_int64)(self.handle, at))
 
     def array_length(self, key: str) -> int:
         at = _find_key(self.handle, key.encode())
@@ -192,14 +208,14 @@ def read_layout(path: str | Path) -> ModelLayout:
     """
     path = Path(path).expanduser()
     with _Gguf(path) as gguf:
+        files = _parts(gguf)
         architecture = gguf.string("general.architecture")
         if not architecture:
             raise ModelFileError(path, "the GGUF names no architecture, so it is no language model")
         n_block = gguf.integer(f"{architecture}.block_count")
         n_layer = n_block - gguf.integer(f"{architecture}.nextn_predict_layers")
-        if n_block < 1 or not 1 <= n_layer <= n_block:
+        if not 1 <= n_layer <= n_block <= _MAX_BLOCKS:
             raise ModelFileError(path, f"the GGUF gives no usable {architecture}.block_count: it is no language model")
-        files = _parts(gguf)
         digest = hashlib.sha256(gguf.header_bytes())
         tensors = gguf.tensors(0)
         layout = {

@@ -29,18 +29,16 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 _LOG = logging.getLogger("native.llama_cpp")
 
-_LIBRARY_FOLDER = Path(llama_cpp.__file__).parent / "lib"
 _SUFFIXES = {"linux": ".so", "darwin": ".dylib", "win32": ".dll"}
-_PREFIX = "" if sys.platform == "win32" else "lib"
-
-
-def _load(name: str) -> c.CDLL:
-    return c.CDLL(str(_LIBRARY_FOLDER / f"{_PREFIX}{name}{_SUFFIXES.get(sys.platform, '.so')}"))
-
 
 llama = llama_cpp.llama_cpp._lib
-ggml = _ggml.libggml
-ggml_base = _load("ggml-base")
+if sys.platform == "win32":
+    ggml = _ggml.libggml
+    ggml_base = c.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "ggml-base.dll"))
+else:
+    # A function is looked up in what the library is linked to as well: these are the very copies that llama.cpp uses.
+    # A wheel holds each library as several files, so loading one by its name brings a second copy with its own state.
+    ggml = ggml_base = llama
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ _NO_END = 1 << 30
 # that cross; this stops a runaway, not a large model (a batch of 2048 tokens by 16384 values is 128 MiB).
 MAX_STEP_BYTES = 2 << 30
 
-# What only the first stage reads, beside the embedding itself, which a tied output shares. LFM2 names its output norm like
-# an embedding norm.
+# What only the first stage reads, beside the embedding itself, which a tied output shares. LFM2 names its output norm
+# like an embedding norm.
 _EMBEDDING = r"^token_embd\."
 _INPUT_TENSORS = r"^token_embd_norm|^per_layer_tok|^position_embd|^token_types|^altup_proj\."
 
@@ -86,6 +86,7 @@ class Model:
         self.wires = setup.wires
         self.device = setup.device
         self.is_cpu = setup.is_cpu
+        self.is_dry = setup.is_dry
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(handle), model_handle=handle)
 
     @classmethod
@@ -178,10 +179,11 @@ class _LoadSetup:
         self.layers = layers
         self.device = handle_of(device)
         self.is_cpu = self.device == cpu_handle()
+        self.is_dry = not allocate
         self.wires = Wires()
         self.cancelled = False
         self.params = llama_cpp.llama_model_default_params()
-        if not allocate:
+        if self.is_dry:
             # A dry run maps nothing either, so that a header with a hole behind it will do.
             self.params.no_alloc = True
             self.params.load_mode = _LOAD_MODE_NONE

@@ -11,7 +11,9 @@ tokens alone.
 from __future__ import annotations
 
 import ctypes as c
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +31,16 @@ MAX_TOP_LOGPROBS = 20
 
 # A grammar from the network is parsed by llama.cpp; this bounds the work. Large JSON schemas stay far below.
 MAX_GRAMMAR_BYTES = 1 << 20
+
+# llama.cpp's parser calls itself for each parenthesis within another; a deep enough grammar would overflow its stack.
+MAX_GRAMMAR_DEPTH = 256
+
+# What a parenthesis is no parenthesis in, as llama.cpp's grammar parser reads it: literals, character classes, tokens,
+# comments.
+_GRAMMAR_TEXT = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|<[^>]*>|#[^\n]*', re.DOTALL)
+
+# llama.cpp reserves memory for as many tokens as penalties look back on; longer than any context.
+MAX_REPEAT_LAST_N = 1 << 20
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -67,8 +79,8 @@ class SamplingParams:
                 raise ValueError(f"{name} must lie between 0 and 1, not {value:g}")
         if self.repeat_penalty <= 0:
             raise ValueError(f"repeat_penalty must be above 0, not {self.repeat_penalty:g}")
-        if self.repeat_last_n < -1:
-            raise ValueError(f"repeat_last_n must be -1 or more, not {self.repeat_last_n}")
+        if not -1 <= self.repeat_last_n <= MAX_REPEAT_LAST_N:
+            raise ValueError(f"repeat_last_n must lie between -1 and {MAX_REPEAT_LAST_N}, not {self.repeat_last_n}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2^32), not {self.seed}")
         if not 0 <= self.n_top_logprobs <= MAX_TOP_LOGPROBS:
@@ -149,6 +161,8 @@ class Sampler:
             SamplingError: no token is left to choose from; the sampler is unchanged but for its random state.
         """
         logits = context.logits(row)
+        if not math.isfinite(logits.max()):
+            raise SamplingError("the model's logits are not numbers")
         if self._grammar is None:
             token = self._apply(self._chain, _Candidates(logits))
         else:
@@ -181,7 +195,7 @@ class Sampler:
         if p.logit_bias:
             add(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(p.logit_bias), self._bias_array()))
         if p.repeat_last_n and (p.repeat_penalty != 1 or p.frequency_penalty or p.presence_penalty):
-            last_n = p.repeat_last_n if p.repeat_last_n > 0 else 2**31 - 1
+            last_n = p.repeat_last_n if p.repeat_last_n > 0 else MAX_REPEAT_LAST_N
             add(
                 llama_cpp.llama_sampler_init_penalties(
                     n_vocab, last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty
@@ -224,9 +238,10 @@ class Sampler:
         llama_cpp.llama_sampler_apply(self._grammar, c.byref(candidates.struct))
         if not candidates.any_possible():
             raise SamplingError("the grammar admits no token here")
-        if self._draw is None:
-            return self._apply(self._chain, candidates)
-        return self._second_draw(candidates)
+        token = self._apply(self._chain, candidates) if self._draw is None else self._second_draw(candidates)
+        if not self._grammar_admits(token):
+            raise SamplingError("the logit bias forbids every token that the grammar admits here")
+        return token
 
     def _second_draw(self, candidates: _Candidates) -> int:
         n = llama_cpp.llama_sampler_chain_n(self._chain)
@@ -302,13 +317,23 @@ def _chain() -> llama_cpp.llama_sampler_p:
 
 
 def _grammar(vocabulary: Vocabulary, grammar: str) -> llama_cpp.llama_sampler_p:
+    if _depth(grammar) > MAX_GRAMMAR_DEPTH:
+        raise GrammarError(f"the grammar has parentheses nested more than {MAX_GRAMMAR_DEPTH} deep")
+    try:
+        source = grammar.encode()
+    except UnicodeEncodeError as error:
+        raise GrammarError(f"the grammar is not valid Unicode: {error.reason} at character {error.start}") from None
     forget_errors()
-    sampler: llama_cpp.llama_sampler_p = llama_cpp.llama_sampler_init_grammar(
-        vocabulary.handle, grammar.encode(), b"root"
-    )
+    sampler: llama_cpp.llama_sampler_p = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, source, b"root")
     if not sampler:
         raise GrammarError(f"the grammar does not parse, or has no rule named root: {last_errors()}")
     return sampler
+
+
+def _depth(grammar: str) -> int:
+    """How deep parentheses are nested."""
+    steps = [1 if c == "(" else -1 for c in _GRAMMAR_TEXT.sub("", grammar) if c in "()"]
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _with_logprobs(token: int, logits: NDArray[np.float32], n_top: int) -> Sampled:

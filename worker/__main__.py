@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: MIT
 """`python -m worker`: the daemon's entry point; everything is in worker/cli.py."""
 
-from worker.cli import main
+import os
+import signal
+
+# Until the daemon catches it, Ctrl-C ends the process without a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+# gRPC's core writes to stderr what we say in a sentence of our own; read once, when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from worker.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -58,7 +58,9 @@ def _parse_endpoint(context: click.Context, option: click.Parameter, value: str)
     allow_from_autoenv=False,
     help="Listen beyond this machine though nothing checks who calls.",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads to compute with.")
+@click.option(
+    "--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads to compute with; default: one per core."
+)
 @click.option("--parent-pid", type=click.IntRange(min=1), help="Exit when that process is gone.")
 @click.option("--json", "as_json", is_flag=True, help="Say what there is to say as JSON.")
 @click.option("--verbose", is_flag=True, help="Log what happens.")

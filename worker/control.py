@@ -13,8 +13,9 @@ from protos.caravan.v1 import control_pb2, control_pb2_grpc
 from protos.contract import is_session_id
 from worker.answering import failures_answered
 from worker.description import Description
-from worker.errors import BadRequestError
+from worker.errors import BadRequestError, Culprit
 from worker.holder import Health, Holder, Loaded
+from worker.listening import Endpoint
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
 
 _FLASH_ATTENTION = {
@@ -36,12 +37,15 @@ _PHASES = {
     Phase.FAILED: control_pb2.WORKER_STATE_FAILED,
 }
 
+# llama.cpp keeps some 50 bytes of bookkeeping for each KV cell, even in a dry run: this is 800 MB of it.
+MAX_CELLS = 1 << 24
+
 
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """What the coordinator asks of this worker outside the line."""
 
     def __init__(self, holder: Holder, description: Description, n_threads: int | None) -> None:
-        """`n_threads`: how many this worker computes with; None: llama.cpp's choice."""
+        """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
         self._description = description
         self._n_threads = n_threads
@@ -69,7 +73,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
 
     def DryRun(self, request: control_pb2.DryRunRequest, context: grpc.ServicerContext) -> control_pb2.DryRunResponse:
         """What a stage would take here."""
-        with failures_answered(context, lambda: self._holder.culprit):
+        with failures_answered(context, lambda: self._culprit(request.stage)):
             use = self._holder.dry_run(_stage_spec(request.stage, self._n_threads))
             return control_pb2.DryRunResponse(memory=_memory_use(use), free_bytes=self._holder.device().free_bytes)
 
@@ -77,7 +81,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.LoadRequest, context: grpc.ServicerContext
     ) -> Iterator[control_pb2.LoadResponse]:
         """Loads a stage, with progress; a caller that goes away cancels it."""
-        with failures_answered(context, lambda: self._holder.culprit):
+        with failures_answered(context, lambda: self._culprit(request.stage)):
             loading = self._holder.load(_load_order(request, self._n_threads))
             if loading is not None:
                 if not context.add_callback(loading.cancel):
@@ -105,6 +109,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             error=health.error,
         )
 
+    def _culprit(self, stage: control_pb2.StageSpec) -> Culprit:
+        is_range = stage.layer_start < stage.layer_end
+        layers = LayerRange(stage.layer_start, stage.layer_end) if is_range else None
+        return Culprit(self._description.name, layers)
+
 
 def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> LoadOrder:
     """Raises BadRequestError for what no session can be."""
@@ -112,15 +121,20 @@ def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> Load
         raise BadRequestError("a session id has 1 to 64 of the characters 0-9, a-z, A-Z, '_' and '-'")
     if request.epoch < 1:
         raise BadRequestError("epochs count from 1")
-    neighbour = None
-    if request.next_address:
-        neighbour = Neighbour(request.next_worker or request.next_address, request.next_address)
     return LoadOrder(
         session_id=request.session_id,
         epoch=request.epoch,
         spec=_stage_spec(request.stage, n_threads),
-        next_worker=neighbour,
+        next_worker=_neighbour(request) if request.next_address else None,
     )
+
+
+def _neighbour(request: control_pb2.LoadRequest) -> Neighbour:
+    try:
+        Endpoint.parse(request.next_address)
+    except ValueError as error:
+        raise BadRequestError(f"the next worker's address {error}") from error
+    return Neighbour(request.next_worker or request.next_address, request.next_address)
 
 
 def _stage_spec(stage: control_pb2.StageSpec, n_threads: int | None) -> StageSpec:
@@ -140,6 +154,11 @@ def _context_params(params: control_pb2.ContextParams, n_threads: int | None) ->
     flash_attention = _FLASH_ATTENTION.get(params.flash_attention)
     if flash_attention is None:
         raise BadRequestError("flash_attention must be given: AUTO, ON or OFF")
+    if params.n_ctx_seq * params.n_seq_max > MAX_CELLS:
+        raise BadRequestError(
+            f"{params.n_seq_max} sequences of {params.n_ctx_seq} tokens are too much;"
+            f" together they may have {MAX_CELLS} tokens"
+        )
     try:
         return ContextParams(
             n_ctx_seq=params.n_ctx_seq,
@@ -183,6 +202,7 @@ def _loaded_stage(loaded: Loaded) -> control_pb2.LoadedStage:
         layer_start=loaded.layers.start,
         layer_end=loaded.layers.end,
         memory=_memory_use(loaded.memory),
+        is_serving=loaded.is_serving,
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The daemon: starts everything in order, serves until told to stop, ends everything in the reverse order.
 
-Runs on the main thread, which alone gets signals: the first one drains, the second forces.
+Runs on the main thread, which alone gets signals: the first one drains, the same once more forces.
 """
 
 import logging
@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -92,24 +92,16 @@ class Daemon:
         device = _find_device(settings.device)
         server = _make_server()
         port = _bind(server, settings.endpoint)
+        hosts = settings.endpoint.hosts() or machine_addresses()
         try:
-            about = describe(self._claim_name(device))
-            holder = Holder(
-                worker=about.name,
-                device=device.name,
-                files=ModelFiles(settings.model_folders),
-                message_limit_bytes=MESSAGE_LIMIT_BYTES,
-            )
-            control = ControlServicer(holder, about, settings.n_threads)
-            control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
-            frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
-            server.start()
-            hosts = settings.endpoint.hosts() or machine_addresses()
-            self._show(about, device, hosts, port)
+            # Connections wait at the port until the server starts, so it may be announced before.
+            about = self._announce(self._describe(device), device, hosts, port)
+            holder = self._serve(server, about, device)
             if settings.parent_pid is not None:
                 watch_parent(settings.parent_pid, lambda: self._stops.put("the parent is gone"))
-            address = Endpoint(hosts[0], port).address()
-            say_ready(Ready(name=about.name, address=address, device=device, llama_cpp=versions().llama_cpp))
+            if self._stops.empty():
+                address = Endpoint(hosts[0], port).address()
+                say_ready(Ready(about.name, address, device, about.engine.llama_cpp))
             _LOG.info("stopping: %s", self._stops.get())
             _limit_shutdown()
             self._goodbye()
@@ -121,39 +113,34 @@ class Daemon:
             server.stop(0)
 
     def _catch_signals(self) -> None:
-        seen: list[int] = []
+        seen: set[int] = set()
 
         def stop(number: int, _frame: object) -> None:
-            if seen:
+            # Ctrl-C goes to a coordinator and its workers alike, and then the coordinator says SIGTERM: that is no
+            # second Ctrl-C.
+            if number in seen:
                 os._exit(1)
-            seen.append(number)
+            seen.add(number)
             self._stops.put(signal.Signals(number).name)
 
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
 
-    def _claim_name(self, device: Device) -> str:
-        """The name to go by: checked against the LAN, if there is one to ask.
+    def _describe(self, device: Device) -> Description:
+        """This process under the name it would like. Raises BadNameError."""
+        name = self._settings.name
+        if name is not None:
+            check_name(name)
+        return describe(name or default_name(device.name))
+
+    def _announce(self, about: Description, device: Device, hosts: list[str], port: int) -> Description:
+        """Shows the worker on the LAN, if it may; the description under the name that was free.
 
         Raises:
-            BadNameError, NameTakenError.
+            NameTakenError: it is not, and it was asked for.
         """
-        wanted = self._settings.name
-        if wanted is not None:
-            check_name(wanted)
-        name = wanted or default_name(device.name)
         if not self._settings.use_mdns:
-            return name
-        try:
-            self._announcer = Announcer(loopback_only=self._settings.endpoint.is_loopback())
-            return self._announcer.claim(name, may_change=wanted is None)
-        except NoMulticastError as error:
-            self._do_without_mdns(error)
-            return name
-
-    def _show(self, about: Description, device: Device, hosts: list[str], port: int) -> None:
-        if self._announcer is None:
-            return
+            return about
         record = WorkerRecord(
             name=about.name,
             instance_id=about.instance_id,
@@ -164,9 +151,25 @@ class Daemon:
             device=device.name,
         )
         try:
-            self._announcer.show(record, hosts)
+            self._announcer = Announcer(loopback_only=self._settings.endpoint.is_loopback())
+            shown = self._announcer.announce(record, hosts, may_change=self._settings.name is None)
         except NoMulticastError as error:
             self._do_without_mdns(error)
+            return about
+        return replace(about, name=shown.name)
+
+    def _serve(self, server: grpc.Server, about: Description, device: Device) -> Holder:
+        holder = Holder(
+            worker=about.name,
+            device=device.name,
+            files=ModelFiles(self._settings.model_folders),
+            message_limit_bytes=MESSAGE_LIMIT_BYTES,
+        )
+        control = ControlServicer(holder, about, self._settings.n_threads)
+        control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
+        frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
+        server.start()
+        return holder
 
     def _do_without_mdns(self, error: NoMulticastError) -> None:
         print(

@@ -45,26 +45,27 @@ class Engine:
         """Whether a frame is being worked on; may be read from any thread."""
         return self.n_started != self.n_finished
 
-    def run(self) -> None:
-        """Works until the inbox ends or the outlet does.
+    def run(self) -> bool:
+        """Works until the inbox ends, or the outlet does: then False.
 
         Raises:
             NativeError: a step failed; the KV cache is out of step with the rest of the line.
             CallError: a KV operation that this model cannot do, or an outlet without a reader.
         """
         for step in self._inbox:
-            timing = self._begin(step)
+            started_ns = self._begin()
             self._apply_kv_operations(step.frame)
             self._apply_sampler_operations(step.frame)
             crossing = self._compute(step)
             rows = self._answer(step)
-            self._end(timing)
-            if not self._hand_on(step, crossing, rows):
-                return
+            timing = self._end(step, started_ns)
+            if not self._hand_on(step, crossing, rows, timing):
+                return False
+        return True
 
-    def _begin(self, step: Step) -> frame_pb2.StageTiming:
+    def _begin(self) -> int:
         self.n_started += 1
-        return step.frame.timings.add(worker=self._worker, arrived_ns=step.arrived_ns, started_ns=time.monotonic_ns())
+        return time.monotonic_ns()
 
     def _apply_kv_operations(self, frame: frame_pb2.Frame) -> None:
         try:
@@ -115,24 +116,34 @@ class Engine:
             answers.append(answer)
         return answers
 
-    def _end(self, timing: frame_pb2.StageTiming) -> None:
-        timing.finished_ns = time.monotonic_ns()
+    def _end(self, step: Step, started_ns: int) -> frame_pb2.StageTiming:
         self.n_finished += 1
+        return step.frame.timings.add(
+            worker=self._worker,
+            arrived_ns=step.arrived_ns,
+            started_ns=started_ns,
+            finished_ns=time.monotonic_ns(),
+        )
 
-    def _hand_on(self, step: Step, crossing: Sequence[CrossingTensor], rows: Sequence[frame_pb2.RowResult]) -> bool:
+    def _hand_on(
+        self,
+        step: Step,
+        crossing: Sequence[CrossingTensor],
+        rows: Sequence[frame_pb2.RowResult],
+        timing: frame_pb2.StageTiming,
+    ) -> bool:
         """The frame goes on with its new crossing tensors, or its result to the reader; False: nobody takes it."""
         frame = step.frame
         if isinstance(self._outlet, Results):
-            return self._outlet.put(
-                frame_pb2.Result(
-                    session_id=frame.session_id,
-                    epoch=frame.epoch,
-                    frame_number=frame.number,
-                    rows=rows,
-                    timings=frame.timings,
-                )
+            result = frame_pb2.Result(
+                session_id=frame.session_id,
+                epoch=frame.epoch,
+                frame_number=frame.number,
+                rows=rows,
+                timings=frame.timings,
             )
+            return self._outlet.put(result)
         # The message itself goes on: what every stage needs stays where it was parsed.
         del frame.crossing[:]
         frame.crossing.extend(encode_tensor(t.key, t.dtype, t.shape, t.data) for t in crossing)
-        return self._outlet.put(step.request)
+        return self._outlet.put(step.request, timing)

@@ -67,6 +67,11 @@ class LoadUnderWayError(CallError):
     retry_safe = True
 
 
+class InUseError(CallError):
+    code = error_pb2.ERROR_CODE_BUSY
+    retry_safe = True
+
+
 class NoSuchSessionError(CallError):
     code = error_pb2.ERROR_CODE_NO_SUCH_SESSION
 

@@ -23,6 +23,8 @@ from worker.results import Results
 # Frames received and checked while one is computed. A line keeps about one frame per stage in flight; more would
 # only hold memory that the caller's own queue can hold.
 INBOX_CAPACITY = 4
+# gRPC's server tells of a broken call in two events; the second one follows within a millisecond.
+_BREAK_FOLLOWS_S = 0.03
 
 
 class Feed:
@@ -65,17 +67,16 @@ class Feed:
         """Whether a frame is being worked on, or waits to be."""
         return self._engine.is_computing or self._inbox.n_waiting > 0
 
-    def serve(self, requests: Iterator[frame_pb2.FeedRequest], is_active: Callable[[], bool]) -> int:
+    def serve(self, requests: Iterator[frame_pb2.FeedRequest]) -> int:
         """Runs the Feed to its end and returns how many frames were finished. Blocks; once.
 
         Args:
             requests: the call's own iterator; read on the reader thread until it ends or fails.
-            is_active: whether the call still stands.
 
         Raises:
             Exception: what ended it otherwise; worker.errors.detail_of knows what to tell the caller.
         """
-        reader = threading.Thread(target=self._read, args=(requests, is_active), name="feed-reader", daemon=True)
+        reader = threading.Thread(target=self._read, args=(requests,), name="feed-reader", daemon=True)
         reader.start()
         self._engine_thread.start()
         self._over.wait()
@@ -112,7 +113,7 @@ class Feed:
         self._on_end(self, self._error)
         self._closed.set()
 
-    def _read(self, requests: Iterator[frame_pb2.FeedRequest], is_active: Callable[[], bool]) -> None:
+    def _read(self, requests: Iterator[frame_pb2.FeedRequest]) -> None:
         number = 0
         try:
             for request in requests:
@@ -125,19 +126,17 @@ class Feed:
         except Exception as error:
             self.end(error)
         else:
-            self._end_of_requests(is_active)
+            self._end_of_requests()
 
-    def _end_of_requests(self, is_active: Callable[[], bool]) -> None:
-        """The caller half-closed; or its connection broke, which gRPC may report as an end."""
-        if is_active():
+    def _end_of_requests(self) -> None:
+        """The caller half-closed; or its connection broke, which gRPC may report as an end, and then as what it is."""
+        if not self._over.wait(_BREAK_FOLLOWS_S):
             self._inbox.finish()
-        else:
-            self.abandon()
 
     def _compute(self) -> None:
         try:
-            self._engine.run()
-            if not self._over.is_set():
+            # An outlet that takes nothing more was closed by somebody who is about to say why.
+            if self._engine.run() and not self._over.is_set():
                 self._outlet.finish()
                 self._conclude(None)
         except Exception as error:

@@ -86,18 +86,14 @@ def check_frame(request: frame_pb2.FeedRequest, *, number: int, limits: FrameLim
         _check_kv_operations(frame, limits)
     if limits.is_last and frame.sampler_operations:
         _check_sampler_operations(frame, limits)
-    _check_lengths(frame, limits)
-    _check_outputs(frame, limits)
-    rows = frame.outputs if limits.is_last else ()
-    if not frame.tokens:
-        if frame.crossing:
-            raise BadFrameError(f"frame {number} has crossing tensors and no tokens")
-        return Step(request=request, batch=None, crossing=(), rows=(), arrived_ns=arrived_ns)
+    rows = _output_rows(frame, limits)
+    batch = _batch(frame, rows if limits.is_last else [], limits)
+    crossing = _crossing(frame, 0 if batch is None else len(batch.tokens), limits)
     return Step(
         request=request,
-        batch=_batch(frame, rows, limits),
-        crossing=_crossing(frame, limits),
-        rows=rows,
+        batch=batch,
+        crossing=crossing,
+        rows=frame.outputs if limits.is_last else (),
         arrived_ns=arrived_ns,
     )
 
@@ -109,68 +105,84 @@ def _check_order(frame: frame_pb2.Frame, number: int, limits: FrameLimits) -> No
         raise BadFrameError(f"frame {number} is of another session or epoch than its Feed")
 
 
-def _check_lengths(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
-    n_tokens = len(frame.tokens)
+def _batch(frame: frame_pb2.Frame, rows: list[int], limits: FrameLimits) -> Batch | None:
+    """The frame's tokens; None if it has none."""
+    # Each access to a field costs; what follows works on these three.
+    tokens, positions, seq_ids = frame.tokens, frame.positions, frame.seq_ids
+    n_tokens = len(tokens)
     if n_tokens > limits.n_batch:
         raise BadFrameError(f"frame {frame.number} has {n_tokens} tokens, the session's n_batch is {limits.n_batch}")
-    if len(frame.positions) != n_tokens or len(frame.seq_ids) != n_tokens:
+    if len(positions) != n_tokens or len(seq_ids) != n_tokens:
         raise BadFrameError(
-            f"frame {frame.number} has {n_tokens} tokens, {len(frame.positions)} positions and"
-            f" {len(frame.seq_ids)} seq_ids; the three must be as many"
+            f"frame {frame.number} has {n_tokens} tokens, {len(positions)} positions and {len(seq_ids)} seq_ids;"
+            " the three must be as many"
         )
-
-
-def _batch(frame: frame_pb2.Frame, rows: Sequence[frame_pb2.OutputRow], limits: FrameLimits) -> Batch:
+    if n_tokens == 0:
+        return None
+    _check_ids(frame, "token", tokens, limits.n_vocab)
+    _check_ids(frame, "position", positions, limits.n_ctx_seq)
+    _check_ids(frame, "seq_id", seq_ids, limits.n_seq_max)
+    if n_tokens <= _FEW:
+        # One array, cut in four: making one costs more than its contents.
+        flat: NDArray[np.int32] = np.array([*tokens, *positions, *seq_ids, *rows], dtype=np.int32)
+        cuts = n_tokens, 2 * n_tokens, 3 * n_tokens
+        return Batch(flat[: cuts[0]], flat[cuts[0] : cuts[1]], flat[cuts[1] : cuts[2]], flat[cuts[2] :])
+    # protobuf copies a repeated field into an array without a loop in Python.
     return Batch(
-        tokens=_ids(frame, "token", frame.tokens, limits.n_vocab),
-        positions=_ids(frame, "position", frame.positions, limits.n_ctx_seq),
-        seq_ids=_ids(frame, "seq_id", frame.seq_ids, limits.n_seq_max),
-        output_rows=np.array([output.row for output in rows], dtype=np.int32),
+        tokens=np.array(tokens, dtype=np.int32),
+        positions=np.array(positions, dtype=np.int32),
+        seq_ids=np.array(seq_ids, dtype=np.int32),
+        output_rows=np.array(rows, dtype=np.int32),
     )
 
 
-def _ids(frame: frame_pb2.Frame, what: str, values: Sequence[int], end: int) -> NDArray[np.int32]:
-    """A repeated field as an array, each value in [0, end). protobuf copies it without a loop in Python."""
-    array: NDArray[np.int32] = np.array(values, dtype=np.int32)
-    # numpy's reductions cost 5 us each, a token of a decode step 0.1 us.
-    smallest, largest = (min(values), max(values)) if len(values) <= _FEW else (array.min(), array.max())
+def _check_ids(frame: frame_pb2.Frame, what: str, values: Sequence[int], end: int) -> None:
+    """Raises BadFrameError unless each value is in [0, end)."""
+    if len(values) <= _FEW:
+        smallest, largest = min(values), max(values)
+    else:
+        array: NDArray[np.int32] = np.array(values, dtype=np.int32)
+        smallest, largest = int(array.min()), int(array.max())
     if smallest < 0 or largest >= end:
         outside = smallest if smallest < 0 else largest
         raise BadFrameError(f"frame {frame.number} has {what} {outside}, outside [0, {end})")
-    return array
 
 
-def _crossing(frame: frame_pb2.Frame, limits: FrameLimits) -> list[CrossingTensor]:
+def _crossing(frame: frame_pb2.Frame, n_tokens: int, limits: FrameLimits) -> Sequence[CrossingTensor]:
+    tensors = frame.crossing
+    if not tensors:
+        return ()
     if limits.is_first:
-        if frame.crossing:
-            raise BadFrameError(f"frame {frame.number} brings crossing tensors to the first stage")
-        return []
+        raise BadFrameError(f"frame {frame.number} brings crossing tensors to the first stage")
+    if n_tokens == 0:
+        raise BadFrameError(f"frame {frame.number} has crossing tensors and no tokens")
     # Floats for most, and 8 bytes for integers, which cross rarely; the factor covers both.
-    limit_bytes = MAX_CROSSING_STATES * 4 * len(frame.tokens) * limits.n_embd
+    limit_bytes = MAX_CROSSING_STATES * 4 * n_tokens * limits.n_embd
     try:
-        tensors = decode_tensors(frame.crossing, limit_bytes=limit_bytes)
+        decoded = decode_tensors(tensors, limit_bytes=limit_bytes)
     except CodecError as error:
         raise CrossingDataError(f"frame {frame.number}: {error}") from error
-    return [CrossingTensor(key=t.key, dtype=t.dtype_name, shape=t.shape, data=t.data) for t in tensors]
+    return [CrossingTensor(key=t.key, dtype=t.dtype_name, shape=t.shape, data=t.data) for t in decoded]
 
 
-def _check_outputs(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
-    n_tokens = len(frame.tokens)
-    previous = -1
+def _output_rows(frame: frame_pb2.Frame, limits: FrameLimits) -> list[int]:
+    """The rows that are wanted, ascending within the batch, and no more raw logits than fit."""
+    rows: list[int] = []
     n_logits = 0
     for output in frame.outputs:
-        if not previous < output.row < n_tokens:
+        row = output.row
+        if (rows and row <= rows[-1]) or row >= len(frame.tokens):
             raise BadFrameError(
-                f"frame {frame.number} wants row {output.row} of {n_tokens} after row {previous};"
-                " rows ascend within the batch"
+                f"frame {frame.number} wants rows {[*rows, row]} of {len(frame.tokens)}; rows ascend within the batch"
             )
-        previous = output.row
+        rows.append(row)
         n_logits += output.logits
     if 4 * n_logits * limits.n_vocab > limits.logits_limit_bytes:
         raise BadFrameError(
             f"frame {frame.number} wants raw logits of {n_logits} rows, which is"
             f" {4 * n_logits * limits.n_vocab} bytes; {limits.logits_limit_bytes} fit one result"
         )
+    return rows
 
 
 def _check_kv_operations(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
@@ -240,7 +252,7 @@ def _check_history(frame: frame_pb2.Frame, opened: frame_pb2.SamplerOpen, limits
         raise BadFrameError(f"frame {frame.number} has a sampler history of {n_tokens} tokens, too many")
     for tokens in (opened.prompt_tokens, opened.generated_tokens):
         if tokens:
-            _ids(frame, "token", tokens, limits.n_vocab)
+            _check_ids(frame, "token", tokens, limits.n_vocab)
 
 
 def _check_sampling_params(frame: frame_pb2.Frame, params: frame_pb2.SamplingParams, limits: FrameLimits) -> None:

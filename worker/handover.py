@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
 """A bounded queue between two threads that either side can end: how frames and results change threads.
 
-One thread puts, one thread gets. queue.SimpleQueue carries the items because its wake-up is the cheapest Python
-has (a decode step pays for two of them); the bound is a semaphore that only the putting side ever waits for.
+One thread puts, one thread gets. The items wait in a queue.SimpleQueue and so do the free places: it is written in
+C, and a decode step, whose caches llama.cpp has just filled with weights, pays ten times for what is not.
 """
 
 import queue
-import threading
 from collections.abc import Iterator
 from enum import Enum
 from typing import Generic, TypeVar
@@ -24,14 +23,10 @@ class Handover(Generic[T]):
     def __init__(self, capacity: int) -> None:
         """At most `capacity` items (>= 1) wait; the next `put` blocks."""
         self._items: queue.SimpleQueue[T | _Sign] = queue.SimpleQueue()
-        self._free = threading.Semaphore(capacity)
-        self._capacity = capacity
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(capacity):
+            self._places.put(None)
         self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called: what is put is dropped."""
-        return self._closed
 
     @property
     def n_waiting(self) -> int:
@@ -40,9 +35,9 @@ class Handover(Generic[T]):
 
     def put(self, item: T) -> bool:
         """Hands over one item, waiting while the queue is full; False: closed, the item was dropped."""
-        self._free.acquire()
+        self._places.get()
         if self._closed:
-            self._free.release()
+            self._places.put(None)
             return False
         self._items.put(item)
         return True
@@ -56,7 +51,7 @@ class Handover(Generic[T]):
         self._closed = True
         self._items.put(_Sign.END)
         # One blocked giver at most; it releases again what it gets.
-        self._free.release()
+        self._places.put(None)
 
     def __iter__(self) -> Iterator[T]:
         """The items in order, each with a place freed when it is taken; ends after `finish` or at `close`."""
@@ -64,5 +59,5 @@ class Handover(Generic[T]):
             item = self._items.get()
             if self._closed or item is _Sign.END:
                 return
-            self._free.release()
+            self._places.put(None)
             yield item

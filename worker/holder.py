@@ -18,6 +18,7 @@ from worker.errors import (
     BadRequestError,
     Culprit,
     LeavingError,
+    NeighbourError,
     NoSuchSessionError,
     StreamLostError,
     WrongEpochError,
@@ -44,6 +45,7 @@ class Loaded:
     epoch: int
     layers: LayerRange
     memory: MemoryUse
+    is_serving: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Holder:
             CallError, NativeError: as Load.
         """
         layout = self._files.find(spec)
+        self._check_message_size(spec, layout)
         with self._dry_runs:
             return needed_memory(spec, layout, self._device)
 
@@ -107,7 +110,7 @@ class Holder:
                 return None
             session.begin_load(self._state, order)
         layout = self._files.find(order.spec)
-        self._check_message_size(order, layout)
+        self._check_message_size(order.spec, layout)
         with self._lock:
             before, self._state = self._state, session.begin_load(self._state, order)
             self._loading = Loading(lambda report: self._load(before, order, layout, report))
@@ -119,13 +122,15 @@ class Holder:
             state, stage = self._state, self._stage
             if stage is None or state.phase not in (Phase.READY, Phase.FAILED):
                 return None
-            return Loaded(state.session_id, state.epoch, stage.spec.layers, stage.memory)
+            return Loaded(state.session_id, state.epoch, stage.spec.layers, stage.memory, state.is_serving)
 
     def unload(self, session_id: str) -> bool:
         """Drops the session's stage, or cancels its load; False: it is not here. Blocks for one step at most."""
         while True:
             with self._lock:
-                if self._state.session_id != session_id or self._state.phase is Phase.UNLOADING:
+                if self._state.order is None or self._state.session_id != session_id:
+                    return False
+                if self._state.phase is Phase.UNLOADING:
                     return False
                 loading = self._loading if self._state.phase is Phase.LOADING else None
                 if loading is None:
@@ -303,17 +308,18 @@ class Holder:
             if self._state.order is not order or self._state.phase is not Phase.READY:
                 return
             self._n_frames = feed.n_finished
-            if error is None or isinstance(error, StreamLostError | LeavingError):
+            no_fault = error is None or isinstance(error, StreamLostError | LeavingError)
+            if no_fault or (isinstance(error, NeighbourError) and feed.n_started == 0):
                 self._state = session.end_feed(self._state, n_frames=feed.n_started)
-            else:
+            elif error is not None:
                 self._state = session.fail(self._state, detail_of(error, self.culprit))
             self._results = Results()
 
-    def _check_message_size(self, order: LoadOrder, layout: ModelLayout) -> None:
+    def _check_message_size(self, spec: StageSpec, layout: ModelLayout) -> None:
         """A batch whose hidden states could not pass this worker's server is refused before the first frame is."""
-        state_bytes = 4 * order.spec.params.n_batch * layout.n_embd
+        state_bytes = 4 * spec.params.n_batch * layout.n_embd
         if state_bytes > self._message_limit_bytes // 2:
             raise BadRequestError(
-                f"a batch of {order.spec.params.n_batch} tokens with {layout.n_embd} floats each is too large for"
-                " one frame; ask for a smaller n_batch"
+                f"a batch of {spec.params.n_batch} tokens with {layout.n_embd} floats each is too large for one frame;"
+                " ask for a smaller n_batch"
             )

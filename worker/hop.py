@@ -5,6 +5,7 @@ The engine thread puts frames, gRPC's own thread takes, serialises and sends the
 next worker is turned into a NeighbourError that names the stage whose fault it is.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ import grpc
 
 from protos.caravan.v1 import error_pb2, frame_pb2, frame_pb2_grpc
 from protos.contract import EPOCH_METADATA_KEY, SESSION_METADATA_KEY, channel_options
-from protos.failures import code_of_bare_status, detail_from_metadata
+from protos.failures import detail_from_metadata
 from worker.errors import NeighbourError
 from worker.handover import Handover
+from worker.listening import Endpoint
 from worker.session import LoadOrder, Neighbour
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Hop:
     def __init__(self, order: LoadOrder, neighbour: Neighbour, limit_bytes: int) -> None:
         """Nothing happens before `connect`; `limit_bytes` bounds a frame."""
         self._neighbour = neighbour
-        self._queue: Handover[frame_pb2.FeedRequest] = Handover(CAPACITY)
+        self._queue: Handover[tuple[frame_pb2.FeedRequest, frame_pb2.StageTiming]] = Handover(CAPACITY)
         self._channel = grpc.insecure_channel(neighbour.address, options=channel_options(limit_bytes))
         self._metadata = (
             (SESSION_METADATA_KEY, order.session_id),
@@ -60,11 +62,11 @@ class Hop:
         patience.daemon = True
         patience.start()
         try:
-            # Returns when the call ended, too, however it did.
-            call.initial_metadata()
+            # Empty if the call ended instead, however it did.
+            is_connected = bool(call.initial_metadata())
         finally:
             patience.cancel()
-        if call.done():
+        if not is_connected:
             raise self._error(call, f"did not connect its part of the line within {LINE_TIMEOUT_S:.0f} s")
 
     def on_lost(self, report: Callable[[NeighbourError], None]) -> None:
@@ -79,9 +81,12 @@ class Hop:
 
         call.add_done_callback(ended)
 
-    def put(self, request: frame_pb2.FeedRequest) -> bool:
-        """Hands a frame to the sender, waiting while the link is behind; False: it is over."""
-        return self._queue.put(request)
+    def put(self, request: frame_pb2.FeedRequest, timing: frame_pb2.StageTiming) -> bool:
+        """Hands a frame to the sender, waiting while the link is behind; False: it is over.
+
+        `timing` is this stage's own entry in it, completed when it is sent.
+        """
+        return self._queue.put((request, timing))
 
     def finish(self) -> None:
         """Half-closes after what waits, and blocks until the rest of the line has finished it.
@@ -92,48 +97,44 @@ class Hop:
         call = self._connected()
         self._finished = True
         self._queue.finish()
-        if call.exception() is not None:
+        # Blocks until the call has ended.
+        if call.code() is not grpc.StatusCode.OK:
             raise self._error(call, "did not finish")
 
     def end(self, _error: Exception) -> None:
-        """Drops what waits and cancels the stream. Safe to repeat, from any thread."""
-        self._queue.close()
+        """Cancels the stream and drops what waits. Safe to repeat, from any thread."""
         if self._call is not None:
+            # First: a queue that ends means a half-close to the sender.
             self._call.cancel()
+        self._queue.close()
 
     def close(self) -> None:
         """Closes the connection; not from a thread of gRPC's own, which it waits for."""
+        if self._call is not None:
+            self._call.cancel()
         self._queue.close()
         self._channel.close()
 
     def _reach(self) -> None:
-        """Connects, or says which worker cannot be reached at which address."""
-        states: list[grpc.ChannelConnectivity] = []
-        settled = threading.Event()
-
-        def watch(state: grpc.ChannelConnectivity) -> None:
-            states.append(state)
-            if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
-                settled.set()
-
-        self._channel.subscribe(watch, try_to_connect=True)
-        settled.wait(CONNECT_TIMEOUT_S)
-        self._channel.unsubscribe(watch)
-        if grpc.ChannelConnectivity.READY not in states:
-            why = "refuses the connection" if settled.is_set() else f"did not answer in {CONNECT_TIMEOUT_S:.0f} s"
+        """Says who cannot be reached where, and why: the system tells that sooner and better than gRPC."""
+        name, address = self._neighbour.name, self._neighbour.address
+        try:
+            endpoint = Endpoint.parse(address)
+            socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
             raise NeighbourError(
                 error_pb2.ErrorDetail(
                     code=error_pb2.ERROR_CODE_NEIGHBOUR_LOST,
-                    message=f"worker {self._neighbour.name} cannot be reached: {self._neighbour.address} {why};"
+                    message=f"worker {name} cannot be reached at {address} ({error.strerror or error});"
                     " is it running, and is its port open?",
-                    worker=self._neighbour.name,
+                    worker=name,
                     retry_safe=True,
                 )
-            )
+            ) from error
 
     def _outgoing(self) -> Iterator[frame_pb2.FeedRequest]:
-        for request in self._queue:
-            request.frame.timings[-1].sent_ns = time.monotonic_ns()
+        for request, timing in self._queue:
+            timing.sent_ns = time.monotonic_ns()
             yield request
 
     def _connected(self) -> "_CallFuture[frame_pb2.FeedResponse]":
@@ -142,19 +143,25 @@ class Hop:
         return self._call
 
     def _error(self, call: "_CallFuture[frame_pb2.FeedResponse]", what: str) -> NeighbourError:
-        """Why the stream ended: in the words of the stage whose error it is, else as gRPC saw it from here."""
+        """Why the stream ended: in the words of the stage whose error it is, else as gRPC saw it from here.
+
+        Blocks until it has.
+        """
         detail = detail_from_metadata(call.trailing_metadata())
         if detail is not None:
             return NeighbourError(detail)
         status = call.code()
-        lost = error_pb2.ERROR_CODE_NEIGHBOUR_LOST
-        code = lost
-        if status in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED):
-            code = code_of_bare_status(status)
         name, address = self._neighbour.name, self._neighbour.address
-        said = call.details() or status.name
-        if status in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
-            message = f"worker {name} at {address} {what}"
-        else:
-            message = f"worker {name} at {address} is gone: {said}"
-        return NeighbourError(error_pb2.ErrorDetail(code=code, message=message, worker=name, retry_safe=code == lost))
+        code = error_pb2.ERROR_CODE_NEIGHBOUR_LOST
+        message = f"worker {name} at {address} is gone: {call.details() or status.name}"
+        match status:
+            case grpc.StatusCode.OK | grpc.StatusCode.CANCELLED:
+                message = f"worker {name} at {address} {what}"
+            case grpc.StatusCode.UNIMPLEMENTED:
+                message = f"what answers at {address} is no worker; {name} should be there"
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                # gRPC's own answer to a message beyond the limit.
+                code = error_pb2.ERROR_CODE_BAD_FRAME
+                message = f"a frame was too large for worker {name}: {call.details()}"
+        retry_safe = code == error_pb2.ERROR_CODE_NEIGHBOUR_LOST
+        return NeighbourError(error_pb2.ErrorDetail(code=code, message=message, worker=name, retry_safe=retry_safe))

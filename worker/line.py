@@ -30,8 +30,8 @@ class LineServicer(frame_pb2_grpc.LineServiceServicer):
             with self._holder.open_feed(session_id, epoch) as feed:
                 if not context.add_callback(feed.abandon):
                     feed.abandon()
-                context.send_initial_metadata(())
-                n_frames = feed.serve(request_iterator, context.is_active)
+                _say_connected(context, session_id, epoch)
+                n_frames = feed.serve(request_iterator)
             return frame_pb2.FeedResponse(n_frames=n_frames)
 
     def Collect(
@@ -44,11 +44,16 @@ class LineServicer(frame_pb2_grpc.LineServiceServicer):
             try:
                 if not context.add_callback(results.leave):
                     results.leave()
-                context.send_initial_metadata(())
+                _say_connected(context, session_id, epoch)
                 for result in results:
                     yield frame_pb2.CollectResponse(result=result)
             finally:
                 self._holder.close_collect(results)
+
+
+def _say_connected(context: grpc.ServicerContext, session_id: str, epoch: int) -> None:
+    """Initial metadata that repeats the call's: gRPC shows a refused call to have some, too, but empty."""
+    context.send_initial_metadata(((SESSION_METADATA_KEY, session_id), (EPOCH_METADATA_KEY, str(epoch))))
 
 
 def _stream_of(context: grpc.ServicerContext) -> tuple[str, int]:

@@ -12,8 +12,10 @@ from protos.caravan.v1 import frame_pb2
 class Samplers:
     """By sequence: a sampler, or the sentence that says why there is none."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, n_ctx_seq: int) -> None:
+        """`n_ctx_seq`: how many tokens "the whole context" is to the penalties."""
         self._vocabulary = vocabulary
+        self._n_ctx_seq = n_ctx_seq
         self._by_sequence: dict[int, Sampler | str] = {}
 
     def apply(self, operation: frame_pb2.SamplerOperation) -> None:
@@ -51,7 +53,7 @@ class Samplers:
         try:
             self._by_sequence[opened.seq_id] = Sampler(
                 self._vocabulary,
-                _params(opened.params),
+                _params(opened.params, self._n_ctx_seq),
                 prompt_tokens=opened.prompt_tokens,
                 generated_tokens=opened.generated_tokens,
             )
@@ -64,7 +66,8 @@ class Samplers:
             sampler.close()
 
 
-def _params(params: frame_pb2.SamplingParams) -> SamplingParams:
+def _params(params: frame_pb2.SamplingParams, n_ctx_seq: int) -> SamplingParams:
+    """Raises ValueError for what is out of range."""
     return SamplingParams(
         temperature=params.temperature,
         top_k=params.top_k,
@@ -74,7 +77,7 @@ def _params(params: frame_pb2.SamplingParams) -> SamplingParams:
         repeat_penalty=params.repeat_penalty,
         frequency_penalty=params.frequency_penalty,
         presence_penalty=params.presence_penalty,
-        repeat_last_n=params.repeat_last_n,
+        repeat_last_n=n_ctx_seq if params.repeat_last_n < 0 else params.repeat_last_n,
         seed=params.seed,
         grammar=params.grammar,
         logit_bias=tuple((entry.token, entry.bias) for entry in params.logit_bias),

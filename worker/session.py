@@ -16,7 +16,7 @@ from enum import Enum
 
 from native import ContextParams, LayerRange
 from protos.caravan.v1 import error_pb2
-from worker.errors import LoadUnderWayError, NoSuchSessionError, WrongEpochError
+from worker.errors import InUseError, LoadUnderWayError, NoSuchSessionError, WrongEpochError
 
 
 class Phase(Enum):
@@ -85,6 +85,11 @@ class SessionState:
         """0 while IDLE."""
         return 0 if self.order is None else self.order.epoch
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether a coordinator is using it now."""
+        return self.phase is Phase.READY and self.feed is StreamPhase.OPEN
+
 
 IDLE = SessionState()
 
@@ -99,11 +104,16 @@ def begin_load(state: SessionState, order: LoadOrder) -> SessionState:
 
     Raises:
         LoadUnderWayError: another one runs.
+        InUseError: another session is being served.
         WrongEpochError: the epoch of this session is spent or in the past.
     """
     if state.phase in (Phase.LOADING, Phase.UNLOADING):
         raise LoadUnderWayError(
             f"this worker is {state.phase.value} session {state.session_id}; try again when that is done"
+        )
+    if state.session_id != order.session_id and state.is_serving:
+        raise InUseError(
+            f"this worker serves session {state.session_id} of another coordinator; end that one, or use other workers"
         )
     if state.session_id == order.session_id and order.epoch <= state.epoch:
         raise WrongEpochError(

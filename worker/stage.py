@@ -7,6 +7,7 @@ Loaded on the loading thread, stepped on the engine thread, never on two at once
 from collections.abc import Callable
 
 from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, dry_run, find_device
+from worker.errors import BadRequestError
 from worker.frames import FrameLimits
 from worker.memory import check_fits
 from worker.samplers import Samplers
@@ -20,7 +21,7 @@ class Stage:
         self.spec = spec
         self.layout = layout
         self.context = context
-        self.samplers = Samplers(model.vocabulary)
+        self.samplers = Samplers(model.vocabulary, spec.params.n_ctx_seq)
         self._model = model
         self.memory = context.memory()
 
@@ -33,10 +34,10 @@ class Stage:
             report: is told the fraction done, answers whether to go on.
 
         Raises:
-            DoesNotFitError: before anything was allocated.
+            DoesNotFitError, BadRequestError: before anything was allocated.
             NativeError: LoadCancelledError among them; nothing is left loaded.
         """
-        use = dry_run(layout.path, spec.layers, device, spec.params)
+        use = needed_memory(spec, layout, device)
         check_fits(use, spec.layers, find_device(device), find_device("CPU"))
         model = Model.load(layout.path, layers=spec.layers, device=device, on_progress=report)
         try:
@@ -92,6 +93,10 @@ def needed_memory(spec: StageSpec, layout: ModelLayout, device: str) -> MemoryUs
     """What loading would take, byte for byte, allocating nothing.
 
     Raises:
-        NativeError: llama.cpp refuses the model or the parameters.
+        BadRequestError: parameters that this model cannot have.
+        NativeError: llama.cpp refuses the model.
     """
-    return dry_run(layout.path, spec.layers, device, spec.params)
+    try:
+        return dry_run(layout.path, spec.layers, device, spec.params)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error

@@ -23,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class _Stopping:
     """Counts the signals that came."""
 
-    def __init__(self, first: Callable[[int], None]) -> None:
+    def __init__(self, first: Callable[[int], object]) -> None:
         self._first = first
         self._n_signals = 0
 
@@ -53,13 +53,9 @@ def interruptible() -> Iterator[None]:
 def on_stop_signals(first: Callable[[int], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM calls `first` on this event loop; the second ends the process."""
     loop = asyncio.get_running_loop()
-    stopping = _Stopping(lambda number: None if loop.is_closed() else _call_soon(loop, first, number))
+    stopping = _Stopping(lambda number: loop.call_soon_threadsafe(first, number))
     with _handlers(lambda number, _frame: stopping(number)):
         yield
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], number: int) -> None:
-    loop.call_soon_threadsafe(call, number)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from coordinator.cli.options import LineOptions
 from coordinator.cli.progress import LoadProgress, layers_text
 from coordinator.generation import Generation
 from coordinator.mesh import Mesh
-from coordinator.planner import Plan, size
+from coordinator.plan import Plan, size
 
 
 def open_arguments(line: LineOptions) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from coordinator.cli.console import emit, say
 from coordinator.cli.interrupts import interruptible
@@ -16,8 +15,10 @@ from coordinator.cli.options import option, worker_address
 from coordinator.cli.progress import layers_text
 from coordinator.cli.settings import debug_option
 from coordinator.discovery import Discovery, discover
-from coordinator.planner import size
+from coordinator.plan import size
 from coordinator.workers import FoundWorker
+
+_COLUMNS = ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS")
 
 
 @click.command("nodes")
@@ -50,31 +51,34 @@ def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) ->
         emit(json.dumps(_as_data(seen), indent=2) + "\n")
         return
     if seen.found:
-        Console(soft_wrap=True).print(_table(seen.found))
+        emit(_table(seen.found))
     else:
         say("no worker was found: start one with `caravan worker`, here or on another computer")
     for left_out in seen.left_out:
         say(f"left out: {left_out.name} at {left_out.address}: {left_out.reason}")
 
 
-def _table(workers: tuple[FoundWorker, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS"):
-        table.add_column(heading, no_wrap=True)
-    for worker in workers:
-        device = worker.device
-        holds = ", ".join(layers_text(stage.layers.start, stage.layers.end) for stage in worker.loaded)
-        table.add_row(
-            worker.name,
-            worker.address,
-            worker.host_name,
-            f"{device.name} ({device.description})",
-            size(device.free_bytes),
-            size(device.total_bytes),
-            worker.versions.llama_cpp,
-            holds or "-",
-        )
-    return table
+def _table(workers: Sequence[FoundWorker]) -> str:
+    """Columns as wide as they need to be: cut off, a report is none."""
+    rows = [_COLUMNS, *(_row(worker) for worker in workers)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _row(worker: FoundWorker) -> tuple[str, ...]:
+    device = worker.device
+    holds = ", ".join(layers_text(stage.layers.start, stage.layers.end) for stage in worker.loaded)
+    return (
+        worker.name,
+        worker.address,
+        worker.host_name,
+        f"{device.name} ({device.description})",
+        size(device.free_bytes),
+        size(device.total_bytes),
+        worker.versions.llama_cpp,
+        holds or "-",
+    )
 
 
 def _as_data(seen: Discovery) -> dict[str, object]:

@@ -93,7 +93,7 @@ def line_options(command: Command) -> Command:
                help="A worker's address, beside those found on the network; may be given several times."),
         option("--discovery-timeout", default=2.0, type=click.FloatRange(0, 600), metavar="SECONDS",
                help="How long to look for workers on the network; 0: only those given with --worker."),
-        option("--context", "-c", type=click.IntRange(8, 1 << 24), metavar="TOKENS",
+        option("--context", "-c", type=click.IntRange(8, 1 << 23), metavar="TOKENS",
                help="Context of one sequence.  [default: what the model was trained for, at most 4096]"),
         option("--parallel", default=4, type=click.IntRange(1, 256), metavar="N",
                help="How many sequences run at once."),

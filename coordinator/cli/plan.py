@@ -14,7 +14,7 @@ from coordinator.cli.options import LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
 from coordinator.opening import MeshOptions, plan_mesh
-from coordinator.planner import Plan
+from coordinator.plan import Plan
 from native import FlashAttention
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -72,8 +73,10 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 
 def _run(args: list[str], settings: Settings) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may say what the terminal's encoding cannot
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("native.llama_cpp").setLevel(logging.ERROR)
+    logging.getLogger("native.llama_cpp").setLevel(logging.CRITICAL)
     try:
         code = root.main(args, prog_name="caravan", standalone_mode=False, obj=settings)
     except StoppedError as stopped:

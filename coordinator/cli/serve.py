@@ -98,7 +98,7 @@ async def _serve(
     """Answers `/health` while it loads, then requests; returns the exit code when everything is closed."""
     service = Service(name)
     server = HttpServer(service, listening, address)
-    stop = _Stop(server)
+    stop = _Stop(server, service)
     with on_stop_signals(stop):
         serving = asyncio.create_task(server.run())
         try:
@@ -125,8 +125,9 @@ async def _serve(
 class _Stop:
     """What the first signal does: a load is called off, a ready server finishes what runs."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: HttpServer, service: Service) -> None:
         self._server = server
+        self._service = service
         self.loading: asyncio.Task[AsyncMesh] | None = None
         self.signal_number: int | None = None
 
@@ -135,7 +136,7 @@ class _Stop:
         self._server.drain()
         if self.loading is not None and not self.loading.done():
             self.loading.cancel()
-        elif self._server.n_connections:
+        elif self._service.n_requests:
             say("finishing the requests that run; Ctrl-C again to stop at once")
 
 

@@ -7,9 +7,8 @@ generation for each answer, then `streaming` or `collecting` tells the tokens in
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -33,9 +32,8 @@ from coordinator.http.service import Service, ServicePhase
 from coordinator.http.streaming import EventStream, events_of
 from coordinator.http.translate import messages_of, sampling_of, sampling_of_choice
 from coordinator.mesh import AsyncMesh
-from native import Vocabulary, versions
+from native import SamplingParams, Vocabulary, versions
 
-_log = logging.getLogger(__name__)
 _NOBODY_LISTENS = 499
 """Status of an answer that no one will read; nginx's number for it."""
 
@@ -97,45 +95,50 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
 
 def _begin_chat(mesh: AsyncMesh, asked: ChatRequest) -> list[AsyncGeneration]:
     sampling = sampling_of(asked, n_top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None)
-    messages = messages_of(asked)
-
-    def begin(choice: int) -> AsyncGeneration:
-        return mesh.chat(
-            messages,
-            sampling=sampling_of_choice(sampling, choice),
-            max_tokens=asked.token_limit,
-            stop=asked.stop,
-            template_variables=asked.chat_template_kwargs,
+    messages, variables = messages_of(asked), asked.chat_template_kwargs
+    with _all_or_none() as generations:
+        generations.append(
+            mesh.chat(
+                messages,
+                sampling=sampling,
+                max_tokens=asked.token_limit,
+                stop=asked.stop,
+                template_variables=variables,
+            )
         )
-
-    return _begin_all(partial(begin, choice) for choice in range(asked.n_choices))
+        _begin_other_choices(mesh, asked, sampling, generations)
+    return generations
 
 
 def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest) -> list[AsyncGeneration]:
     sampling = sampling_of(asked, n_top_logprobs=asked.logprobs)
-
-    def begin(prompt: Prompt, choice: int) -> AsyncGeneration:
-        return mesh.generate(
-            prompt,
-            sampling=sampling_of_choice(sampling, choice),
-            max_tokens=asked.token_limit,
-            stop=asked.stop,
-        )
-
-    return _begin_all(partial(begin, prompt, choice) for prompt in asked.prompt for choice in range(asked.n_choices))
+    with _all_or_none() as generations:
+        for prompt in asked.prompt:
+            generations.append(mesh.generate(prompt, sampling=sampling, max_tokens=asked.token_limit, stop=asked.stop))
+            _begin_other_choices(mesh, asked, sampling, generations)
+    return generations
 
 
-def _begin_all(begins: Iterable[Callable[[], AsyncGeneration]]) -> list[AsyncGeneration]:
-    """Begins all generations, or, if one cannot begin, none."""
+def _begin_other_choices(
+    mesh: AsyncMesh, asked: SamplingFields, sampling: SamplingParams, generations: list[AsyncGeneration]
+) -> None:
+    """Further answers to the prompt of the last generation, from its tokens: it is not tokenized again."""
+    tokens = generations[-1].prompt_tokens
+    for choice in range(1, asked.n_choices):
+        own = sampling_of_choice(sampling, choice)
+        generations += [mesh.generate(tokens, sampling=own, max_tokens=asked.token_limit, stop=asked.stop)]
+
+
+@contextlib.contextmanager
+def _all_or_none() -> Iterator[list[AsyncGeneration]]:
+    """A list for generations; if one cannot begin, those that did are cancelled."""
     generations: list[AsyncGeneration] = []
     try:
-        for begin in begins:
-            generations.append(begin())  # noqa: PERF401 -- those begun must be known when one fails
+        yield generations
     except BaseException:
         for generation in generations:
             generation.cancel()
         raise
-    return generations
 
 
 async def _answer(

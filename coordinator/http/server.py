@@ -103,11 +103,6 @@ class HttpServer:
         self._service = service
         self._listening = listening
 
-    @property
-    def n_connections(self) -> int:
-        """Open connections; after `drain`, those whose answers are not yet finished."""
-        return len(self._server.server_state.connections)
-
     async def run(self) -> None:
         """Serves until `drain`, and until the answers that then run are finished."""
         await self._server.serve(sockets=[self._listening])

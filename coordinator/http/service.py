@@ -52,6 +52,11 @@ class Service:
         """Why nothing can be generated any more; None while that is not so."""
         return self._error or (self._mesh.error if self._mesh is not None else None)
 
+    @property
+    def n_requests(self) -> int:
+        """Generations that run or wait."""
+        return 0 if self._mesh is None else self._mesh.n_running + self._mesh.n_waiting
+
     def note_progress(self, event: LoadEvent) -> None:
         """Follows the loading, for `/health`."""
         if event.phase is LoadPhase.LOADING and event.worker is not None:

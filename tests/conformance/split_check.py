@@ -112,7 +112,9 @@ def run_session(stages: Sequence[Stage]) -> Logits:
     return np.concatenate(logits)
 
 
-def check_model(path: Path, cuts_to_try: Sequence[tuple[int, ...]] | None = None) -> Outcome:
+def check_model(
+    path: Path, cuts_to_try: Sequence[tuple[int, ...]] | None = None, *, n_ubatch: int = _N_UBATCH
+) -> Outcome:
     """Compares every partition under every cache and attention setting with the whole model."""
     layout = read_layout(path)
     n_comparisons = 0
@@ -123,7 +125,7 @@ def check_model(path: Path, cuts_to_try: Sequence[tuple[int, ...]] | None = None
     for flash in (FlashAttention.OFF, FlashAttention.ON):
         for unified in (False, True):
             params = ContextParams(
-                n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=_N_UBATCH, flash_attention=flash,
+                n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=n_ubatch, flash_attention=flash,
                 kv_unified=unified, n_threads=1,
             )  # fmt: skip
             setting = f"flash attention {flash.name.lower()}, {'unified' if unified else 'per-sequence'} KV"
@@ -134,6 +136,8 @@ def check_model(path: Path, cuts_to_try: Sequence[tuple[int, ...]] | None = None
                         params = replace(params, n_ubatch=params.n_batch)
                 with open_line(path, (), params) as stages:
                     whole = run_session(stages)
+            except UnsupportedModelError as error:
+                return outcome("refused", error.reason)
             except LoadFailedError as error:
                 if flash is FlashAttention.ON:
                     continue  # llama.cpp itself refuses flash attention for this model

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The scheduler: what goes into frames, in what order, and that whatever happens every request ends and no slot leaks."""
+"""The scheduler: what goes into frames and in what order; whatever happens, every request ends and no slot leaks."""
 
 from collections import deque
 
@@ -8,16 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import OverloadedError
+from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow
 from coordinator.generation import FinishReason
-from coordinator.scheduler import (
-    Limits,
-    LineOrderError,
-    Outcome,
-    PlannedFrame,
-    Request,
-    SampledRow,
-    Scheduler,
-)
+from coordinator.scheduler import Limits, LineOrderError, Scheduler
 from native import SamplingParams
 
 _END = 0
@@ -219,7 +212,7 @@ def test_an_answer_to_another_frame_is_refused() -> None:
     "request_", [_request(1, n_prompt=0), _request(1, max_tokens=0), _request(1, n_prompt=60, max_tokens=8)]
 )
 def test_a_request_that_cannot_be_held_is_refused(request_: Request) -> None:
-    with pytest.raises(ValueError, match="request|context"):
+    with pytest.raises(ValueError, match=r"request|context"):
         _scheduler().submit(request_)
 
 

@@ -11,6 +11,7 @@ from coordinator.errors import (
     EngineError,
     ModelError,
     ModelNotFoundError,
+    PlanError,
     SessionLostError,
     UnsupportedModelError,
     VersionMismatchError,
@@ -59,7 +60,7 @@ _DETAILED: dict[str, type[CaravanError]] = {
     "ERROR_CODE_ENGINE": EngineError,
     "ERROR_CODE_NEIGHBOUR_LOST": WorkerLostError,
     "ERROR_CODE_CANCELLED": CancelledError,
-    "ERROR_CODE_INVALID_ARGUMENT": EngineError,
+    "ERROR_CODE_INVALID_ARGUMENT": PlanError,
 }
 
 
@@ -78,7 +79,7 @@ def test_every_status_that_grpc_gives_alone_has_its_error(status: grpc.StatusCod
 
 @pytest.mark.parametrize("code", error_pb2.ErrorCode.keys())
 def test_every_code_of_ours_has_its_error(code: str) -> None:
-    detail = error_pb2.ErrorDetail(code=error_pb2.ErrorCode.Value(code), message="what happened", worker="attic")
+    detail = error_pb2.ErrorDetail(code=code, message="what happened", worker="attic")
     error = _error_of_detail(detail)
     assert type(error) is _DETAILED[code]
     assert error.message == "attic: what happened"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Text as it may be shown: whole characters, and nothing that a stop string may still claim."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def _split_bytes(draw: st.DrawFn, content: st.SearchStrategy[bytes]) -> tuple[by
     data = draw(content)
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
     ends = [0, *cuts, len(data)]
-    return data, [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return data, [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
 @given(_split_bytes(st.text().map(str.encode)))

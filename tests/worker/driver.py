@@ -8,7 +8,6 @@ import json
 import queue
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +61,7 @@ class WorkerProcess:
         self.channel = grpc.insecure_channel(self.address, options=channel_options(_LIMIT_BYTES))
         self.control = control_pb2_grpc.ControlServiceStub(self.channel)
         self.line = frame_pb2_grpc.LineServiceStub(self.channel)
+        self.was_killed = False
 
     def stop(self) -> tuple[int, str]:
         """SIGTERM; the exit code and what it wrote to stderr."""
@@ -73,6 +73,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """As a power cut would."""
+        self.was_killed = True
         self.process.kill()
         self.process.wait(CALL_TIMEOUT_S)
 
@@ -83,6 +84,11 @@ class WorkerProcess:
     def load(self, request: control_pb2.LoadRequest) -> list[control_pb2.LoadResponse]:
         """All messages of a Load."""
         return list(self.control.Load(request, timeout=CALL_TIMEOUT_S))
+
+    def unload(self, session_id: str) -> bool:
+        """Drops a session; whether it was there."""
+        request = control_pb2.UnloadRequest(session_id=session_id)
+        return self.control.Unload(request, timeout=CALL_TIMEOUT_S).was_loaded
 
 
 def context_params(**changes: object) -> control_pb2.ContextParams:
@@ -160,10 +166,10 @@ class FedStream:
         if self.last is not None:
             self.collect = self.last.line.Collect(frame_pb2.CollectRequest(), metadata=metadata)
             # The Collect must stand before the first frame.
-            self.collect.initial_metadata()
+            self.is_collecting = bool(self.collect.initial_metadata())
             self.results = iter(self.collect)
         self.feed = self.first.line.Feed.future(iter(self._frames.get, None), metadata=metadata)
-        self.feed.initial_metadata()
+        self.is_connected = bool(self.feed.initial_metadata())
 
     def send(self, frame: frame_pb2.Frame) -> None:
         """Feeds a frame as it is."""
@@ -241,17 +247,10 @@ def want_token(row: int) -> frame_pb2.OutputRow:
 
 def greedy_sampler(seq_id: int, **changes: object) -> frame_pb2.SamplerOperation:
     """Opens a sampler that takes the likeliest token, or one with other parameters."""
-    params = frame_pb2.SamplingParams(
-        temperature=0.0, top_p=1.0, typical_p=1.0, repeat_penalty=1.0, repeat_last_n=0
-    )
+    params = frame_pb2.SamplingParams(temperature=0.0, top_p=1.0, typical_p=1.0, repeat_penalty=1.0, repeat_last_n=0)
     history = {key: changes.pop(key) for key in ("prompt_tokens", "generated_tokens") if key in changes}
     for name, value in changes.items():
         setattr(params, name, value)
     return frame_pb2.SamplerOperation(
         open=frame_pb2.SamplerOpen(seq_id=seq_id, params=params, **history)  # type: ignore[arg-type]
     )
-
-
-def live_threads() -> set[threading.Thread]:
-    """The threads there are, to see that none is left."""
-    return set(threading.enumerate())

@@ -194,18 +194,20 @@ class LoadProgress(_message.Message):
     def __init__(self, fraction: _Optional[float] = ...) -> None: ...
 
 class LoadedStage(_message.Message):
-    __slots__ = ("session_id", "epoch", "layer_start", "layer_end", "memory")
+    __slots__ = ("session_id", "epoch", "layer_start", "layer_end", "memory", "is_serving")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
     LAYER_END_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
+    IS_SERVING_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     layer_start: int
     layer_end: int
     memory: MemoryUse
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ...) -> None: ...
+    is_serving: bool
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ..., is_serving: _Optional[bool] = ...) -> None: ...
 
 class UnloadRequest(_message.Message):
     __slots__ = ("session_id",)

@@ -45,11 +45,11 @@ class ControlServiceStub:
     split; INTERNAL.
     """
     Load: _grpc.UnaryStreamMultiCallable[_control_pb2.LoadRequest, _control_pb2.LoadResponse]
-    """Loads a stage; a stage of another session or of an older epoch is unloaded first. Messages: any number with
+    """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
     `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
     Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
     Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
-    is under way; CANCELLED.
+    is under way, or another session is being served; CANCELLED.
     """
     Unload: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnloadRequest, _control_pb2.UnloadResponse]
     """Drops a session's stage, ending its streams. Unknown sessions are no error: safe to try again.
@@ -75,11 +75,11 @@ class ControlServiceAsyncStub(ControlServiceStub):
     split; INTERNAL.
     """
     Load: _aio.UnaryStreamMultiCallable[_control_pb2.LoadRequest, _control_pb2.LoadResponse]  # type: ignore[assignment]
-    """Loads a stage; a stage of another session or of an older epoch is unloaded first. Messages: any number with
+    """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
     `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
     Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
     Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
-    is under way; CANCELLED.
+    is under way, or another session is being served; CANCELLED.
     """
     Unload: _aio.UnaryUnaryMultiCallable[_control_pb2.UnloadRequest, _control_pb2.UnloadResponse]  # type: ignore[assignment]
     """Drops a session's stage, ending its streams. Unknown sessions are no error: safe to try again.
@@ -120,11 +120,11 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.LoadResponse], _abc.AsyncIterator[_control_pb2.LoadResponse]]:
-        """Loads a stage; a stage of another session or of an older epoch is unloaded first. Messages: any number with
+        """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
         `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
         Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
         Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
-        is under way; CANCELLED.
+        is under way, or another session is being served; CANCELLED.
         """
 
     @_abc_1.abstractmethod

@@ -34,13 +34,13 @@ def _same_alone(prompt: str, max_tokens: int) -> str:
 
 
 def test_run_without_workers_starts_one_and_prints_what_llama_cpp_prints_alone() -> None:
-    ended = caravan("run", DEMO_MODEL, _BEGIN, "--temperature", "0", "-n", "50", "--stats", *ALONE)
+    ended = caravan("run", DEMO_MODEL, _BEGIN, "--temperature", "0", "-n", "24", "--stats", *ALONE)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == _same_alone(_BEGIN, 50) + "\n"
+    assert ended.stdout == _same_alone(_BEGIN, 24) + "\n"
     told = ended.stderr.splitlines()
     assert "no worker" in told[0]
     assert any(re.search(r"127\.0\.0\.1:\d+  layers 0 to \d+ of \d+, [\d.]+ MiB on ", line) for line in told)
-    assert re.match(r"50 tokens, [\d.]+ tokens per second; \d+ prompt tokens, TTFT \d+ ms", told[-1])
+    assert re.match(r"24 tokens, [\d.]+ tokens per second; \d+ prompt tokens, TTFT \d+ ms", told[-1])
     assert "\x1b" not in ended.stderr
 
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""Frames and results as messages. The line itself, with real workers: tests/line/."""
+
+from coordinator.frames import PlannedFrame, Request, SampledRow, Start
+from coordinator.line import decode_result, encode_frame
+from native import SamplingParams
+from protos.caravan.v1 import frame_pb2
+
+
+def test_a_frame_says_what_goes_before_it_starts_and_before_it_computes() -> None:
+    sampling = SamplingParams(temperature=0.5, top_k=3, seed=9, logit_bias=((4, -1.0),), logprobs=True)
+    request = Request(1, (10, 11), 8, sampling)
+    planned = PlannedFrame(
+        7, removals=[2], starts=[Start(2, request)], tokens=[10, 11], positions=[0, 1], seq_ids=[2, 2], outputs=[1]
+    )
+    frame = encode_frame(planned, "session", 3).frame
+    assert (frame.session_id, frame.epoch, frame.number) == ("session", 3, 7)
+    assert [operation.WhichOneof("operation") for operation in frame.kv_operations] == ["remove"]
+    assert (frame.kv_operations[0].remove.seq_id, frame.kv_operations[0].remove.end) == (2, -1)
+    assert [operation.WhichOneof("operation") for operation in frame.sampler_operations] == ["close", "open"]
+    opened = frame.sampler_operations[1].open
+    assert (opened.seq_id, list(opened.prompt_tokens), list(opened.generated_tokens)) == (2, [10, 11], [])
+    assert (list(frame.tokens), list(frame.positions), list(frame.seq_ids)) == ([10, 11], [0, 1], [2, 2])
+    assert [(output.row, output.sample, output.logits) for output in frame.outputs] == [(1, True, False)]
+
+
+def test_every_sampling_parameter_travels() -> None:
+    changed = SamplingParams(
+        temperature=0.25, top_k=3, top_p=0.5, min_p=0.125, typical_p=0.75, repeat_penalty=1.5, frequency_penalty=0.5,
+        presence_penalty=0.25, repeat_last_n=-1, seed=9, grammar='root ::= "a"', logit_bias=((4, -1.0),),
+        logprobs=True, n_top_logprobs=2,
+    )  # fmt: skip
+    frame = encode_frame(PlannedFrame(1, starts=[Start(0, Request(1, (1,), 1, changed))]), "s", 1).frame
+    sent = frame.sampler_operations[0].open.params
+    default = SamplingParams()
+    for name in SamplingParams.__slots__:
+        assert getattr(changed, name) != getattr(default, name), f"{name} is not tried here"
+        if name != "logit_bias":
+            assert getattr(sent, name) == getattr(changed, name), name
+    assert [(bias.token, bias.bias) for bias in sent.logit_bias] == [(4, -1.0)]
+
+
+def test_a_result_gives_tokens_logprobs_and_reasons() -> None:
+    result = frame_pb2.Result(
+        frame_number=7,
+        rows=[
+            frame_pb2.RowResult(seq_id=0, sampled=frame_pb2.SampledToken(token=5)),
+            frame_pb2.RowResult(
+                seq_id=1,
+                sampled=frame_pb2.SampledToken(
+                    token=0, logprob=-0.5, top=[frame_pb2.TokenLogprob(token=0, logprob=-0.5)]
+                ),
+            ),
+            frame_pb2.RowResult(seq_id=2, error="the grammar admits no token here"),
+        ],
+    )
+    assert decode_result(result) == (
+        7,
+        [
+            SampledRow(0, 5),
+            SampledRow(1, 0, -0.5, ((0, -0.5),)),
+            SampledRow(2, None, error="the grammar admits no token here"),
+        ],
+    )

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""The public face: what it promises is there, and nothing else."""
+
+import inspect
+
+import coordinator
+from coordinator import AsyncMesh, CaravanError, Mesh, errors
+
+
+def test_everything_promised_is_there_and_once() -> None:
+    assert coordinator.__all__ == list(dict.fromkeys(coordinator.__all__))
+    assert all(hasattr(coordinator, name) for name in coordinator.__all__)
+
+
+def test_every_error_is_public_and_of_the_one_family() -> None:
+    for name, error in vars(errors).items():
+        if inspect.isclass(error) and error.__module__ == errors.__name__:
+            assert issubclass(error, CaravanError)
+            assert name in coordinator.__all__
+            assert f"── {name} " in (errors.__doc__ or "") or error is CaravanError
+
+
+def test_both_faces_of_a_mesh_have_the_same_members_and_arguments() -> None:
+    def members(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert members(AsyncMesh) == members(Mesh)
+    for name in ("open", "generate", "chat", "close"):
+        theirs = inspect.signature(getattr(AsyncMesh, name)).parameters.values()
+        ours = inspect.signature(getattr(Mesh, name)).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in theirs] == [(p.name, p.kind, p.default) for p in ours]

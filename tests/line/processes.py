@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Real worker processes for the tests of this folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_STOP_TIMEOUT_S = 20
+
+
+class WorkerProcess:
+    """A worker that is ready, on loopback."""
+
+    def __init__(self, name: str, *arguments: str, announced: bool = False) -> None:
+        """Starts it, with one thread so that several share a small machine, and waits until it is ready."""
+        self.name = name
+        quiet = [] if announced else ["--no-mdns"]
+        command = [sys.executable, "-m", "worker", "--json", "--name", name, "--parent-pid", str(os.getpid())]
+        command += ["--threads", "1", *quiet, *arguments]
+        self._process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            _, complaint = self._process.communicate(timeout=_STOP_TIMEOUT_S)
+            raise AssertionError(f"worker {name} did not start: {complaint}")
+        self.address: str = json.loads(line)["address"]
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self._process.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """As its owner would."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """It stays, and answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def stop(self) -> None:
+        """Ends it, however it stands."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+        try:
+            self._process.communicate(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate(timeout=_STOP_TIMEOUT_S)
+            raise

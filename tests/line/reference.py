@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""The reference: llama-cpp-python as it comes, alone, on the same file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llama_cpp import Llama
+from numpy.typing import NDArray
+
+
+class Reference:
+    """`llama_cpp.Llama`, forgetful: nothing of a call is reused in the next."""
+
+    def __init__(self, path: Path, *, n_ctx: int, n_batch: int, flash_attn: bool = False) -> None:
+        # Its methods are not typed, or not usefully.
+        self._llama: Any = Llama(
+            str(path),
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_threads=1,
+            n_threads_batch=1,
+            verbose=False,
+            flash_attn=flash_attn,
+        )
+
+    def text(self, prompt: str, **parameters: object) -> str:
+        """What it prints."""
+        self._llama.reset()
+        return str(self._llama.create_completion(prompt, **parameters)["choices"][0]["text"])
+
+    def answer(self, messages: list[dict[str, str]], **parameters: object) -> str:
+        """What it answers in a chat."""
+        self._llama.reset()
+        answer = self._llama.create_chat_completion(messages, **parameters)
+        return str(answer["choices"][0]["message"]["content"])
+
+    def greedy_tokens(self, prompt: Sequence[int], n_tokens: int) -> list[int]:
+        """At most so many tokens, without an end-of-generation token."""
+        return self._tokens(prompt, n_tokens, temp=0.0)
+
+    def sampled_tokens(self, prompt: Sequence[int], n_tokens: int, seed: int) -> list[int]:
+        """The same at temperature 0.8 with its, and llama-server's, other defaults."""
+        self._llama.set_seed(seed)
+        return self._tokens(prompt, n_tokens, temp=0.8)
+
+    def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 (n_vocab,)."""
+        self._llama.reset()
+        self._llama.eval(list(tokens))
+        shape = (self._llama.n_vocab(),)
+        return np.array(np.ctypeslib.as_array(self._llama._ctx.get_logits(), shape=shape), dtype=np.float32)
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._llama.close()
+
+    def _tokens(self, prompt: Sequence[int], n_tokens: int, **parameters: object) -> list[int]:
+        self._llama.reset()
+        tokens: list[int] = []
+        ends = self._llama.token_eos()
+        for token in self._llama.generate(list(prompt), **parameters):
+            if len(tokens) == n_tokens or token == ends:
+                break
+            tokens.append(token)
+        return tokens

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""When things go wrong: one clear error that names the culprit, nothing hangs, nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from coordinator import (
+    ClosedError,
+    DoesNotFitError,
+    LayerRange,
+    LoadEvent,
+    LoadPhase,
+    Mesh,
+    ModelError,
+    ModelNotFoundError,
+    NoWorkersError,
+    PlanError,
+    SamplingParams,
+    WorkerLostError,
+)
+from tests.line.conftest import N_CTX, StartWorker, open_mesh
+from tests.line.giant import write_giant
+from tests.line.processes import WorkerProcess
+
+PROMPT = "Once upon a time"
+_ROOT = Path(__file__).parents[2]
+
+
+def _endless(mesh: Mesh) -> SamplingParams:
+    vocabulary = mesh.vocabulary
+    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
+    return SamplingParams(temperature=0, logit_bias=tuple((token, float("-inf")) for token in ends))
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("how", ["kill", "terminate"])
+def test_a_worker_that_dies_in_the_middle_is_named_and_nothing_hangs(
+    start_worker: StartWorker, victim: int, how: str
+) -> None:
+    workers = [start_worker(name) for name in ("one", "two", "three")]
+    with open_mesh(workers) as mesh:
+        requests = [mesh.generate(PROMPT, sampling=_endless(mesh)) for _ in range(3)]
+        next(requests[0])
+        getattr(workers[victim], how)()
+        for request in requests:
+            with pytest.raises(WorkerLostError) as lost:
+                request.wait()
+            assert lost.value.worker == workers[victim].name
+            assert lost.value.layers == mesh.plan.stages[victim].layers
+            assert request.finish_reason is None
+        assert isinstance(mesh.error, WorkerLostError)
+        with pytest.raises(WorkerLostError):
+            mesh.generate(PROMPT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_worker_that_falls_silent_is_named_within_seconds(start_worker: StartWorker, victim: int) -> None:
+    workers = [start_worker(name) for name in ("one", "two", "three")]
+    with open_mesh(workers) as mesh:
+        request = mesh.generate(PROMPT, sampling=_endless(mesh))
+        next(request)
+        workers[victim].freeze()
+        started = time.monotonic()
+        with pytest.raises(WorkerLostError) as lost:
+            request.wait()
+        assert time.monotonic() - started < 25
+        assert lost.value.worker == workers[victim].name
+
+
+def test_after_a_worker_died_the_others_serve_a_new_mesh(start_worker: StartWorker) -> None:
+    workers = [start_worker(name) for name in ("one", "two", "three")]
+    with open_mesh(workers) as mesh:
+        request = mesh.generate(PROMPT, sampling=_endless(mesh))
+        next(request)
+        workers[1].kill()
+        with pytest.raises(WorkerLostError):
+            request.wait()
+    with open_mesh([workers[0], workers[2]]) as mesh:
+        assert mesh.generate(PROMPT, max_tokens=3).wait().usage.completion_tokens == 3
+
+
+def test_a_worker_that_is_gone_before_loading_is_named(start_worker: StartWorker) -> None:
+    workers = [start_worker(name) for name in ("one", "two")]
+    workers[1].kill()
+    workers[1].stop()
+    with pytest.raises(WorkerLostError, match=workers[1].address):
+        open_mesh(workers)
+
+
+def test_a_worker_whose_session_was_taken_by_another_coordinator_is_named(start_worker: StartWorker) -> None:
+    workers = [start_worker(name) for name in ("one", "two")]
+    with open_mesh(workers) as first:
+        request = first.generate(PROMPT, sampling=_endless(first))
+        next(request)
+        with open_mesh([workers[1]]) as second:
+            assert "taken over: two holds layers 4 to 7 of another session" in second.plan.explain()
+            with pytest.raises(WorkerLostError) as lost:
+                request.wait()
+            assert lost.value.worker == "two"
+            assert second.generate(PROMPT, max_tokens=3).wait().usage.completion_tokens == 3
+
+
+def test_closing_ends_what_runs_and_leaves_no_thread_no_process_and_no_connection() -> None:
+    me = psutil.Process()
+    mesh = Mesh.open("demo", discover=False, local_workers=2, context=N_CTX)
+    workers = {child.pid for child in me.children()}
+    assert len(workers) == 2
+    request = mesh.generate(PROMPT, sampling=_endless(mesh))
+    next(request)
+    mesh.close()
+    with pytest.raises(ClosedError):
+        request.wait()
+    with pytest.raises(ClosedError):
+        mesh.generate(PROMPT)
+    mesh.close()
+    assert not workers & {child.pid for child in me.children()}
+    assert "caravan-mesh" not in {thread.name for thread in threading.enumerate()}
+    ports = {int(stage.address.rpartition(":")[2]) for stage in mesh.plan.stages}
+    assert not [c for c in me.net_connections("tcp") if c.raddr and c.raddr.port in ports]
+
+
+def test_a_mesh_that_is_dropped_closes_itself() -> None:
+    mesh = Mesh.open("demo", discover=False, local_workers=1, context=N_CTX)
+    (worker,) = psutil.Process().children()
+    del mesh
+    worker.wait(10)
+
+
+def test_without_workers_and_without_leave_to_start_some_it_says_what_to_do() -> None:
+    with pytest.raises(NoWorkersError, match=r"start one with `caravan worker`"):
+        Mesh.open("demo", discover=False)
+
+
+def test_progress_tells_that_workers_are_started_and_how_far_each_has_loaded() -> None:
+    events: list[LoadEvent] = []
+    with Mesh.open("demo", discover=False, local_workers=2, context=N_CTX, on_progress=events.append) as mesh:
+        layers = {stage.worker: stage.layers for stage in mesh.plan.stages}
+    phases = list(dict.fromkeys(event.phase for event in events))
+    assert phases == [LoadPhase.STARTING, LoadPhase.PLANNING, LoadPhase.LOADING, LoadPhase.READY]
+    assert "no worker was found: starting 2 workers on this machine" in events[0].message
+    for worker, its_layers in layers.items():
+        loading = [event for event in events if event.worker == worker]
+        fractions = [event.fraction for event in loading]
+        assert {event.layers for event in loading} == {its_layers}
+        assert fractions == sorted(fractions)
+        assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_numbers_and_the_workers_live_on(
+    workers: list[WorkerProcess], tmp_path: Path
+) -> None:
+    giant = write_giant(tmp_path / "giant.gguf")
+    with pytest.raises(DoesNotFitError) as refused:
+        Mesh.open(giant, workers=[worker.address for worker in workers[:2]], discover=False)
+    assert refused.value.needed_bytes > 4 << 40 > refused.value.available_bytes > 0
+    assert "giant needs 4.5 TiB (4.4 TiB of weights, 160 GiB of KV cache" in refused.value.message
+    assert all(worker.name in refused.value.message for worker in workers[:2])
+    with open_mesh(workers[:2]) as mesh:
+        assert mesh.generate(PROMPT, max_tokens=3).wait().usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"parallel": 0}, {"parallel": 100_000}, {"context": 0}, {"batch": 2, "parallel": 4}, {"kv_type_k": "f17"}],
+)
+def test_options_that_cannot_be_are_refused(workers: list[WorkerProcess], options: dict[str, object]) -> None:
+    with pytest.raises(PlanError):
+        open_mesh(workers[:1], **options)
+
+
+def test_manual_layer_ranges_are_what_is_loaded(workers: list[WorkerProcess]) -> None:
+    ranges = [LayerRange(0, 1), LayerRange(1, 6), LayerRange(6, 8)]
+    with open_mesh(workers, layer_ranges=ranges) as mesh:
+        assert [stage.layers for stage in mesh.plan.stages] == ranges
+        assert [stage.worker for stage in mesh.plan.stages] == [worker.name for worker in workers]
+        assert mesh.generate(PROMPT, max_tokens=3).wait().usage.completion_tokens == 3
+
+
+def test_a_file_that_is_no_model_is_refused_before_anything_starts(tmp_path: Path, demo_path: Path) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("this is no model")
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(demo_path.read_bytes()[:100_000])
+    for path in (text, torn):
+        with pytest.raises(ModelError, match=path.name):
+            Mesh.open(path, discover=False, local_workers=1)
+    with pytest.raises(ModelNotFoundError):
+        Mesh.open(tmp_path / "missing.gguf", discover=False, local_workers=1)
+
+
+_SCRIPT = """
+import json, sys
+import psutil
+from coordinator import Mesh
+with Mesh.open("demo", discover=False, local_workers=2, context=512) as mesh:
+    print(json.dumps([child.pid for child in psutil.Process().children()]), flush=True)
+    while True:
+        mesh.generate("Once upon a time", max_tokens=100).wait()
+"""
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_that_is_stopped_leaves_no_worker_behind(signal_: signal.Signals) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    workers = [psutil.Process(pid) for pid in json.loads(program.stdout.readline())]
+    time.sleep(0.2)
+    program.send_signal(signal_)
+    _, complaints = program.communicate(timeout=30)
+    assert program.returncode != 0
+    psutil.wait_procs(workers, timeout=15)
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    if signal_ is signal.SIGINT:
+        assert complaints.rstrip().endswith("KeyboardInterrupt"), complaints
+
+
+def test_an_interrupted_opening_leaves_nothing_behind() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    before = set(psutil.Process().children())
+
+    def interrupt(event: object) -> None:
+        if getattr(event, "phase", None) is LoadPhase.STARTING:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Mesh.open("demo", discover=False, local_workers=2, context=N_CTX, on_progress=interrupt)
+    assert set(psutil.Process().children()) == before
+    assert "caravan-mesh" not in {thread.name for thread in threading.enumerate()}
