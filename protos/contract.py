@@ -97,6 +97,8 @@ def channel_options(max_message_bytes: int | None = None) -> list[tuple[str, int
         ("grpc.max_receive_message_length", limit),
         ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        # gRPC core waits a minute for a ping's answer unless told here, too.
+        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         # A line may rest between requests and must still notice a neighbour that died.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
