@@ -8,12 +8,9 @@ session.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 import secrets
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.errors import ClosedError, InvalidRequestError, PromptTooLongError
@@ -44,26 +41,39 @@ class AdmittedRequest:
     sampling: SamplingParams
 
 
+class _Lease:
+    """Holds a vocabulary open; whoever calls into it from whatever thread has one in hand, and the last one who lets go
+    of it frees the vocabulary. No lock: a Ctrl-C can leave one taken."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def __del__(self) -> None:
+        self.vocabulary.close()
+
+
 class Admission:
     """The gate of one mesh.
 
     Args:
-        vocabulary: Borrowed.
+        vocabulary: Owned: freed after `free`, when nobody calls into it any more.
         n_ctx: Tokens per sequence.
     """
 
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
-        self._vocabulary = vocabulary
+        self._lease: _Lease | None = _Lease(vocabulary)
         self._n_ctx = n_ctx
-        self._changed = threading.Condition()
-        self._n_inside = 0
+        self._template: ChatTemplate | None = None
         self._closed = False
 
     def close(self) -> None:
-        """Lets nobody in any more and waits for who is inside, so that the vocabulary can be freed."""
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: self._n_inside == 0)
+        """Lets nobody in any more."""
+        self._closed = True
+
+    def free(self) -> None:
+        """Closes, and frees the vocabulary as soon as those inside have left."""
+        self._closed = True
+        self._lease = None
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """Tokens of a raw prompt: text with what the model puts around it (BOS), special tokens written out in it read
@@ -73,14 +83,15 @@ class Admission:
             ClosedError: The gate is closed (so do the others).
             InvalidRequestError: No valid Unicode, or ids that are not in the vocabulary.
         """
+        vocabulary = (lease := self._enter()).vocabulary
         if isinstance(prompt, str):
-            with self._inside():
-                return self._tokenize(prompt, add_special=True)
+            return _tokenize(lease, prompt, add_special=True)
         tokens = tuple(prompt)
-        n_vocab = self._vocabulary.n_tokens
-        wrong = [token for token in tokens if not (isinstance(token, int) and 0 <= token < n_vocab)]
+        wrong = [token for token in tokens if not (isinstance(token, int) and 0 <= token < vocabulary.n_tokens)]
         if wrong:
-            raise InvalidRequestError(f"{wrong[0]!r} is no token of this vocabulary, which has ids below {n_vocab}")
+            raise InvalidRequestError(
+                f"{wrong[0]!r} is no token of this vocabulary, which has ids below {vocabulary.n_tokens}"
+            )
         return tokens
 
     def chat_tokens(self, messages: Messages, variables: Mapping[str, object] | None) -> tuple[int, ...]:
@@ -90,17 +101,17 @@ class Admission:
         Raises:
             InvalidRequestError: The model has no template, or it refuses the messages.
         """
+        lease = self._enter()
         if not messages:
             raise InvalidRequestError("there are no messages to answer")
-        with self._inside():
-            template = self._template
+        try:
+            template = self._template = self._template or lease.vocabulary.chat_template
             if template is None:
                 raise InvalidRequestError("this model has no chat template: send a plain prompt instead")
-            try:
-                text = _render(template, messages, variables or {})
-            except (NativeError, TypeError) as error:
-                raise InvalidRequestError(str(error)) from error
-            return self._tokenize(text, add_special=False)
+            text = _render(template, messages, variables or {})
+        except (NativeError, TypeError) as error:
+            raise InvalidRequestError(str(error)) from error
+        return _tokenize(lease, text, add_special=False)
 
     def admit(
         self,
@@ -120,6 +131,7 @@ class Admission:
             PromptTooLongError: No room for one token.
             InvalidRequestError: What else cannot be.
         """
+        lease = self._enter()
         if not prompt:
             raise InvalidRequestError("the prompt is empty")
         if len(prompt) >= self._n_ctx:
@@ -127,53 +139,40 @@ class Admission:
         if max_tokens is not None and max_tokens < 1:
             raise InvalidRequestError(f"max_tokens must be at least 1, not {max_tokens}")
         room = self._n_ctx - len(prompt)
-        with self._inside():
-            return AdmittedRequest(
-                prompt,
-                max_tokens=room if max_tokens is None else min(max_tokens, room),
-                stop=_stop_strings(stop),
-                sampling=self._sampling(sampling),
-            )
+        return AdmittedRequest(
+            prompt,
+            max_tokens=room if max_tokens is None else min(max_tokens, room),
+            stop=_stop_strings(stop),
+            sampling=_checked(lease, sampling or SamplingParams(seed=RANDOM_SEED)),
+        )
 
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
-        """While it lasts, the vocabulary is there."""
-        with self._changed:
-            if self._closed:
-                raise ClosedError
-            self._n_inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._n_inside -= 1
-                self._changed.notify_all()
+    def _enter(self) -> _Lease:
+        """What keeps the vocabulary there while the caller has it."""
+        lease = self._lease
+        if lease is None or self._closed:
+            raise ClosedError
+        return lease
 
-    @functools.cached_property
-    def _template(self) -> ChatTemplate | None:
-        try:
-            return self._vocabulary.chat_template
-        except NativeError as error:
-            raise InvalidRequestError(str(error)) from error
 
-    def _tokenize(self, text: str, *, add_special: bool) -> tuple[int, ...]:
-        try:
-            return tuple(self._vocabulary.tokenize(text, add_special=add_special, parse_special=True))
-        except NativeError as error:
-            raise InvalidRequestError(str(error)) from error
+def _tokenize(lease: _Lease, text: str, *, add_special: bool) -> tuple[int, ...]:
+    try:
+        return tuple(lease.vocabulary.tokenize(text, add_special=add_special, parse_special=True))
+    except NativeError as error:
+        raise InvalidRequestError(str(error)) from error
 
-    def _sampling(self, sampling: SamplingParams | None) -> SamplingParams:
-        params = sampling or SamplingParams(seed=RANDOM_SEED)
-        if params.seed == RANDOM_SEED:
-            params = replace(params, seed=secrets.randbelow(RANDOM_SEED))
-        problem = _problem(params, self._vocabulary.n_tokens)
-        if problem:
-            raise InvalidRequestError(problem)
-        try:
-            check_params(self._vocabulary, params)
-        except (NativeError, ValueError) as error:
-            raise InvalidRequestError(str(error)) from error
-        return params
+
+def _checked(lease: _Lease, params: SamplingParams) -> SamplingParams:
+    """The parameters, with a seed of their own."""
+    if params.seed == RANDOM_SEED:
+        params = replace(params, seed=secrets.randbelow(RANDOM_SEED))
+    problem = _problem(params, lease.vocabulary.n_tokens)
+    if problem:
+        raise InvalidRequestError(problem)
+    try:
+        check_params(lease.vocabulary, params)
+    except (NativeError, ValueError) as error:
+        raise InvalidRequestError(str(error)) from error
+    return params
 
 
 def _render(template: ChatTemplate, messages: Messages, variables: Mapping[str, object]) -> str:

@@ -8,13 +8,13 @@ on the same loop, `Generation` in any other thread) takes from it. Dropping a fa
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from coordinator.errors import CaravanError
+from coordinator.loop_thread import ThreadSignal
 
 
 class FinishReason(str, Enum):
@@ -86,13 +86,10 @@ class Usage:
 
 
 class Signal(Protocol):
-    """What wakes the consumer of a stream: `threading.Event` or `asyncio.Event`."""
+    """What wakes the consumer of a stream: `ThreadSignal` or `asyncio.Event`."""
 
     def set(self) -> None:
-        """Wakes it."""
-
-    def clear(self) -> None:
-        """Forgets earlier wakings."""
+        """Wakes it; must not wait."""
 
 
 class TokenStream:
@@ -256,7 +253,7 @@ class Generation(_Face):
         ClosedError: The mesh was closed meanwhile.
     """
 
-    def __init__(self, stream: TokenStream, cancel: Callable[[], None], arrived: threading.Event) -> None:
+    def __init__(self, stream: TokenStream, cancel: Callable[[], None], arrived: ThreadSignal) -> None:
         super().__init__(stream, cancel)
         self._arrived = arrived
 
@@ -265,7 +262,6 @@ class Generation(_Face):
 
     def __next__(self) -> Token:
         while True:
-            self._arrived.clear()
             try:
                 token = self._take()
             except _EndedError:
@@ -284,6 +280,4 @@ class Generation(_Face):
         """Cancels what still runs and returns when it has ended."""
         self.cancel()
         while not self._stream.ended:
-            self._arrived.clear()
-            if not self._stream.ended:
-                self._arrived.wait()
+            self._arrived.wait()

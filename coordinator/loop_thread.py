@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""An event loop in a thread of its own, for callers that have none. Used by `Mesh`, from any thread but that one."""
+"""An event loop in a thread of its own, for callers that have none. Used by `Mesh`, from any thread but that one.
+
+Callers wait on `queue.SimpleQueue`, never on `threading.Event` or `concurrent.futures.Future`: a Ctrl-C between the two
+halves of those classes' `with lock` leaves the lock taken, and the loop would wait for it for ever. SimpleQueue is
+written in C and has no such gap; putting into it never waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
+import queue
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -13,6 +18,27 @@ from typing import Any, Generic, TypeVar
 from coordinator.errors import CancelledError, ClosedError
 
 T = TypeVar("T")
+
+_CLEANUP_POLL_S = 0.02
+"""How often an interrupted caller looks whether its work has cleaned up."""
+
+
+class ThreadSignal:
+    """What wakes one thread that waits, from any other; see above for why it is no `threading.Event`.
+
+    It may wake the waiting thread without need: whoever waits looks again.
+    """
+
+    def __init__(self) -> None:
+        self._wakings: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Wakes it; never waits."""
+        self._wakings.put(None)
+
+    def wait(self) -> None:
+        """Returns when it was set since the last time."""
+        self._wakings.get()
 
 
 class LoopThread:
@@ -45,10 +71,10 @@ class LoopThread:
         job = _Job(work)
         try:
             self._begin(job)
-            return job.result.result()
+            return job.result()
         except KeyboardInterrupt:
             self.loop.call_soon_threadsafe(job.cancel)
-            concurrent.futures.wait([job.result])
+            job.wait()
             raise
 
     def call(self, function: Callable[[], T]) -> T:
@@ -94,13 +120,27 @@ async def _end_all_tasks() -> None:
 
 
 class _Job(Generic[T]):
-    """A coroutine to run on a loop, and its result for another thread. asyncio's own run_coroutine_threadsafe gives up
-    on the task when it is cancelled; here the result comes when the task has ended."""
+    """A coroutine to run on a loop, and its end for another thread. `result` and `wait` are for that thread, the others
+    for the loop's."""
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
-        self.result: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._work = work
         self._task: asyncio.Task[T] | None = None
+        self._is_over = False
+        self._ended: queue.SimpleQueue[asyncio.Task[T]] = queue.SimpleQueue()
+
+    def result(self) -> T:
+        """Waits for the end."""
+        try:
+            return self._ended.get().result()
+        except asyncio.CancelledError:
+            raise CancelledError("it was cancelled") from None
+
+    def wait(self) -> None:
+        """Waits for the end, whatever it is and whoever has seen it."""
+        while not self._is_over:
+            with contextlib.suppress(queue.Empty):
+                self._ended.get(timeout=_CLEANUP_POLL_S)
 
     def begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._work)
@@ -109,18 +149,14 @@ class _Job(Generic[T]):
     def cancel(self) -> None:
         if self._task is None:
             self.drop()
-            self.result.set_exception(CancelledError("it was cancelled"))
         else:
             self._task.cancel()
 
     def drop(self) -> None:
         """It will never begin."""
         self._work.close()
+        self._is_over = True
 
     def _settle(self, task: asyncio.Task[T]) -> None:
-        if task.cancelled():
-            self.result.set_exception(CancelledError("it was cancelled"))
-        elif (error := task.exception()) is not None:
-            self.result.set_exception(error)
-        else:
-            self.result.set_result(task.result())
+        self._is_over = True
+        self._ended.put(task)

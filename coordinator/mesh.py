@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
 from coordinator.loading import LoadEvent
-from coordinator.loop_thread import LoopThread
+from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import MeshOptions, OpenMesh, open_mesh
 from coordinator.plan import Plan
 from coordinator.workers import LeftOutWorker
@@ -339,7 +338,7 @@ class Mesh(_Face):
         self.close()
 
     def _submit(self, request: AdmittedRequest) -> Generation:
-        arrived = threading.Event()
+        arrived = ThreadSignal()
         loop = self._thread.loop
         stream, cancel = self._thread.call(lambda: submit(self._mesh, loop, request, arrived))
         return Generation(stream, cancel, arrived)

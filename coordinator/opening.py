@@ -180,6 +180,7 @@ class _Planned:
 
     order: ModelOrder
     vocabulary: Vocabulary
+    admission: Admission
     plan: Plan
     left_out: tuple[LeftOutWorker, ...]
     clients: tuple[WorkerClient, ...]
@@ -194,30 +195,34 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     resources.push_async_callback(unload_stages, planned.clients, session_id)
     session = await _start_session(options.queue, planned, session_id)
     resources.push_async_callback(session.close)
-    admission = Admission(planned.vocabulary, planned.order.params.n_ctx_seq)
-    resources.callback(admission.close)
+    resources.callback(planned.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, plan.explain()))
-    return OpenMesh(planned.order, plan, planned.left_out, planned.vocabulary, admission, session, resources.pop_all())
+    return OpenMesh(
+        planned.order, plan, planned.left_out, planned.vocabulary, planned.admission, session, resources.pop_all()
+    )
 
 
 async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Planned:
-    order, vocabulary = await _read_model(options, resources)
+    order, vocabulary, admission = await _read_model(options, resources)
     found = await _find_workers(options, on_progress, resources)
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
     plan = await confirmed_plan(order, found.found, clients, layer_ranges=options.layer_ranges, left_out=found.left_out)
     in_line = tuple(clients[stage.worker] for stage in plan.stages)
-    return _Planned(order, vocabulary, plan, found.left_out, in_line)
+    return _Planned(order, vocabulary, admission, plan, found.left_out, in_line)
 
 
-async def _read_model(options: MeshOptions, resources: contextlib.AsyncExitStack) -> tuple[ModelOrder, Vocabulary]:
+async def _read_model(
+    options: MeshOptions, resources: contextlib.AsyncExitStack
+) -> tuple[ModelOrder, Vocabulary, Admission]:
     file: ModelFile = resolve_model(options.model)
     layout = await asyncio.to_thread(read_layout, file.path)
     check_splittable(layout)
     order = ModelOrder(file.name, layout, options.context_params(layout.n_ctx_train))
     vocabulary = await asyncio.to_thread(Vocabulary.load, file.path)
-    resources.callback(vocabulary.close)
-    return order, vocabulary
+    admission = Admission(vocabulary, order.params.n_ctx_seq)
+    resources.callback(admission.free)
+    return order, vocabulary, admission
 
 
 async def _find_workers(

@@ -36,10 +36,8 @@ MAX_STEP_BYTES = 2 << 30
 _EMBEDDING = r"^token_embd\."
 _INPUT_TENSORS = r"^token_embd_norm|^per_layer_tok|^position_embd|^token_types|^altup_proj\."
 
-# Those of them that llama.cpp would put elsewhere on a first stage: Gemma 3n's with the output, where a wire is, and
-# both kinds in the plain layout instead of the repacked one on a CPU.
+# The one of them that llama.cpp places with the output, where a first stage has a wire (Gemma 3n).
 _FIRST_STAGE_TENSORS = r"^altup_proj\."
-_FIRST_STAGE_CPU_TENSORS = r"^altup_proj\.|^per_layer_model_proj\."
 
 # What the last stage reads behind the last layer.
 _OUTPUT_TENSORS = r"^output|^altup_unembd_proj\."
@@ -246,7 +244,7 @@ class _LoadSetup:
             overrides += [(pattern, before) for pattern in elsewhere]
         device = buffer_type_of(self.device)
         if self.wires.before is None:
-            overrides.append((_FIRST_STAGE_CPU_TENSORS if self.is_cpu else _FIRST_STAGE_TENSORS, device))
+            overrides.append((_FIRST_STAGE_TENSORS, device))
         if self.is_cpu:
             own = "|".join(map(str, range(self.layers.start, self.layers.end)))
             overrides.append((rf"^blk\.({own})\.", device))

@@ -39,6 +39,9 @@ MAX_GRAMMAR_DEPTH = 256
 # comments.
 _GRAMMAR_TEXT = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|<[^>]*>|#[^\n]*', re.DOTALL)
 
+# "{least,most}": with fewer at most than at least llama.cpp's parser makes rules until memory ends.
+_GRAMMAR_REPETITION = re.compile(r"\{\s*([0-9]{1,20})[0-9]*\s*,\s*([0-9]{1,20})[0-9]*\s*\}")
+
 # llama.cpp reserves memory for as many tokens as penalties look back on; longer than any context.
 MAX_REPEAT_LAST_N = 1 << 20
 
@@ -92,8 +95,20 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
+        """Whether the likeliest token is always taken, of those that bias, penalties and grammar leave."""
         return self.temperature <= 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether tokens that were there count less."""
+        return self.repeat_last_n != 0 and (
+            self.repeat_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+        )
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the token of the largest logit (bias included) is taken, whatever else was set."""
+        return self.is_greedy and not (self.grammar or self.has_penalties)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +175,21 @@ class Sampler:
             ValueError: the row has no logits.
             SamplingError: no token is left to choose from; the sampler is unchanged but for its random state.
         """
-        logits = context.logits(row)
-        if not math.isfinite(logits.max()):
-            raise SamplingError("the model's logits are not numbers")
-        if self._grammar is None:
+        raw = context.logits(row)
+        logits = self._biased(raw)
+        likeliest = int(logits.argmax())
+        if not math.isfinite(logits[likeliest]):
+            raise SamplingError("the logits leave no token to choose: they are not numbers, or all are forbidden")
+        if self._params.takes_likeliest:
+            token = likeliest
+        elif self._grammar is None:
             token = self._apply(self._chain, _Candidates(logits))
         else:
             token = self._sample_with_grammar(logits)
         self._accept(token)
         if not self._params.logprobs:
             return Sampled(token, None, ())
-        return _with_logprobs(token, logits, self._params.n_top_logprobs)
+        return _with_logprobs(token, raw, self._params.n_top_logprobs)
 
     def close(self) -> None:
         """Frees the chain; harmless twice."""
@@ -189,12 +208,11 @@ class Sampler:
 
     def _build(self) -> None:
         p, n_vocab = self._params, self._vocabulary.n_tokens
+        self._check_bias()
         if p.grammar:
             self._grammar = _grammar(self._vocabulary, p.grammar)
         add = self._add
-        if p.logit_bias:
-            add(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(p.logit_bias), self._bias_array()))
-        if p.repeat_last_n and (p.repeat_penalty != 1 or p.frequency_penalty or p.presence_penalty):
+        if p.has_penalties:
             last_n = p.repeat_last_n if p.repeat_last_n > 0 else MAX_REPEAT_LAST_N
             add(
                 llama_cpp.llama_sampler_init_penalties(
@@ -217,14 +235,20 @@ class Sampler:
             raise SamplingError("llama.cpp could not make a sampler")
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)
 
-    def _bias_array(self) -> c.Array[llama_cpp.llama_logit_bias]:
+    def _check_bias(self) -> None:
         n_vocab = self._vocabulary.n_tokens
-        array = (llama_cpp.llama_logit_bias * len(self._params.logit_bias))()
-        for entry, (token, bias) in zip(array, self._params.logit_bias, strict=True):
+        for token, _ in self._params.logit_bias:
             if not 0 <= token < n_vocab:
                 raise ValueError(f"a logit bias names token {token}, the vocabulary has {n_vocab}")
-            entry.token, entry.bias = token, bias
-        return array
+
+    def _biased(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits with the request's bias added, which comes first in llama-server's chain, too."""
+        if not self._params.logit_bias:
+            return logits
+        biased = logits.copy()
+        for token, bias in self._params.logit_bias:
+            biased[token] += bias
+        return biased
 
     def _apply(self, sampler: llama_cpp.llama_sampler_p | None, candidates: _Candidates) -> int:
         llama_cpp.llama_sampler_apply(sampler, c.byref(candidates.struct))
@@ -237,11 +261,10 @@ class Sampler:
         candidates = _Candidates(logits)
         llama_cpp.llama_sampler_apply(self._grammar, c.byref(candidates.struct))
         if not candidates.any_possible():
+            if self._params.logit_bias:
+                raise SamplingError("the logit bias forbids every token that the grammar admits here")
             raise SamplingError("the grammar admits no token here")
-        token = self._apply(self._chain, candidates) if self._draw is None else self._second_draw(candidates)
-        if not self._grammar_admits(token):
-            raise SamplingError("the logit bias forbids every token that the grammar admits here")
-        return token
+        return self._apply(self._chain, candidates) if self._draw is None else self._second_draw(candidates)
 
     def _second_draw(self, candidates: _Candidates) -> int:
         n = llama_cpp.llama_sampler_chain_n(self._chain)
@@ -317,8 +340,7 @@ def _chain() -> llama_cpp.llama_sampler_p:
 
 
 def _grammar(vocabulary: Vocabulary, grammar: str) -> llama_cpp.llama_sampler_p:
-    if _depth(grammar) > MAX_GRAMMAR_DEPTH:
-        raise GrammarError(f"the grammar has parentheses nested more than {MAX_GRAMMAR_DEPTH} deep")
+    _check_shape(grammar)
     try:
         source = grammar.encode()
     except UnicodeEncodeError as error:
@@ -330,10 +352,15 @@ def _grammar(vocabulary: Vocabulary, grammar: str) -> llama_cpp.llama_sampler_p:
     return sampler
 
 
-def _depth(grammar: str) -> int:
-    """How deep parentheses are nested."""
-    steps = [1 if c == "(" else -1 for c in _GRAMMAR_TEXT.sub("", grammar) if c in "()"]
-    return max(itertools.accumulate(steps), default=0)
+def _check_shape(grammar: str) -> None:
+    """Refuses what llama.cpp's parser does not survive."""
+    structure = _GRAMMAR_TEXT.sub(" ", grammar)
+    steps = [1 if c == "(" else -1 for c in structure if c in "()"]
+    if max(itertools.accumulate(steps), default=0) > MAX_GRAMMAR_DEPTH:
+        raise GrammarError(f"the grammar has parentheses nested more than {MAX_GRAMMAR_DEPTH} deep")
+    for repetition in _GRAMMAR_REPETITION.finditer(structure):
+        if int(repetition[1]) > int(repetition[2]):
+            raise GrammarError(f"the grammar repeats at least {repetition[1]} and at most {repetition[2]} times")
 
 
 def _with_logprobs(token: int, logits: NDArray[np.float32], n_top: int) -> Sampled:

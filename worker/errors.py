@@ -7,6 +7,7 @@
     │   ├── IdentityMismatchError   another file than the coordinator's
     │   ├── DoesNotFitError         needed and free bytes
     │   ├── LoadUnderWayError       another load runs
+    │   ├── InUseError              another session is being served
     │   ├── NoSuchSessionError      that session is not loaded here (any more)
     │   ├── WrongEpochError         another epoch, or this epoch's streams are taken or spent
     │   ├── BadRequestError         a control call's argument

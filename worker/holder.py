@@ -169,12 +169,11 @@ class Holder:
             order, stage, results = self._current()
         hop = self._connect(order, stage) if order.next_worker is not None else None
         with self._lock:
-            if self._state.order is not order or self._state.phase is not Phase.READY:
-                superseded = True
-            else:
-                superseded = False
-                feed = self._feed = self._make_feed(order, stage, hop or results)
-        if superseded:
+            is_current = self._state.order is order and self._state.phase is Phase.READY
+            if is_current:
+                self._feed = self._make_feed(order, stage, hop or results)
+            feed = self._feed
+        if not is_current or feed is None:
             if hop is not None:
                 hop.close()
             raise NoSuchSessionError(f"session {session_id} was replaced while its line was being connected")

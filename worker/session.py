@@ -4,11 +4,12 @@
 Pure: each transition takes a state and gives the next one, or raises what the caller is told. The holder
 (worker/holder.py) keeps the current state under its lock and does what the transitions stand for.
 
-    IDLE ──begin_load──► LOADING ──finish_load──► READY ──fail──► FAILED
-      ▲                     │                       │               │
-      │                     └─ load failed ─► IDLE  └───────┬───────┘
-      └──────────────────────── UNLOADING ◄──begin_unload───┤
-                            LOADING ◄──────begin_load───────┘
+    IDLE ── begin_load ─► LOADING ── finish_load ─► READY ── fail ─► FAILED
+                            ▲                         │                │
+                            └─────── begin_load ──────┴────────────────┤
+    IDLE ◄─ (it is done) ── UNLOADING ◄──────── begin_unload ──────────┘
+
+A load that fails ends in IDLE, too.
 """
 
 from dataclasses import dataclass, replace

@@ -19,7 +19,7 @@ _QUANTISED = [
     *((kind, quantisation) for kind in ("llama", "llama-tied") for quantisation in ("f16", "q8_0", "q4_0", "q4_k")),
     # llama.cpp repacks these on the CPU, experts in another way than plain weights.
     ("llama-moe", "q4_0"),
-    # Repacked weights in front of the first layer.
+    # Weights in front of the first layer, and layers that read the KV of others.
     ("gemma4", "q4_0"),
 ]
 

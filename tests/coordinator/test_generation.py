@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.errors import EngineError
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TokenStream, Usage
+from coordinator.loop_thread import ThreadSignal
 
 _USAGE = Usage(2, 2, decode_s=0.5)
 
@@ -18,7 +19,7 @@ def _nothing() -> None:
 
 
 def _threaded() -> tuple[TokenStream, Generation]:
-    arrived = threading.Event()
+    arrived = ThreadSignal()
     stream = TokenStream((1, 2), arrived)
     return stream, Generation(stream, _nothing, arrived)
 
@@ -71,7 +72,7 @@ def test_the_first_end_stays() -> None:
 
 def test_what_is_dropped_while_it_runs_is_cancelled() -> None:
     cancelled = threading.Event()
-    arrived = threading.Event()
+    arrived = ThreadSignal()
     generation = Generation(TokenStream((1,), arrived), cancelled.set, arrived)
     del generation
     gc.collect()
@@ -80,7 +81,7 @@ def test_what_is_dropped_while_it_runs_is_cancelled() -> None:
 
 def test_what_has_ended_is_not_cancelled_any_more() -> None:
     cancelled = threading.Event()
-    arrived = threading.Event()
+    arrived = ThreadSignal()
     stream = TokenStream((1,), arrived)
     generation = Generation(stream, cancelled.set, arrived)
     stream.finish(FinishReason.STOP, _USAGE)

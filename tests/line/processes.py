@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _STOP_TIMEOUT_S = 20
+_THAW_S = 0.2
 
 
 class WorkerProcess:
@@ -18,6 +20,7 @@ class WorkerProcess:
     def __init__(self, name: str, *arguments: str, announced: bool = False) -> None:
         """Starts it, with one thread so that several share a small machine, and waits until it is ready."""
         self.name = name
+        self._is_frozen = False
         quiet = [] if announced else ["--no-mdns"]
         command = [sys.executable, "-m", "worker", "--json", "--name", name, "--parent-pid", str(os.getpid())]
         command += ["--threads", "1", *quiet, *arguments]
@@ -44,12 +47,16 @@ class WorkerProcess:
 
     def freeze(self) -> None:
         """It stays, and answers nothing."""
+        self._is_frozen = True
         self._process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         """Ends it, however it stands."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
+            if self._is_frozen:
+                self._process.send_signal(signal.SIGCONT)
+                # A signal that comes before the main thread runs again goes to another one, and wakes nobody.
+                time.sleep(_THAW_S)
             self._process.terminate()
         try:
             self._process.communicate(timeout=_STOP_TIMEOUT_S)

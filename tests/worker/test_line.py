@@ -103,8 +103,10 @@ def test_seeded_tokens_are_those_of_the_whole_model(lines: Lines, whole: Context
 
 
 def test_a_sampler_opened_with_a_history_continues_as_if_uninterrupted(lines: Lines) -> None:
-    whole_run = generate(lines.open("uninterrupted"), PROMPT, 20, **SEEDED)
-    stream = lines.open("resumed")
+    stream = lines.open("resumed", 1)
+    whole_run = generate(stream, PROMPT, 20, **SEEDED)
+    stream.finish()
+    stream = lines.open("resumed", 2)
     told, n_prompt = whole_run[:8], len(PROMPT)
     # The cache is filled in the same batches, so that the logits are the same to the last bit.
     stream.step(PROMPT, list(range(n_prompt)), [0] * n_prompt)

@@ -62,6 +62,17 @@ def test_a_worker_that_serves_one_session_is_not_loaded_for_another() -> None:
     assert session.begin_load(session.end_feed(serving, n_frames=3), order("other")).session_id == "other"
 
 
+def test_another_session_waits_while_one_is_served() -> None:
+    serving = session.open_feed(ready(), "s", 1)
+    assert serving.is_serving
+    with pytest.raises(InUseError, match="serves session s"):
+        session.begin_load(serving, order("other"))
+    assert session.begin_load(serving, order("s", 2)).phase is Phase.LOADING
+    over = session.end_feed(serving, n_frames=3)
+    assert not over.is_serving
+    assert session.begin_load(over, order("other")).session_id == "other"
+
+
 def test_a_stream_of_a_session_that_is_not_here_is_refused() -> None:
     for state in (IDLE, session.begin_load(IDLE, order()), ready(order("other"))):
         with pytest.raises(NoSuchSessionError):

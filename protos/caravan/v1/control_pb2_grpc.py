@@ -86,8 +86,9 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
-        `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
+        """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
+        Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
+        leaves nothing loaded.
         Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
         Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
         is under way, or another session is being served; CANCELLED.

@@ -45,8 +45,9 @@ class ControlServiceStub:
     split; INTERNAL.
     """
     Load: _grpc.UnaryStreamMultiCallable[_control_pb2.LoadRequest, _control_pb2.LoadResponse]
-    """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
-    `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
+    """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
+    Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
+    leaves nothing loaded.
     Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
     Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
     is under way, or another session is being served; CANCELLED.
@@ -75,8 +76,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     split; INTERNAL.
     """
     Load: _aio.UnaryStreamMultiCallable[_control_pb2.LoadRequest, _control_pb2.LoadResponse]  # type: ignore[assignment]
-    """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
-    `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
+    """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
+    Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
+    leaves nothing loaded.
     Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
     Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
     is under way, or another session is being served; CANCELLED.
@@ -120,8 +122,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.LoadResponse], _abc.AsyncIterator[_control_pb2.LoadResponse]]:
-        """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first. Messages: any number with
-        `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and leaves nothing loaded.
+        """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
+        Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
+        leaves nothing loaded.
         Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
         Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
         is under way, or another session is being served; CANCELLED.
