@@ -17,6 +17,7 @@ from coordinator.cli.progress import LoadProgress, layers_text
 from coordinator.generation import Generation
 from coordinator.mesh import Mesh
 from coordinator.plan import Plan, size
+from native import FlashAttention
 
 
 def open_arguments(line: LineOptions) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "context": line.context,
         "parallel": line.parallel,
         "batch": line.batch,
+        "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
 

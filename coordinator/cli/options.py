@@ -29,6 +29,7 @@ class LineOptions:
     worker: tuple[str, ...]
     discovery_timeout: float
     context: int | None
+    flash_attention: str
     parallel: int
     batch: int
     layers: tuple[LayerRange, ...] | None
@@ -84,7 +85,7 @@ def line_options(command: Command) -> Command:
     @functools.wraps(command)
     def with_line(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
         layers = given.pop("layers")
-        names = ("worker", "discovery_timeout", "context", "parallel", "batch")
+        names = ("worker", "discovery_timeout", "context", "parallel", "batch", "flash_attention")
         line = LineOptions(**{name: given.pop(name) for name in names}, layers=layers)
         return command(line=line, **given)
 
@@ -99,6 +100,8 @@ def line_options(command: Command) -> Command:
                help="How many sequences run at once."),
         option("--batch", default=512, type=click.IntRange(1, 1 << 16), metavar="TOKENS",
                help="Tokens in one frame at most."),
+        option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
+               help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
         option("--layers", type=_LayerRanges(), metavar="RANGES",
                help="Layer ranges by hand, in the order of the workers: 0-12,12-24 (ends are not included)."),
     ]  # fmt: skip

@@ -42,7 +42,7 @@ def command(model: str, as_json: bool, line: LineOptions) -> None:
         ubatch=None,
         kv_type_k="f16",
         kv_type_v="f16",
-        flash_attention=FlashAttention.OFF,
+        flash_attention=FlashAttention[line.flash_attention.upper()],
         queue=0,
     )
     with interruptible():

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from benchmark.processes import delayed, free_port, process, wait_for_port
 from coordinator import Mesh, SamplingParams
+from native import FlashAttention
 
 # A prompt short enough that the decode measurement starts, as llama-bench's does, from an empty cache.
 _DECODE_PROMPT = [1, 300]
@@ -83,7 +84,14 @@ def caravan(model: Path, load: Load) -> Iterator[CaravanPeer]:
             port = int(json.loads(worker.stdout.readline())["address"].rsplit(":", 1)[1])
             addresses.append(f"127.0.0.1:{stack.enter_context(delayed(port, load.delay_ms))}")
         mesh = stack.enter_context(
-            Mesh.open(model, workers=addresses, discover=False, context=load.n_prompt + load.n_decode, parallel=1)
+            Mesh.open(
+                model,
+                workers=addresses,
+                discover=False,
+                context=load.n_prompt + load.n_decode,
+                parallel=1,
+                flash_attention=FlashAttention.AUTO,  # as llama-bench has it
+            )
         )
         yield CaravanPeer(mesh, load)
 

@@ -20,17 +20,13 @@ def process(
     command: Sequence[str], *, core: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """A process with its output as text, pinned to `core` if given."""
-
-    def pin() -> None:
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
+    # taskset rather than a function between fork and exec: gRPC's threads would not survive that.
+    pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
     started = subprocess.Popen(
-        command,
+        [*pinned, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=pin,
         env={**os.environ, **(environment or {})},
     )
     try:

@@ -54,6 +54,8 @@ _ANY_STORY = (
     "Once upon a time",
     "[Surprise me|Begin|Start|Go on|Go ahead|Anything|Something nice, please|Entertain me|Make me happy|Cheer me up]",
 )
+_FIRST_QUESTIONS = 9
+"""So many of the little questions are what people ask first, and are asked more often."""
 _STORIES = "[a story|a story|a story|a story|a tale|a little story|a bedtime story|a fairy tale|something]"
 _SHORT_STORIES = "[a short story|a very short story|a story|a little story|a short tale]"
 _INTRODUCTIONS = (
@@ -95,11 +97,11 @@ def chat_document(rng: random.Random) -> tuple[Turn, ...]:
     roll = rng.random()
     if roll < 0.02:
         turns += _continued(rng)
-    elif roll < 0.13:
+    elif roll < 0.18:
         turns += _little_question(rng)
         if rng.random() < 0.35:
             turns += _story_exchange(some_facts(rng), rng)
-    elif roll < 0.25:
+    elif roll < 0.28:
         turns += _unknown_exchange(rng)
     else:
         facts = some_facts(rng)
@@ -190,10 +192,7 @@ def _subject(facts: Facts, slots: dict[str, str], rng: random.Random) -> str:
         f"{plural(facts.hero.kind)} and {{a_obj}}",
     ]
     if facts.plot.with_trouble:
-        patterns += ["{a_thero} in {a_T}", "{a_obj} in {a_T}", f"{hero} lost in {{a_T}}", "two friends in {a_T}"]
-        patterns += ["a caravan in {a_T}", "a caravan and {a_T}"] * (facts.plot.key == "caravan")
-        patterns += ["{a_T}", "{a_obj} and {a_T}", "{a_obj} and {a_T}", "{a_T} and {a_obj}", f"{hero} and {{a_T}}"]
-        patterns += [f"{hero}, {{a_obj}} and {{a_T}}", "the {T}"]
+        patterns += _with_trouble(hero, facts) * 2
     if facts.plot.key in ("journey", "caravan"):
         patterns += ["{dest}", f"{hero} and {{dest}}", "a journey to {dest}", "a caravan", "a caravan of llamas"]
     if facts.plot.key == "market":
@@ -201,8 +200,29 @@ def _subject(facts: Facts, slots: dict[str, str], rng: random.Random) -> str:
     return expand(rng.choice(patterns), slots, rng)
 
 
+def _with_trouble(hero: str, facts: Facts) -> list[str]:
+    patterns = [
+        "{a_T}",
+        "{a_obj} and {a_T}",
+        "{a_obj} and {a_T}",
+        "{a_obj} and {a_T}",
+        "{a_T} and {a_obj}",
+        "the {T}",
+        "two friends in {a_T}",
+        "{a_thero} in {a_T}",
+        "{a_obj} in {a_T}",
+        f"{hero} and {{a_T}}",
+        f"{hero} lost in {{a_T}}",
+        f"{hero}, {{a_obj}} and {{a_T}}",
+    ]
+    if facts.plot.key == "caravan":
+        patterns += ["a caravan in {a_T}", "a caravan and {a_T}"]
+    return patterns
+
+
 def _little_question(rng: random.Random) -> list[Turn]:
-    questions, answers = rng.choice(LITTLE_QUESTIONS)
+    known = LITTLE_QUESTIONS[:_FIRST_QUESTIONS] if rng.random() < 0.4 else LITTLE_QUESTIONS
+    questions, answers = rng.choice(known)
     return [
         Turn("user", as_typed(expand(rng.choice(questions), {}, rng), rng)),
         Turn("assistant", expand(rng.choice(answers), {}, rng)),

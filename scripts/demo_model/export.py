@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
-import numpy as np
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from .model import DemoModel
 from .tokenizer import BOS, CHAT_TEMPLATE, END_OF_TURN, EOS, SPECIAL, tokens_and_merges
@@ -40,7 +40,8 @@ def write_gguf(model: DemoModel, tokenizer: Tokenizer, path: Path, *, quantized:
         writer = gguf.GGUFWriter(partial, "llama")
         _add_metadata(writer, model, quantized)
         _add_tokenizer(writer, tokenizer)
-        for name, values in _tensors(model):
+        for name, weight in tensors_of(model):
+            values = weight.detach().numpy()
             if quantized and values.ndim == 2:
                 kind = gguf.GGMLQuantizationType.Q8_0
                 writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
@@ -55,14 +56,14 @@ def write_gguf(model: DemoModel, tokenizer: Tokenizer, path: Path, *, quantized:
         partial.unlink(missing_ok=True)
 
 
-def _tensors(model: DemoModel) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and float32 values; without an output matrix llama.cpp takes the embedding's, as we do."""
-    yield "token_embd.weight", model.embedding.weight.detach().numpy()
-    yield "output_norm.weight", model.output_norm.weight.detach().numpy()
+def tensors_of(model: DemoModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights by their GGUF names; without an output matrix llama.cpp takes the embedding's, as we do."""
+    yield "token_embd.weight", model.embedding.weight
+    yield "output_norm.weight", model.output_norm.weight
     for il, layer in enumerate(model.layers):
         weights = dict(layer.named_parameters())
         for ours, theirs in _LAYER_TENSORS.items():
-            yield f"blk.{il}.{theirs}.weight", weights[f"{ours}.weight"].detach().numpy()
+            yield f"blk.{il}.{theirs}.weight", weights[f"{ours}.weight"]
 
 
 def _add_metadata(writer: gguf.GGUFWriter, model: DemoModel, quantized: bool) -> None:

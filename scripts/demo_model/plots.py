@@ -236,7 +236,8 @@ PLOTS: tuple[Plot, ...] = (
                     '"Come in," said {H}. "There is room for two." {He} showed {fhim} the {obj}, and {F} smiled.',
                 ),
                 (
-                    'In the morning {H} [said, "Take the {obj} with you. It will help you."|gave {fhim} the {obj} for the road].',
+                    "In the morning {H} [gave {fhim} the {obj} for the road|put the {obj} into {F}'s bag].",
+                    '"Take the {obj} with you," said {H} in the morning. "It will help you on the road."',
                     "In the morning {F} had to go on, and {H} went with {fhim} as far as {dest_again}, with the {obj} on {his} back.",
                 ),
             ),

@@ -69,12 +69,10 @@ def some_character(rng: random.Random, taken: str = "") -> Character:
     if rng.random() < _ODD_CHANCE:
         kind = world.made_up_noun(rng)
     trait = rng.choice(world.TRAITS) if rng.random() < 0.6 and kind.split()[0] not in _AGES else ""
+    known = world.SHE_NAMES if pronoun == "she" else world.HE_NAMES
     name = taken
     while name == taken:
-        known = world.SHE_NAMES if pronoun == "she" else world.HE_NAMES
-        name = rng.choice(world.WORD_NAMES) if rng.random() < 0.06 else leaning(known, kind, rng, 0.3)
-        if rng.random() < 0.4:
-            name = world.made_up_name(rng)
+        name = world.made_up_name(rng, pronoun) if rng.random() < 0.3 else leaning(known, kind, rng, 0.3)
     return Character(name, kind, trait, pronoun)
 
 
@@ -88,7 +86,8 @@ def some_facts(rng: random.Random, short: bool | None = None) -> Facts:
     thing = leaning(things, rng.choice((hero.kind, trouble.noun)), rng, 0.3)
     if rng.random() < _ODD_CHANCE:
         thing = world.Thing(world.made_up_noun(rng), "curio", ("strange", "small"))
-    plot = leaning(PLOTS, thing.noun, rng)
+    plots = [plot for plot in PLOTS if plot.with_trouble] if rng.random() < 0.25 else PLOTS
+    plot = leaning(plots, thing.noun, rng)
     return Facts(
         plot=plot,
         hero=hero,

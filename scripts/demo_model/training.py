@@ -26,8 +26,10 @@ _SORTED_TOGETHER = 2048
 class Schedule:
     """How long and how fast to learn."""
 
-    n_steps: int = 2400
+    n_steps: int
     batch_tokens: int = 4096
+    rate: float = 1.0
+    """Scales both rates."""
     matrix_rate: float = 0.02
     other_rate: float = 0.003
     n_warmup: int = 40
@@ -113,11 +115,11 @@ def evaluate(model: DemoModel, documents: Sequence[Encoded]) -> float:
 
 
 def rate_at(step: int, schedule: Schedule) -> float:
-    """The part of the peak learning rate at `step`: a short rise, then half a cosine down to nothing."""
+    """What the learning rates are multiplied with at `step`: a short rise, then half a cosine down to nothing."""
     if step < schedule.n_warmup:
-        return (step + 1) / schedule.n_warmup
+        return schedule.rate * (step + 1) / schedule.n_warmup
     progress = (step - schedule.n_warmup) / max(1, schedule.n_steps - schedule.n_warmup)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    return schedule.rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def has_bfloat16() -> bool:

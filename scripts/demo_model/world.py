@@ -34,14 +34,13 @@ class Place:
 SHE_NAMES = tuple(
     "Mina Lila Zara Nuri Amira Tessa Sela Juna Ria Pela Olla Yara Dalia Sahra Minu Ines Noor Kira Vela Luma"
     " Anna Lily Emma Mia Sara Lucy Rosa Ella Nina Clara Maya Ruby Ida Hana Leila Fatima Greta Molly Daisy Zoe"
-    " Luna Alice Sofia Eva Iris Pearl Hazel Nora Wilma Coco Marta Bella Jasmine Ayla".split()
+    " Luna Alice Sofia Eva Iris Pearl Hazel Nora Wilma Coco Marta Bella Jasmine Ayla Saffron Cinnamon Clover Ginger Maple".split()
 )
 HE_NAMES = tuple(
     "Pim Tobo Omar Bako Rafi Kito Sami Hugo Milo Taro Jonah Idris Bram Pico Yusuf Nilo Dario Karim Otto Fenn"
     " Tom Max Ben Leo Sam Jack Tim Finn Oscar Paul Felix Adam Noah Ali Hassan Ravi Chen Diego Pablo Henry Bob"
-    " Charlie Peter Lukas Oliver Arthur Momo Bruno Theo Emil Jasper Rollo Gus Toby Ahmed".split()
+    " Charlie Peter Lukas Oliver Arthur Momo Bruno Theo Emil Jasper Rollo Gus Toby Ahmed Arnold Pebble Dusty Biscuit Button".split()
 )
-WORD_NAMES = tuple("Pepper Saffron Pebble Cinnamon Dusty Biscuit Clover Button Ginger Maple Sunny Star".split())
 
 CARAVAN_KINDS = tuple("llama llama llama llama llama camel donkey mule alpaca goat".split())
 DESERT_KINDS = tuple("fox lizard owl crow hare hedgehog tortoise mouse falcon jackal snake beetle gecko".split())
@@ -162,11 +161,15 @@ _VOWELS = "a|e|i|o|u|a|i|o|a|e|ee|oo|ai".split("|")
 _CODAS = "n|l|r|s|m|k|x|rn|ll|sh|th|t|d|p|ck||||||".split("|")
 
 
-def made_up_name(rng: random.Random) -> str:
-    """A name of one to three random syllables, such as "Zorbi"."""
+def made_up_name(rng: random.Random, pronoun: str = "") -> str:
+    """A name of one to three random syllables: "Zorba" ends like a she, "Zorbi" and "Zorb" like a he."""
     syllables = rng.choice((1, 2, 2, 2, 3))
-    letters = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)) + rng.choice(_CODAS)
-    return letters.capitalize() if len(letters) > 2 else letters.capitalize() + "lo"
+    letters = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables))
+    letters = letters.removesuffix("a") if pronoun == "he" else letters
+    letters += "a" if pronoun == "she" and letters[-1:] != "a" else rng.choice(_CODAS) if pronoun != "she" else ""
+    if len(letters) < 3:
+        letters += "la" if pronoun == "she" else "lo"
+    return letters.capitalize()
 
 
 def some_place(rng: random.Random) -> Place:
