@@ -40,7 +40,7 @@ def write_gguf(model: DemoModel, tokenizer: Tokenizer, path: Path, *, quantized:
         writer = gguf.GGUFWriter(partial, "llama")
         _add_metadata(writer, model, quantized)
         _add_tokenizer(writer, tokenizer)
-        for name, weight in tensors_of(model):
+        for name, weight in _tensors_of(model):
             values = weight.detach().numpy()
             if quantized and values.ndim == 2:
                 kind = gguf.GGMLQuantizationType.Q8_0
@@ -56,7 +56,7 @@ def write_gguf(model: DemoModel, tokenizer: Tokenizer, path: Path, *, quantized:
         partial.unlink(missing_ok=True)
 
 
-def tensors_of(model: DemoModel) -> Iterator[tuple[str, Tensor]]:
+def _tensors_of(model: DemoModel) -> Iterator[tuple[str, Tensor]]:
     """The weights by their GGUF names; without an output matrix llama.cpp takes the embedding's, as we do."""
     yield "token_embd.weight", model.embedding.weight
     yield "output_norm.weight", model.output_norm.weight

@@ -8,7 +8,7 @@ ChatML: tools that do not read chat templates know it too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -38,7 +38,9 @@ class Encoded:
 
 def learn(texts: Iterable[str], n_vocab: int) -> Tokenizer:
     """Learn a tokenizer of exactly `n_vocab` tokens, control tokens and all 256 bytes included."""
-    tokenizer = _byte_level(models.BPE())
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=n_vocab,
         special_tokens=list(SPECIAL),
@@ -48,14 +50,6 @@ def learn(texts: Iterable[str], n_vocab: int) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != n_vocab:
         raise ValueError(f"the corpus gave {tokenizer.get_vocab_size()} tokens, {n_vocab} were asked for")
-    return tokenizer
-
-
-def restored(tokens: Sequence[str], merges: Sequence[str]) -> Tokenizer:
-    """The tokenizer again, from what `tokens_and_merges` gave."""
-    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
-    tokenizer = _byte_level(models.BPE({token: id_ for id_, token in enumerate(tokens)}, pairs))
-    tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
 
@@ -90,10 +84,3 @@ def encode(document: Document, tokenizer: Tokenizer) -> Encoded:
         ids += head + said + newline
         learned += [False] * len(head) + [turn.role == "assistant"] * len(said) + [False] * len(newline)
     return Encoded(ids, learned)
-
-
-def _byte_level(bpe: models.BPE) -> Tokenizer:
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer

@@ -28,8 +28,6 @@ class Schedule:
 
     n_steps: int
     batch_tokens: int = 4096
-    rate: float = 1.0
-    """Scales both rates."""
     matrix_rate: float = 0.02
     other_rate: float = 0.003
     n_warmup: int = 40
@@ -117,9 +115,9 @@ def evaluate(model: DemoModel, documents: Sequence[Encoded]) -> float:
 def rate_at(step: int, schedule: Schedule) -> float:
     """What the learning rates are multiplied with at `step`: a short rise, then half a cosine down to nothing."""
     if step < schedule.n_warmup:
-        return schedule.rate * (step + 1) / schedule.n_warmup
+        return (step + 1) / schedule.n_warmup
     progress = (step - schedule.n_warmup) / max(1, schedule.n_steps - schedule.n_warmup)
-    return schedule.rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def has_bfloat16() -> bool:

@@ -120,8 +120,9 @@ def test_a_worker_that_drops_the_session_under_way_is_named(start_worker: StartW
 
 def test_closing_ends_what_runs_and_leaves_no_thread_no_process_and_no_connection() -> None:
     me = psutil.Process()
+    before = {child.pid for child in me.children()}
     mesh = Mesh.open("demo", discover=False, local_workers=2, context=N_CTX)
-    workers = {child.pid for child in me.children()}
+    workers = {child.pid for child in me.children()} - before
     assert len(workers) == 2
     request = mesh.generate(PROMPT, sampling=_endless(mesh))
     next(request)
@@ -138,8 +139,9 @@ def test_closing_ends_what_runs_and_leaves_no_thread_no_process_and_no_connectio
 
 
 def test_a_mesh_that_is_dropped_closes_itself() -> None:
+    before = set(psutil.Process().children())
     mesh = Mesh.open("demo", discover=False, local_workers=1, context=N_CTX)
-    (worker,) = psutil.Process().children()
+    (worker,) = set(psutil.Process().children()) - before
     del mesh
     worker.wait(10)
 
