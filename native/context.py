@@ -25,7 +25,7 @@ from native.model import Model
 # ggml's numbers for the types a KV cache may have. Source: enum ggml_type in ggml/include/ggml.h.
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
 
-# ggml's numbers for the types that may cross, with our names and bytes per element.
+# ggml's numbers for the types that may cross, with our names.
 _CROSSING_TYPES = {0: "f32", 1: "f16", 26: "i32", 27: "i64", 30: "bf16"}
 _CROSSING_NUMBERS = {name: number for number, name in _CROSSING_TYPES.items()}
 

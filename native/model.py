@@ -42,7 +42,8 @@ _FIRST_STAGE_TENSORS = r"^altup_proj\."
 # What the last stage reads behind the last layer.
 _OUTPUT_TENSORS = r"^output|^altup_unembd_proj\."
 
-# llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer.
+# llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer, and
+# files are never mapped in huge pages.
 _LOAD_MODE_NONE = 0
 _SPLIT_MODE_LAYER = 1
 
@@ -100,7 +101,7 @@ class Model:
         """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
 
         Blocking, for as long as reading the weights takes. Without `layers` and `device` this is exactly llama.cpp's
-        default load.
+        default load; with either the file is read, not mapped.
 
         Args:
             path: the GGUF, or the first file of a split one.
@@ -182,8 +183,9 @@ class _LoadSetup:
         self.cancelled = False
         self.params = llama_cpp.llama_model_default_params()
         if self.is_dry:
-            # A dry run maps nothing either, so that a header with a hole behind it will do.
+            # Nothing is mapped either, so that a header with a hole behind it will do.
             self.params.no_alloc = True
+        if self.is_dry or device is not None:
             self.params.load_mode = _LOAD_MODE_NONE
         if device is not None:
             self._set_devices([] if self.is_cpu else [self.device])

@@ -4,8 +4,13 @@
 import os
 import signal
 
+from worker.huge_pages import ask_for_huge_pages
+
 # Until the daemon catches it, Ctrl-C ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    # Before the imports below: it may start the process anew.
+    ask_for_huge_pages()
 # gRPC's core writes to stderr what we say in a sentence of our own; read once, when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 

@@ -4,6 +4,7 @@
 Runs on the main thread, which alone gets signals: the first one drains, the same once more forces.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -43,6 +44,9 @@ MESSAGE_LIMIT_BYTES = 256 << 20
 _DRAIN_S = 5.0
 # For calls to send their last status.
 _GRACE_S = 1.0
+# Python handles signals on the main thread alone, and the system may wake another one for them, as it does just after
+# a SIGCONT: the main thread looks up this often.
+_LOOK_UP_S = 0.5
 # Everything orderly is done by then; what hangs is cut off.
 _SHUTDOWN_LIMIT_S = 15
 
@@ -102,7 +106,7 @@ class Daemon:
             if self._stops.empty():
                 address = Endpoint(hosts[0], port).address()
                 say_ready(Ready(about.name, address, device, about.engine.llama_cpp))
-            _LOG.info("stopping: %s", self._stops.get())
+            _LOG.info("stopping: %s", self._wait_to_stop())
             _limit_shutdown()
             self._goodbye()
             holder.drain(_DRAIN_S)
@@ -125,6 +129,12 @@ class Daemon:
 
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
+
+    def _wait_to_stop(self) -> str:
+        """Blocks until there is a reason to stop, and gives it."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._stops.get(timeout=_LOOK_UP_S)
 
     def _describe(self, device: Device) -> Description:
         """This process under the name it would like. Raises BadNameError."""

@@ -2,6 +2,7 @@
 """Resident memory of a process that holds a third of a model's layers: a third of weights and KV, plus a constant."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,11 @@ _PARAMS: dict[str, Any] = {"n_ctx_seq": 4096, "n_seq_max": 1, "n_batch": 64, "n_
 
 def _resident_bytes(path: Path, layers: LayerRange) -> int:
     command = [sys.executable, "-c", _HOLD, str(path), str(layers.start), str(layers.end), json.dumps(_PARAMS)]
-    output = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True, timeout=50).stdout
+    # As a worker asks for its own (worker/huge_pages.py).
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    output = subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=True, timeout=50
+    ).stdout
     return int(output)
 
 

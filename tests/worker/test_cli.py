@@ -170,6 +170,15 @@ def test_a_signal_ends_it_with_0_and_leaves_nothing(number: signal.Signals, mode
         probe.bind(("127.0.0.1", port))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="signals a thread of another process")
+def test_a_signal_that_another_thread_gets_ends_it_too(start_worker: StartWorker) -> None:
+    worker = start_worker()
+    others = [thread.id for thread in psutil.Process(worker.process.pid).threads() if thread.id != worker.process.pid]
+    # To Linux any thread's id will do, and that thread is the first it asks.
+    os.kill(others[0], signal.SIGTERM)
+    assert worker.process.wait(EXIT_TIMEOUT_S) == 0
+
+
 def test_a_signal_lets_the_frame_that_is_computed_finish(start_worker: StartWorker, heavy_model: Path) -> None:
     worker = start_worker()
     context = context_params(n_batch=256, n_ubatch=256, n_ctx_seq=512)
