@@ -29,6 +29,7 @@ from worker.errors import EngineMismatchError, PortError, UnknownDeviceNameError
 from worker.holder import Holder
 from worker.line import LineServicer
 from worker.listening import Endpoint, check_allowed
+from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
 
@@ -58,6 +59,7 @@ class Settings:
     endpoint: Endpoint
     device: str | None = None
     name: str | None = None
+    limits: MemoryLimits = UNLIMITED
     model_folders: tuple[Path, ...] = ()
     use_mdns: bool = True
     insecure: bool = False
@@ -105,7 +107,7 @@ class Daemon:
                 watch_parent(settings.parent_pid, lambda: self._stops.put("the parent is gone"))
             if self._stops.empty():
                 address = Endpoint(hosts[0], port).address()
-                say_ready(Ready(about.name, address, device, about.engine.llama_cpp))
+                say_ready(Ready(about.name, address, holder.device(), about.engine.llama_cpp))
             _LOG.info("stopping: %s", self._wait_to_stop())
             _limit_shutdown()
             self._goodbye()
@@ -172,6 +174,7 @@ class Daemon:
         holder = Holder(
             worker=about.name,
             device=device.name,
+            limits=self._settings.limits,
             files=ModelFiles(self._settings.model_folders),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )

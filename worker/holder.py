@@ -29,6 +29,7 @@ from worker.frames import Step
 from worker.handover import Handover
 from worker.hop import Hop
 from worker.loading import Loading, Report
+from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
@@ -63,10 +64,13 @@ class Health:
 class Holder:
     """At most one session's stage, on one device."""
 
-    def __init__(self, *, worker: str, device: str, files: ModelFiles, message_limit_bytes: int) -> None:
+    def __init__(
+        self, *, worker: str, device: str, limits: MemoryLimits, files: ModelFiles, message_limit_bytes: int
+    ) -> None:
         """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
         self._worker = worker
         self._device = device
+        self._limits = limits
         self._files = files
         self._message_limit_bytes = message_limit_bytes
         self._lock = threading.Lock()
@@ -85,8 +89,10 @@ class Holder:
         return Culprit(self._worker, None if order is None else order.spec.layers)
 
     def device(self) -> Device:
-        """The device with its free memory read now."""
-        return find_device(self._device)
+        """The device as this worker may use it, its free memory read now."""
+        with self._lock:
+            held_bytes = 0 if self._stage is None else self._stage.memory.device_bytes
+        return self._limits.apply(find_device(self._device), held_bytes)
 
     def dry_run(self, spec: StageSpec) -> MemoryUse:
         """What a stage would take here; leaves what is loaded as it is.
@@ -244,7 +250,7 @@ class Holder:
             self._stage.renew(after_failure=before.phase is Phase.FAILED)
             return
         self._drop_stage()
-        stage = Stage.load(order.spec, layout, self._device, report)
+        stage = Stage.load(order.spec, layout, self._device, self._limits, report)
         with self._lock:
             self._stage = stage
 
