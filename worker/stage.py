@@ -58,6 +58,11 @@ class Stage:
             raise
         return cls(spec, model, context, layout)
 
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the model's vocabulary."""
+        return self._model.n_vocab
+
     def renew(self, *, after_failure: bool) -> None:
         """Makes it as good as newly loaded, for a new epoch: no cells, no samplers.
 
@@ -90,7 +95,7 @@ class Stage:
             n_batch=params.n_batch,
             n_ctx_seq=params.n_ctx_seq,
             n_seq_max=params.n_seq_max,
-            n_vocab=self._model.n_vocab,
+            n_vocab=self.n_vocab,
             n_embd=self.layout.n_embd,
             kv_unified=params.kv_unified,
             logits_limit_bytes=logits_limit_bytes,

@@ -22,14 +22,6 @@ from tests.worker.driver import (
 from tests.worker.heavy_model import write_heavy_model
 
 
-@pytest.fixture
-def worker(pair: tuple[WorkerProcess, WorkerProcess]) -> WorkerProcess:
-    """A worker with nothing loaded."""
-    worker = pair[0]
-    worker.unload(worker.health().session_id)
-    return worker
-
-
 def refused(worker: WorkerProcess, request: control_pb2.LoadRequest) -> tuple[grpc.StatusCode, error_pb2.ErrorDetail]:
     with pytest.raises(grpc.RpcError) as caught:
         worker.load(request)
@@ -251,7 +243,7 @@ def test_a_model_folder_is_searched_for_the_file_name(start_worker: StartWorker,
         ("session_id", "", "session id"),
         ("session_id", "a b", "session id"),
         ("session_id", "x" * 65, "session id"),
-        ("next_address", "nowhere", "next worker's address"),
+        ("next_address", "nowhere", "other worker's address"),
         ("epoch", 0, "epochs count from 1"),
         ("stage.model.path", "", "path and identity"),
         ("stage.model.identity", "", "path and identity"),
