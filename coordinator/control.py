@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Control calls to one worker: who it is, what would fit, load, unload, health. A thin gRPC client: it translates
-messages to our values and failures to our errors, and decides nothing. Used on the event loop by `discovery`, `loading`
-and `session`.
+"""Control calls to one worker: who it is, what would fit, how fast it and its links are, load, unload, health. A thin
+gRPC client: it translates messages to our values and failures to our errors, and decides nothing. Used on the event
+loop by `discovery`, `loading` and `session`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,16 @@ import grpc.aio
 from coordinator.errors import EngineError
 from coordinator.planner import DryRunReport
 from coordinator.statuses import Callee, error_of_call
-from coordinator.workers import BuildVersions, FoundWorker, LoadedStage, StageMemory, WorkerDevice
+from coordinator.workers import (
+    Benchmarked,
+    BenchmarkedRun,
+    BuildVersions,
+    FoundWorker,
+    Link,
+    LoadedStage,
+    StageMemory,
+    WorkerDevice,
+)
 from native import ContextParams, FlashAttention, LayerRange
 from protos.caravan.v1 import control_pb2, control_pb2_grpc
 from protos.contract import channel_options
@@ -26,6 +36,12 @@ DESCRIBE_TIMEOUT_S = 3.0
 
 _DRY_RUN_TIMEOUT_S = 60.0
 """0.05 s of work, behind a header that may have to come from a slow disk, on a machine that may be busy."""
+
+_ECHO_TIMEOUT_S = 20.0
+"""The largest message over 10 Mbit/s, there and back."""
+
+_MEASURE_LINK_TIMEOUT_S = 60.0
+"""A few of those, and a connection to be made."""
 
 _UNLOAD_TIMEOUT_S = 5.0
 """Freeing memory; waits for the frame being computed."""
@@ -52,6 +68,24 @@ class StageOrder:
     identity: str
     layers: LayerRange
     params: ContextParams
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOrder:
+    """What a worker is to measure.
+
+    Attributes:
+        runs: Layer ranges, each loaded alone.
+        batch_sizes: Tokens, ascending, each at most n_batch.
+        limit_s: Of computing, per run: a size that would exceed it is left out, save the first.
+    """
+
+    path: Path
+    identity: str
+    params: ContextParams
+    runs: tuple[LayerRange, ...]
+    batch_sizes: tuple[int, ...]
+    limit_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +126,43 @@ class WorkerClient:
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self._with_layers(order.layers)) from None
         return DryRunReport(_memory(answer.memory), answer.free_bytes)
+
+    async def benchmark(self, order: BenchmarkOrder) -> Benchmarked:
+        """How long stages take there; lasts as long as loading and computing does, unless they are remembered.
+
+        Cancelling this ends the benchmark there.
+        """
+        request = control_pb2.BenchmarkRequest(
+            model=control_pb2.ModelReference(path=str(order.path), identity=order.identity),
+            context=_context(order.params),
+            runs=[control_pb2.BenchmarkRun(layer_start=run.start, layer_end=run.end) for run in order.runs],
+            batch_sizes=order.batch_sizes,
+            limit_s=order.limit_s,
+        )
+        try:
+            answer = await self._stub.Benchmark(request)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return Benchmarked(tuple(map(_benchmarked_run, answer.runs)), answer.was_remembered)
+
+    async def echo(self, n_bytes: int) -> float:
+        """Seconds until so many bytes have come back; they go in one control message."""
+        request = control_pb2.EchoRequest(data=bytes(n_bytes))
+        started_s = time.perf_counter()
+        try:
+            await self._stub.Echo(request, timeout=_ECHO_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return time.perf_counter() - started_s
+
+    async def measure_link(self, address: str, worker: str) -> Link:
+        """The link from there to another worker, as measured there."""
+        request = control_pb2.MeasureLinkRequest(address=address, worker=worker)
+        try:
+            answer = await self._stub.MeasureLink(request, timeout=_MEASURE_LINK_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return Link(answer.round_trip_s, answer.bytes_per_s)
 
     async def load(
         self,
@@ -152,22 +223,30 @@ class WorkerClient:
 
 
 def _stage_spec(order: StageOrder) -> control_pb2.StageSpec:
-    params = order.params
     return control_pb2.StageSpec(
         model=control_pb2.ModelReference(path=str(order.path), identity=order.identity),
         layer_start=order.layers.start,
         layer_end=order.layers.end,
-        context=control_pb2.ContextParams(
-            n_ctx_seq=params.n_ctx_seq,
-            n_seq_max=params.n_seq_max,
-            n_batch=params.n_batch,
-            n_ubatch=params.n_ubatch,
-            kv_type_k=params.kv_type_k,
-            kv_type_v=params.kv_type_v,
-            flash_attention=_FLASH_ATTENTION[params.flash_attention],
-            kv_unified=params.kv_unified,
-        ),
+        context=_context(order.params),
     )
+
+
+def _context(params: ContextParams) -> control_pb2.ContextParams:
+    return control_pb2.ContextParams(
+        n_ctx_seq=params.n_ctx_seq,
+        n_seq_max=params.n_seq_max,
+        n_batch=params.n_batch,
+        n_ubatch=params.n_ubatch,
+        kv_type_k=params.kv_type_k,
+        kv_type_v=params.kv_type_v,
+        flash_attention=_FLASH_ATTENTION[params.flash_attention],
+        kv_unified=params.kv_unified,
+    )
+
+
+def _benchmarked_run(run: control_pb2.BenchmarkedRun) -> BenchmarkedRun:
+    points = tuple((point.n_tokens, point.seconds) for point in run.points)
+    return BenchmarkedRun(LayerRange(run.layer_start, run.layer_end), points)
 
 
 def _memory(memory: control_pb2.MemoryUse) -> StageMemory:

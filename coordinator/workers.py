@@ -75,6 +75,35 @@ class LoadedStage:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchmarkedRun:
+    """How long a layer range takes on a worker.
+
+    Attributes:
+        points: Tokens in a batch and the seconds of one step, by ascending batch; sizes that would have taken too long
+            are not among them.
+    """
+
+    layers: LayerRange
+    points: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmarked:
+    """Runs measured on a worker, now or (`was_remembered`) some time before."""
+
+    runs: tuple[BenchmarkedRun, ...]
+    was_remembered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection as gRPC sees it: an empty message and its answer, and bytes one way."""
+
+    round_trip_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class FoundWorker:
     """A worker that answered.
 

@@ -166,35 +166,33 @@ class Context:
             CrossingError: `crossing` does not hold exactly what this stage's graph asks for.
             DecodeError: llama.cpp failed. After either the cache is not to be trusted.
         """
-        if len(batch.tokens) > self.params.n_batch:
-            raise ValueError(f"a batch of {len(batch.tokens)} tokens is more than n_batch = {self.params.n_batch}")
-        if not _all_within(batch.seq_ids, self.params.n_seq_max):
-            raise ValueError(f"sequence ids must lie in [0, {self.params.n_seq_max})")
-        if not _all_within(batch.tokens, self._model.n_vocab):
-            raise ValueError(f"token ids must lie in [0, {self._model.n_vocab})")
-        if not self.has_memory and len(batch.tokens) > self.params.n_ubatch:
-            raise ValueError(
-                f"this model attends in both directions and takes a batch whole: {len(batch.tokens)} tokens are more "
-                f"than n_ubatch = {self.params.n_ubatch}"
-            )
+        self._check(batch)
         before, after = self._model.wires.before, self._model.wires.after
         given = _crossing_structs(crossing)
         if before is not None:
             wire().caravan_wire_begin(before, given, len(crossing))
         elif crossing:
             raise ValueError("the first stage takes no crossing tensors")
-        if after is not None:
-            wire().caravan_wire_begin(after, None, 0)
-        self._batch.fill(batch, with_outputs=self._model.is_last)
-        forget_errors()
-        status = llama_cpp.llama_decode(self.handle, self._batch.struct)
-        for handle in (before, after):
-            fault = wire().caravan_wire_end(handle) if handle is not None else None
-            if fault is not None:
-                raise CrossingError(fault.decode("utf-8", "replace"))
-        if status != 0:
-            raise DecodeError(_decode_reason(status, len(batch.tokens)))
+        self._decode(batch)
         return [] if after is None else self._take_captured(after)
+
+    def try_step(self, batch: Batch) -> None:
+        """Runs a batch to see how long it takes: what the stage before would have sent is made up.
+
+        Returns when the device is done. The cells it leaves in the KV cache mean nothing: clear them.
+
+        Args:
+            batch: at most n_batch tokens, sequences below n_seq_max.
+
+        Raises:
+            ValueError: a batch out of bounds; nothing was computed.
+            DecodeError: llama.cpp failed.
+        """
+        self._check(batch)
+        if self._model.wires.before is not None:
+            wire().caravan_wire_begin_made_up(self._model.wires.before)
+        self._decode(batch)
+        llama_cpp.llama_synchronize(self.handle)
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Logits of an output row of the last step's batch: float32 (n_vocab,), a view valid until the next step.
@@ -265,6 +263,35 @@ class Context:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check(self, batch: Batch) -> None:
+        """Raises ValueError for what llama.cpp must not be given."""
+        if len(batch.tokens) > self.params.n_batch:
+            raise ValueError(f"a batch of {len(batch.tokens)} tokens is more than n_batch = {self.params.n_batch}")
+        if not _all_within(batch.seq_ids, self.params.n_seq_max):
+            raise ValueError(f"sequence ids must lie in [0, {self.params.n_seq_max})")
+        if not _all_within(batch.tokens, self._model.n_vocab):
+            raise ValueError(f"token ids must lie in [0, {self._model.n_vocab})")
+        if not self.has_memory and len(batch.tokens) > self.params.n_ubatch:
+            raise ValueError(
+                f"this model attends in both directions and takes a batch whole: {len(batch.tokens)} tokens are more "
+                f"than n_ubatch = {self.params.n_ubatch}"
+            )
+
+    def _decode(self, batch: Batch) -> None:
+        """Computes a batch, once the wire before knows what arrived; raises CrossingError or DecodeError."""
+        before, after = self._model.wires.before, self._model.wires.after
+        if after is not None:
+            wire().caravan_wire_begin(after, None, 0)
+        self._batch.fill(batch, with_outputs=self._model.is_last)
+        forget_errors()
+        status = llama_cpp.llama_decode(self.handle, self._batch.struct)
+        for handle in (before, after):
+            fault = wire().caravan_wire_end(handle) if handle is not None else None
+            if fault is not None:
+                raise CrossingError(fault.decode("utf-8", "replace"))
+        if status != 0:
+            raise DecodeError(_decode_reason(status, len(batch.tokens)))
 
     def _take_captured(self, wire_handle: int) -> list[CrossingTensor]:
         n = wire().caravan_wire_captured(wire_handle, self._captured, _MAX_CAPTURED)

@@ -223,6 +223,7 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_device", pointer, pointer)
     declare(library, "caravan_wire_buffer_type", pointer, pointer)
     declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
+    declare(library, "caravan_wire_begin_made_up", None, pointer)
     declare(library, "caravan_wire_end", c.c_char_p, pointer)
     declare(library, "caravan_wire_captured", c.c_size_t, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_fence_new", pointer, pointer, c.c_int, c.c_int)

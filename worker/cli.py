@@ -15,7 +15,8 @@ import click
 from worker.daemon import Daemon, Ready, Settings
 from worker.errors import StartError
 from worker.listening import Endpoint
-from worker.memory import shown
+from worker.memory import MemoryLimits
+from worker.sizes import parse_size, shown
 
 _EPILOG = """\b
 To paste, for a worker on this machine's first GPU (or its CPU):
@@ -32,6 +33,13 @@ def _parse_endpoint(context: click.Context, option: click.Parameter, value: str)
         raise click.BadParameter(str(error), context, option) from error
 
 
+def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from error
+
+
 @click.command(epilog=_EPILOG, context_settings={"max_content_width": 100})
 @click.option("--device", metavar="NAME", help="Device to compute on; default: the first GPU, else the CPU.")
 @click.option(
@@ -41,6 +49,22 @@ def _parse_endpoint(context: click.Context, option: click.Parameter, value: str)
     default="127.0.0.1:0",
     show_default=True,
     help="Where to listen; port 0: any free one.",
+)
+@click.option(
+    "--memory",
+    "max_bytes",
+    metavar="SIZE",
+    callback=_parse_size,
+    help="Most of the device's memory to use, like 20GiB; default: all that is free.",
+)
+@click.option(
+    "--reserve",
+    "reserve_bytes",
+    metavar="SIZE",
+    callback=_parse_size,
+    default="0",
+    show_default=True,
+    help="How much of the device's memory to leave free, like 2GiB.",
 )
 @click.option("--name", help="Name in the mesh; default: from the host's and the device's.")
 @click.option(
@@ -68,6 +92,8 @@ def _parse_endpoint(context: click.Context, option: click.Parameter, value: str)
 def command(
     device: str | None,
     listen: Endpoint,
+    max_bytes: int | None,
+    reserve_bytes: int,
     name: str | None,
     model_folders: tuple[Path, ...],
     no_mdns: bool,
@@ -87,6 +113,7 @@ def command(
         endpoint=listen,
         device=device,
         name=name,
+        limits=MemoryLimits(max_bytes, reserve_bytes),
         model_folders=model_folders,
         use_mdns=not no_mdns,
         insecure=insecure,

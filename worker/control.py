@@ -4,17 +4,20 @@
 Its methods run on gRPC's threads.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import grpc
 
 from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse
 from protos.caravan.v1 import control_pb2, control_pb2_grpc
-from protos.contract import is_session_id
+from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
 from worker.answering import failures_answered
+from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
 from worker.errors import BadRequestError, Culprit
 from worker.holder import Health, Holder, Loaded
+from worker.link import measure_link
 from worker.listening import Endpoint
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
 
@@ -35,6 +38,7 @@ _PHASES = {
     Phase.UNLOADING: control_pb2.WORKER_STATE_LOADING,
     Phase.READY: control_pb2.WORKER_STATE_READY,
     Phase.FAILED: control_pb2.WORKER_STATE_FAILED,
+    Phase.BENCHMARKING: control_pb2.WORKER_STATE_LOADING,
 }
 
 # llama.cpp keeps some 50 bytes of bookkeeping for each KV cell, even in a dry run: this is 800 MB of it.
@@ -44,9 +48,10 @@ MAX_CELLS = 1 << 24
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """What the coordinator asks of this worker outside the line."""
 
-    def __init__(self, holder: Holder, description: Description, n_threads: int | None) -> None:
+    def __init__(self, holder: Holder, benchmarks: Benchmarks, description: Description, n_threads: int | None) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
+        self._benchmarks = benchmarks
         self._description = description
         self._n_threads = n_threads
 
@@ -77,6 +82,30 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             use = self._holder.dry_run(_stage_spec(request.stage, self._n_threads))
             return control_pb2.DryRunResponse(memory=_memory_use(use), free_bytes=self._holder.device().free_bytes)
 
+    def Benchmark(
+        self, request: control_pb2.BenchmarkRequest, context: grpc.ServicerContext
+    ) -> control_pb2.BenchmarkResponse:
+        """How long stages take here; a caller that goes away ends it."""
+        with failures_answered(context, lambda: Culprit(self._description.name)):
+            order = _benchmark_order(request, self._n_threads)
+            benchmarked = self._benchmarks.run(order, lambda cancel: _call_at_end(context, cancel))
+            return _benchmark_response(order, benchmarked)
+
+    def Echo(self, request: control_pb2.EchoRequest, context: grpc.ServicerContext) -> control_pb2.EchoResponse:
+        """Sends back what came."""
+        with failures_answered(context, lambda: Culprit(self._description.name)):
+            if len(request.data) > CONTROL_LIMIT_BYTES:
+                raise BadRequestError(f"an echo of {len(request.data)} bytes is too large; at most 4 MiB come back")
+            return control_pb2.EchoResponse(data=request.data)
+
+    def MeasureLink(
+        self, request: control_pb2.MeasureLinkRequest, context: grpc.ServicerContext
+    ) -> control_pb2.MeasureLinkResponse:
+        """The link from here to another worker."""
+        with failures_answered(context, lambda: Culprit(self._description.name)):
+            link = measure_link(_neighbour(request.worker, request.address))
+            return control_pb2.MeasureLinkResponse(round_trip_s=link.round_trip_s, bytes_per_s=link.bytes_per_s)
+
     def Load(
         self, request: control_pb2.LoadRequest, context: grpc.ServicerContext
     ) -> Iterator[control_pb2.LoadResponse]:
@@ -84,8 +113,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         with failures_answered(context, lambda: self._culprit(request.stage)):
             loading = self._holder.load(_load_order(request, self._n_threads))
             if loading is not None:
-                if not context.add_callback(loading.cancel):
-                    loading.cancel()
+                _call_at_end(context, loading.cancel)
                 for fraction in loading.fractions():
                     yield control_pb2.LoadResponse(progress=control_pb2.LoadProgress(fraction=fraction))
                 loading.wait()
@@ -115,6 +143,12 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         return Culprit(self._description.name, layers)
 
 
+def _call_at_end(context: grpc.ServicerContext, callback: Callable[[], None]) -> None:
+    """Calls `callback` when the call is over, at once if it is already."""
+    if not context.add_callback(callback):
+        callback()
+
+
 def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> LoadOrder:
     """Raises BadRequestError for what no session can be."""
     if not is_session_id(request.session_id):
@@ -125,28 +159,56 @@ def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> Load
         session_id=request.session_id,
         epoch=request.epoch,
         spec=_stage_spec(request.stage, n_threads),
-        next_worker=_neighbour(request) if request.next_address else None,
+        next_worker=_neighbour(request.next_worker, request.next_address) if request.next_address else None,
     )
 
 
-def _neighbour(request: control_pb2.LoadRequest) -> Neighbour:
+def _neighbour(name: str, address: str) -> Neighbour:
     try:
-        Endpoint.parse(request.next_address)
+        Endpoint.parse(address)
     except ValueError as error:
-        raise BadRequestError(f"the next worker's address {error}") from error
-    return Neighbour(request.next_worker or request.next_address, request.next_address)
+        raise BadRequestError(f"the other worker's address {error}") from error
+    return Neighbour(name or address, address)
+
+
+def _benchmark_order(request: control_pb2.BenchmarkRequest, n_threads: int | None) -> BenchmarkOrder:
+    """Raises BadRequestError for what cannot be measured."""
+    params = _context_params(request.context, n_threads)
+    sizes = tuple(request.batch_sizes)
+    if not sizes or sizes[0] < 1 or any(size >= after for size, after in itertools.pairwise(sizes)):
+        raise BadRequestError("batch sizes are at least 1, and each is larger than the one before")
+    if sizes[-1] > params.n_batch or sizes[-1] > max(params.n_ctx_seq, params.n_seq_max):
+        raise BadRequestError(
+            f"a batch of {sizes[-1]} tokens is more than n_batch ({params.n_batch}) or a sequence's context"
+            f" ({params.n_ctx_seq}) holds"
+        )
+    if not request.limit_s > 0:
+        raise BadRequestError("a benchmark is given more than 0 seconds")
+    if not request.runs:
+        raise BadRequestError("a benchmark names the layers to measure")
+    return BenchmarkOrder(
+        runs=tuple(_run_spec(request.model, run, params) for run in request.runs),
+        batch_sizes=sizes,
+        limit_s=request.limit_s,
+    )
 
 
 def _stage_spec(stage: control_pb2.StageSpec, n_threads: int | None) -> StageSpec:
-    if not stage.model.path or not stage.model.identity:
+    return _run_spec(stage.model, stage, _context_params(stage.context, n_threads))
+
+
+def _run_spec(
+    model: control_pb2.ModelReference, run: control_pb2.StageSpec | control_pb2.BenchmarkRun, params: ContextParams
+) -> StageSpec:
+    if not model.path or not model.identity:
         raise BadRequestError("a stage names its model by path and identity")
-    if stage.layer_start >= stage.layer_end:
-        raise BadRequestError(f"layers [{stage.layer_start}, {stage.layer_end}) are none")
+    if run.layer_start >= run.layer_end:
+        raise BadRequestError(f"layers [{run.layer_start}, {run.layer_end}) are none")
     return StageSpec(
-        path=stage.model.path,
-        identity=stage.model.identity,
-        layers=LayerRange(stage.layer_start, stage.layer_end),
-        params=_context_params(stage.context, n_threads),
+        path=model.path,
+        identity=model.identity,
+        layers=LayerRange(run.layer_start, run.layer_end),
+        params=params,
     )
 
 
@@ -192,6 +254,20 @@ def _memory_use(use: MemoryUse) -> control_pb2.MemoryUse:
         kv_bytes=use.kv_bytes,
         compute_bytes=use.compute_bytes,
         host_bytes=use.host_bytes,
+    )
+
+
+def _benchmark_response(order: BenchmarkOrder, benchmarked: Benchmarked) -> control_pb2.BenchmarkResponse:
+    return control_pb2.BenchmarkResponse(
+        runs=[
+            control_pb2.BenchmarkedRun(
+                layer_start=spec.layers.start,
+                layer_end=spec.layers.end,
+                points=[control_pb2.BenchmarkPoint(n_tokens=p.n_tokens, seconds=p.seconds) for p in points],
+            )
+            for spec, points in zip(order.runs, benchmarked.runs, strict=True)
+        ],
+        was_remembered=benchmarked.was_remembered,
     )
 
 

@@ -23,12 +23,14 @@ from protos.caravan.v1 import control_pb2_grpc, frame_pb2_grpc
 from protos.contract import CONTRACT_VERSION, channel_options
 from protos.discovery import WorkerRecord
 from worker.announce import Announcer, NoMulticastError, machine_addresses
+from worker.benchmark import Benchmarks
 from worker.control import ControlServicer
 from worker.description import Description, check_name, default_name, describe
 from worker.errors import EngineMismatchError, PortError, UnknownDeviceNameError
 from worker.holder import Holder
 from worker.line import LineServicer
 from worker.listening import Endpoint, check_allowed
+from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
 
@@ -58,6 +60,7 @@ class Settings:
     endpoint: Endpoint
     device: str | None = None
     name: str | None = None
+    limits: MemoryLimits = UNLIMITED
     model_folders: tuple[Path, ...] = ()
     use_mdns: bool = True
     insecure: bool = False
@@ -105,7 +108,7 @@ class Daemon:
                 watch_parent(settings.parent_pid, lambda: self._stops.put("the parent is gone"))
             if self._stops.empty():
                 address = Endpoint(hosts[0], port).address()
-                say_ready(Ready(about.name, address, device, about.engine.llama_cpp))
+                say_ready(Ready(about.name, address, holder.device(), about.engine.llama_cpp))
             _LOG.info("stopping: %s", self._wait_to_stop())
             _limit_shutdown()
             self._goodbye()
@@ -172,10 +175,11 @@ class Daemon:
         holder = Holder(
             worker=about.name,
             device=device.name,
+            limits=self._settings.limits,
             files=ModelFiles(self._settings.model_folders),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
-        control = ControlServicer(holder, about, self._settings.n_threads)
+        control = ControlServicer(holder, Benchmarks(holder), about, self._settings.n_threads)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()

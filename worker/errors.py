@@ -6,8 +6,8 @@
     │   ├── ModelNotHereError       no such file on this machine
     │   ├── IdentityMismatchError   another file than the coordinator's
     │   ├── DoesNotFitError         needed and free bytes
-    │   ├── LoadUnderWayError       another load runs
-    │   ├── InUseError              another session is being served
+    │   ├── LoadUnderWayError       another load, or a benchmark, runs
+    │   ├── InUseError              another session is being served, or its stage is in the way
     │   ├── NoSuchSessionError      that session is not loaded here (any more)
     │   ├── WrongEpochError         another epoch, or this epoch's streams are taken or spent
     │   ├── BadRequestError         a control call's argument

@@ -2,12 +2,16 @@
 """The one session that a worker holds: loads and drops its stage, hands out its streams, knows its state.
 
 The servicers call it on gRPC's threads, at once and in any order. Its lock guards the state and is never held while
-something blocks; while the state is LOADING or UNLOADING the stage belongs to that one thread.
+something blocks; while the state is LOADING or UNLOADING the stage belongs to that one thread. Stages that are only
+tried (a benchmark) belong to the loading thread alone.
 """
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from native import Device, LayerRange, MemoryUse, ModelLayout, find_device
 from protos.caravan.v1 import error_pb2
@@ -29,12 +33,15 @@ from worker.frames import Step
 from worker.handover import Handover
 from worker.hop import Hop
 from worker.loading import Loading, Report
+from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
 from worker.stage import Stage, needed_memory
 
 _POLL_S = 0.02
+
+_Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +70,20 @@ class Health:
 class Holder:
     """At most one session's stage, on one device."""
 
-    def __init__(self, *, worker: str, device: str, files: ModelFiles, message_limit_bytes: int) -> None:
+    def __init__(
+        self, *, worker: str, device: str, limits: MemoryLimits, files: ModelFiles, message_limit_bytes: int
+    ) -> None:
         """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
         self._worker = worker
         self._device = device
+        self._limits = limits
         self._files = files
         self._message_limit_bytes = message_limit_bytes
         self._lock = threading.Lock()
         self._dry_runs = threading.Lock()
         self._state: SessionState = IDLE
         self._stage: Stage | None = None
-        self._loading: Loading | None = None
+        self._loading: Loading[object] | None = None
         self._feed: Feed | None = None
         self._results = Results()
         self._n_frames = 0
@@ -85,8 +95,20 @@ class Holder:
         return Culprit(self._worker, None if order is None else order.spec.layers)
 
     def device(self) -> Device:
-        """The device with its free memory read now."""
-        return find_device(self._device)
+        """The device as this worker may use it, its free memory read now."""
+        with self._lock:
+            held_bytes = 0 if self._stage is None else self._stage.memory.device_bytes
+        return self._limits.apply(find_device(self._device), held_bytes)
+
+    def find_model(self, spec: StageSpec) -> ModelLayout:
+        """The layout of the file that `spec` means, checked against what is asked of it.
+
+        Raises:
+            CallError, NativeError: as Load.
+        """
+        layout = self._files.find(spec)
+        self._check_message_size(spec, layout)
+        return layout
 
     def dry_run(self, spec: StageSpec) -> MemoryUse:
         """What a stage would take here; leaves what is loaded as it is.
@@ -94,12 +116,11 @@ class Holder:
         Raises:
             CallError, NativeError: as Load.
         """
-        layout = self._files.find(spec)
-        self._check_message_size(spec, layout)
+        layout = self.find_model(spec)
         with self._dry_runs:
             return needed_memory(spec, layout, self._device)
 
-    def load(self, order: LoadOrder) -> Loading | None:
+    def load(self, order: LoadOrder) -> Loading[None] | None:
         """Starts loading; None: exactly this is loaded. What was loaded before is over, its streams end.
 
         Raises:
@@ -109,12 +130,30 @@ class Holder:
             if session.is_loaded(self._state, order):
                 return None
             session.begin_load(self._state, order)
-        layout = self._files.find(order.spec)
-        self._check_message_size(order.spec, layout)
+        layout = self.find_model(order.spec)
         with self._lock:
             before, self._state = self._state, session.begin_load(self._state, order)
-            self._loading = Loading(lambda report: self._load(before, order, layout, report))
-            return self._loading
+            loading = Loading(lambda report: self._load(before, order, layout, report))
+            self._loading = loading
+            return loading
+
+    def try_stages(
+        self, specs: Sequence[StageSpec], look: Callable[[Stage, Report], _Seen]
+    ) -> Loading[tuple[_Seen, ...]]:
+        """Starts loading one stage after another, lets `look` use it, and frees it; gives what `look` returned.
+
+        Until that is over nothing else is loaded.
+
+        Raises:
+            InUseError, LoadUnderWayError: a stage is loaded, or a load or the like is under way.
+            CallError, NativeError: as Load, refused before anything changed.
+        """
+        layouts = [self.find_model(spec) for spec in specs]
+        with self._lock:
+            self._state = session.begin_benchmark(self._state)
+            loading = Loading(lambda report: self._try_stages(specs, layouts, look, report))
+            self._loading = loading
+            return loading
 
     def loaded(self) -> Loaded | None:
         """The stage that is loaded, if one is."""
@@ -219,7 +258,10 @@ class Holder:
     def close(self) -> None:
         """Drops everything; the servicers must be gone."""
         with self._lock:
-            session_id = self._state.session_id
+            session_id, loading = self._state.session_id, self._loading
+        if loading is not None:
+            loading.cancel()
+            loading.settle()
         self.unload(session_id)
 
     def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
@@ -244,9 +286,27 @@ class Holder:
             self._stage.renew(after_failure=before.phase is Phase.FAILED)
             return
         self._drop_stage()
-        stage = Stage.load(order.spec, layout, self._device, report)
+        stage = Stage.load(order.spec, layout, self._device, self._limits, report)
         with self._lock:
             self._stage = stage
+
+    def _try_stages(
+        self,
+        specs: Sequence[StageSpec],
+        layouts: Sequence[ModelLayout],
+        look: Callable[[Stage, Report], _Seen],
+        report: Report,
+    ) -> tuple[_Seen, ...]:
+        """On the loading thread."""
+        seen: list[_Seen] = []
+        try:
+            for spec, layout in zip(specs, layouts, strict=True):
+                with contextlib.closing(Stage.load(spec, layout, self._device, self._limits, report)) as stage:
+                    seen.append(look(stage, report))
+        finally:
+            with self._lock:
+                self._state = IDLE
+        return tuple(seen)
 
     def _drop_stage(self) -> None:
         with self._lock:

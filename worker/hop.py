@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The hop: this stage's own Feed to the next worker. The one module that is a gRPC client.
+"""The hop: this stage's own Feed to the next worker. A gRPC client.
 
 The engine thread puts frames, gRPC's own thread takes, serialises and sends them. Whatever ends the stream to the
 next worker is turned into a NeighbourError that names the stage whose fault it is.
@@ -54,7 +54,7 @@ class Hop:
         Raises:
             NeighbourError: one of them cannot be reached, or refuses.
         """
-        self._reach()
+        check_reachable(self._neighbour)
         stub = frame_pb2_grpc.LineServiceStub(self._channel)
         call = stub.Feed.future(self._outgoing(), metadata=self._metadata)
         self._call = call
@@ -115,23 +115,6 @@ class Hop:
         self._queue.close()
         self._channel.close()
 
-    def _reach(self) -> None:
-        """Says who cannot be reached where, and why: the system tells that sooner and better than gRPC."""
-        name, address = self._neighbour.name, self._neighbour.address
-        try:
-            endpoint = Endpoint.parse(address)
-            socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT_S).close()
-        except OSError as error:
-            raise NeighbourError(
-                error_pb2.ErrorDetail(
-                    code=error_pb2.ERROR_CODE_NEIGHBOUR_LOST,
-                    message=f"worker {name} cannot be reached at {address} ({error.strerror or error});"
-                    " is it running, and is its port open?",
-                    worker=name,
-                    retry_safe=True,
-                )
-            ) from error
-
     def _outgoing(self) -> Iterator[frame_pb2.FeedRequest]:
         for request, timing in self._queue:
             timing.sent_ns = time.monotonic_ns()
@@ -165,3 +148,21 @@ class Hop:
                 message = f"a frame was too large for worker {name}: {call.details()}"
         retry_safe = code == error_pb2.ERROR_CODE_NEIGHBOUR_LOST
         return NeighbourError(error_pb2.ErrorDetail(code=code, message=message, worker=name, retry_safe=retry_safe))
+
+
+def check_reachable(neighbour: Neighbour) -> None:
+    """Raises NeighbourError, with why, if nothing listens there: the system tells that sooner and better than gRPC."""
+    name, address = neighbour.name, neighbour.address
+    try:
+        endpoint = Endpoint.parse(address)
+        socket.create_connection((endpoint.host, endpoint.port), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise NeighbourError(
+            error_pb2.ErrorDetail(
+                code=error_pb2.ERROR_CODE_NEIGHBOUR_LOST,
+                message=f"worker {name} cannot be reached at {address} ({error.strerror or error});"
+                " is it running, and is its port open?",
+                worker=name,
+                retry_safe=True,
+            )
+        ) from error

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""One load under way: the thread that does it, its progress, its end. No gRPC thread loads.
+"""One load or benchmark under way: the thread that does it, its progress, its end. No gRPC thread loads.
 
-The Load call iterates `fractions` and takes `result`; cancelling the call calls `cancel`.
+The Load call iterates `fractions` and then waits; cancelling the call calls `cancel`.
 """
 
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+_Result = TypeVar("_Result", covariant=True)
 
 # llama.cpp reports each tensor; people see percent.
 _REPORT_STEP = 0.01
@@ -15,15 +18,16 @@ _REPORT_STEP = 0.01
 Report = Callable[[float], bool]
 
 
-class Loading:
+class Loading(Generic[_Result]):
     """Work on a thread of its own that reports its progress and can be cancelled."""
 
-    def __init__(self, work: Callable[[Report], None]) -> None:
+    def __init__(self, work: Callable[[Report], _Result]) -> None:
         """Starts at once; `work` gets the report function and raises what it fails with."""
         self._work = work
         self._fractions: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._reported = -1.0
         self._cancelled = threading.Event()
+        self._result: _Result
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
         self._thread.start()
@@ -37,8 +41,8 @@ class Loading:
         while (fraction := self._fractions.get()) is not None:
             yield fraction
 
-    def wait(self) -> None:
-        """Blocks until it is done.
+    def wait(self) -> _Result:
+        """Blocks until it is done; what it came to.
 
         Raises:
             Exception: what it failed with.
@@ -46,6 +50,7 @@ class Loading:
         self._thread.join()
         if self._error is not None:
             raise self._error
+        return self._result
 
     def settle(self) -> None:
         """Blocks until it is done, however it went."""
@@ -59,7 +64,7 @@ class Loading:
 
     def _run(self) -> None:
         try:
-            self._work(self._report)
+            self._result = self._work(self._report)
         except Exception as error:
             self._error = error
         finally:

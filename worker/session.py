@@ -8,6 +8,7 @@ Pure: each transition takes a state and gives the next one, or raises what the c
                             ▲                         │                │
                             └─────── begin_load ──────┴────────────────┤
     IDLE ◄─ (it is done) ── UNLOADING ◄──────── begin_unload ──────────┘
+    IDLE ── begin_benchmark ─► BENCHMARKING ── (it is done) ─► IDLE
 
 A load that fails ends in IDLE, too.
 """
@@ -28,6 +29,7 @@ class Phase(Enum):
     UNLOADING = "unloading"
     READY = "ready"
     FAILED = "failed"
+    BENCHMARKING = "benchmarking"
 
 
 class StreamPhase(Enum):
@@ -68,7 +70,7 @@ class LoadOrder:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """The worker's one session; `order` is None while IDLE, `error` is set while FAILED."""
+    """The worker's one session; `order` is None while there is none, `error` is set while FAILED."""
 
     phase: Phase = Phase.IDLE
     order: LoadOrder | None = None
@@ -78,12 +80,12 @@ class SessionState:
 
     @property
     def session_id(self) -> str:
-        """Empty while IDLE."""
+        """Empty while there is none."""
         return "" if self.order is None else self.order.session_id
 
     @property
     def epoch(self) -> int:
-        """0 while IDLE."""
+        """0 while there is none."""
         return 0 if self.order is None else self.order.epoch
 
     @property
@@ -104,14 +106,11 @@ def begin_load(state: SessionState, order: LoadOrder) -> SessionState:
     """A load starts; whatever was there is over.
 
     Raises:
-        LoadUnderWayError: another one runs.
+        LoadUnderWayError: another one, or a benchmark, runs.
         InUseError: another session is being served.
         WrongEpochError: the epoch of this session is spent or in the past.
     """
-    if state.phase in (Phase.LOADING, Phase.UNLOADING):
-        raise LoadUnderWayError(
-            f"this worker is {state.phase.value} session {state.session_id}; try again when that is done"
-        )
+    _check_at_leisure(state)
     if state.session_id != order.session_id and state.is_serving:
         raise InUseError(
             f"this worker serves session {state.session_id} of another coordinator; end that one, or use other workers"
@@ -131,6 +130,22 @@ def finish_load(state: SessionState) -> SessionState:
 def begin_unload(state: SessionState) -> SessionState:
     """What is loaded goes; nobody may open a stream or load meanwhile."""
     return replace(state, phase=Phase.UNLOADING)
+
+
+def begin_benchmark(state: SessionState) -> SessionState:
+    """A benchmark starts, which has the device to itself.
+
+    Raises:
+        LoadUnderWayError: a load, or another benchmark, runs.
+        InUseError: a stage is loaded.
+    """
+    _check_at_leisure(state)
+    if state.phase is not Phase.IDLE:
+        raise InUseError(
+            f"this worker holds a stage of session {state.session_id}, and a benchmark needs the device to itself;"
+            " unload that first"
+        )
+    return SessionState(phase=Phase.BENCHMARKING)
 
 
 def open_feed(state: SessionState, session_id: str, epoch: int) -> SessionState:
@@ -174,6 +189,15 @@ def fail(state: SessionState, error: error_pb2.ErrorDetail) -> SessionState:
     if state.phase is not Phase.READY:
         return state
     return replace(state, phase=Phase.FAILED, feed=StreamPhase.SPENT, collect=StreamPhase.SPENT, error=error)
+
+
+def _check_at_leisure(state: SessionState) -> None:
+    if state.phase is Phase.BENCHMARKING:
+        raise LoadUnderWayError("this worker runs a benchmark; try again when that is done")
+    if state.phase in (Phase.LOADING, Phase.UNLOADING):
+        raise LoadUnderWayError(
+            f"this worker is {state.phase.value} session {state.session_id}; try again when that is done"
+        )
 
 
 def _check_ready(state: SessionState, session_id: str, epoch: int) -> LoadOrder:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, dry_run, find_device
 from worker.errors import BadRequestError
 from worker.frames import FrameLimits
-from worker.memory import check_fits
+from worker.memory import MemoryLimits, check_fits
 from worker.samplers import Samplers
 from worker.session import LoadOrder, StageSpec
 
@@ -26,11 +26,19 @@ class Stage:
         self.memory = context.memory()
 
     @classmethod
-    def load(cls, spec: StageSpec, layout: ModelLayout, device: str, report: Callable[[float], bool]) -> "Stage":
+    def load(
+        cls,
+        spec: StageSpec,
+        layout: ModelLayout,
+        device: str,
+        limits: MemoryLimits,
+        report: Callable[[float], bool],
+    ) -> "Stage":
         """Loads from `layout`'s file, if it fits; blocks for as long as that takes.
 
         Args:
             device: llama.cpp's name for it.
+            limits: how much of its memory may be taken.
             report: is told the fraction done, answers whether to go on.
 
         Raises:
@@ -38,7 +46,7 @@ class Stage:
             NativeError: LoadCancelledError among them; nothing is left loaded.
         """
         use = needed_memory(spec, layout, device)
-        check_fits(use, spec.layers, find_device(device), find_device("CPU"))
+        check_fits(use, spec.layers, find_device(device), find_device("CPU"), limits)
         model = Model.load(layout.path, layers=spec.layers, device=device, on_progress=report)
         try:
             context = Context(model, spec.params)
@@ -49,6 +57,11 @@ class Stage:
             model.close()
             raise
         return cls(spec, model, context, layout)
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the model's vocabulary."""
+        return self._model.n_vocab
 
     def renew(self, *, after_failure: bool) -> None:
         """Makes it as good as newly loaded, for a new epoch: no cells, no samplers.
@@ -82,7 +95,7 @@ class Stage:
             n_batch=params.n_batch,
             n_ctx_seq=params.n_ctx_seq,
             n_seq_max=params.n_seq_max,
-            n_vocab=self._model.n_vocab,
+            n_vocab=self.n_vocab,
             n_embd=self.layout.n_embd,
             kv_unified=params.kv_unified,
             logits_limit_bytes=logits_limit_bytes,

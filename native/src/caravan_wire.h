@@ -56,6 +56,7 @@ CARAVAN_API void caravan_wire_free(void * wire);
 CARAVAN_API void * caravan_wire_device(void * wire);
 CARAVAN_API void * caravan_wire_buffer_type(void * wire);
 CARAVAN_API void caravan_wire_begin(void * wire, const struct caravan_crossing * incoming, size_t n);
+CARAVAN_API void caravan_wire_begin_made_up(void * wire);  // a step to be timed: what should arrive is made up
 CARAVAN_API const char * caravan_wire_end(void * wire);  // NULL, or the step's first fault; valid until the next begin
 CARAVAN_API size_t caravan_wire_captured(void * wire, struct caravan_crossing * out, size_t capacity);
 // The real device, limited to ops of layers [start, end) and of no layer.

@@ -60,6 +60,25 @@ bool same_shape(const int64_t * a, const int64_t * b) {
     return std::memcmp(a, b, sizeof(int64_t) * max_dims) == 0;
 }
 
+// Bits without a pattern, from a place. Source: the finaliser of MurmurHash3.
+uint32_t scrambled(size_t place) {
+    uint32_t bits = static_cast<uint32_t>(place) * 0x9e3779b9u;
+    bits = (bits ^ (bits >> 16)) * 0x85ebca6bu;
+    bits = (bits ^ (bits >> 13)) * 0xc2b2ae35u;
+    return bits ^ (bits >> 16);
+}
+
+// Floats of a width, by their bits: sign and fraction at random, the exponent that of 0.5.
+template <typename Bits>
+void fill_floats(void * data, size_t offset, size_t size, Bits sign, Bits half, Bits fraction) {
+    uint8_t * target = static_cast<uint8_t *>(data);
+    for (size_t at = 0; at + sizeof(Bits) <= size; at += sizeof(Bits)) {
+        const uint32_t random = scrambled((offset + at) / sizeof(Bits));
+        const Bits value = static_cast<Bits>((random & 1 ? sign : 0) | half | ((random >> 1) & fraction));
+        std::memcpy(target + at, &value, sizeof value);
+    }
+}
+
 std::string shape_text(const int64_t * ne) {
     std::string s = "[";
     for (int d = 0; d < max_dims; d++) {
@@ -73,6 +92,15 @@ std::string shape_text(const int64_t * ne) {
 void fill_missing(const tensor * t, void * data, size_t size) {
     const bool is_integer = t->type == type_i32 || t->type == type_i64;
     std::memset(data, is_integer ? 0 : 0xff, size);
+}
+
+void fill_made_up(const tensor * t, void * data, size_t offset, size_t size) {
+    switch (t->type) {
+        case type_f32: fill_floats<uint32_t>(data, offset, size, 0x80000000u, 0x3f000000u, 0x7fffffu); break;
+        case type_f16: fill_floats<uint16_t>(data, offset, size, 0x8000, 0x3800, 0x3ff); break;
+        case type_bf16: fill_floats<uint16_t>(data, offset, size, 0x8000, 0x3f00, 0x7f); break;
+        default: std::memset(data, 0, size);
+    }
 }
 
 std::string crossing_key(unsigned ubatch, const tensor * t) {
@@ -96,6 +124,7 @@ void wire_step::begin(const caravan_crossing * incoming, size_t n) {
     n_ubatches_ = 0;
     is_new_ubatch_ = true;
     is_graph_cut_ = false;
+    is_made_up_ = false;
     splits_seen_.clear();
     given_.clear();
     unassigned_.clear();
@@ -115,6 +144,12 @@ void wire_step::begin(const caravan_crossing * incoming, size_t n) {
         fault("crossing tensors of " + std::to_string(total) + " bytes arrived, at most " + std::to_string(max_bytes_) +
               " are allowed in a step");
     }
+}
+
+void wire_step::begin_made_up() {
+    begin(nullptr, 0);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    is_made_up_ = true;
 }
 
 const char * wire_step::end() {
@@ -223,6 +258,10 @@ void wire_step::supply(const tensor * t, void * data, size_t offset, size_t size
         return;
     }
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (is_made_up_) {
+        fill_made_up(t, data, offset, size);
+        return;
+    }
     std::string why;
     const given * g = find(t, why);
     const bool packed = is_packed(t);

@@ -24,12 +24,18 @@ std::string crossing_key(unsigned ubatch, const tensor * t);
 // other could abort llama.cpp before the step's fault is reported.
 void fill_missing(const tensor * t, void * data, size_t size);
 
+// Values for a step that is only tried. Floats are pseudo-random, so that a router spreads its tokens over experts:
+// either sign, magnitude in [0.5, 1). Integers are 0. The same place of a tensor always has the same value.
+void fill_made_up(const tensor * t, void * data, size_t offset, size_t size);
+
 class wire_step {
   public:
     explicit wire_step(size_t max_bytes) : max_bytes_(max_bytes) {}
 
     // Forgets the step before and takes in what arrived; the bytes stay the caller's.
     void begin(const caravan_crossing * incoming, size_t n);
+    // The same for a step that nothing arrived for, and that is not to notice: every value it asks for is made up.
+    void begin_made_up();
     // The first fault, or nullptr. What arrived and was never asked for is a fault too: the neighbour built another
     // graph.
     const char * end();
@@ -69,6 +75,7 @@ class wire_step {
     unsigned n_ubatches_ = 0;
     bool is_new_ubatch_ = true;
     bool is_graph_cut_ = false;
+    bool is_made_up_ = false;
     std::unordered_set<const tensor *> splits_seen_;
     std::unordered_map<std::string, given> given_;
     std::vector<const tensor *> unassigned_;  // captured since the last split, parallel to the tail of kept_

@@ -343,6 +343,10 @@ void caravan_wire_begin(void * handle, const struct caravan_crossing * incoming,
     as_wire(handle)->step.begin(incoming, n);
 }
 
+void caravan_wire_begin_made_up(void * handle) {
+    as_wire(handle)->step.begin_made_up();
+}
+
 const char * caravan_wire_end(void * handle) {
     return as_wire(handle)->step.end();
 }

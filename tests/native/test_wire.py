@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import native.model
-from native import Batch, Context, ContextParams, CrossingError, CrossingTensor, LayerRange, Model
+from native import Batch, Context, ContextParams, CrossingError, CrossingTensor, FlashAttention, LayerRange, Model
 from tests.conformance.split_check import Logits, Stage, open_line, run_session, run_step
 from tests.models import write_model
 
@@ -98,6 +98,48 @@ def test_after_a_fault_and_a_cleared_cache_a_stage_is_as_good_as_new(tiny: Path)
         for context in contexts:
             context.kv_clear()
         assert np.array_equal(run_session(stages), expected)
+
+
+def test_a_tried_step_needs_nothing_that_arrives_and_leaves_the_next_ones_exact(tiny: Path) -> None:
+    with open_line(tiny, (), _PARAMS) as whole:
+        expected = run_session(whole)
+    with open_line(tiny, (1, 3), _PARAMS) as stages:
+        contexts = [context for _, context in stages]
+        for context in contexts:
+            for n_tokens in (40, 1):
+                context.try_step(_batch(n_tokens))
+                context.kv_clear()
+        assert np.array_equal(run_session(stages), expected)
+
+
+def test_a_whole_model_tries_a_step_as_it_takes_one(tiny: Path) -> None:
+    with open_line(tiny, (), _PARAMS) as ((_, context),):
+        context.step(_batch(8))
+        logits = context.logits(7).copy()
+        context.kv_clear()
+        context.try_step(_batch(8))
+        assert np.array_equal(context.logits(7), logits)
+
+
+def test_a_batch_out_of_bounds_cannot_be_tried(two_stages: tuple[Context, Context]) -> None:
+    with pytest.raises(ValueError, match="more than n_batch"):
+        two_stages[1].try_step(_batch(65))
+
+
+# Of Gemma 4 the later layers read the KV cache of an earlier one: it crosses, in its own type.
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16"])
+def test_made_up_values_are_numbers_and_differ_from_token_to_token(kv_type: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.gguf", "gemma4")
+    params = replace(_PARAMS, kv_type_k=kv_type, kv_type_v=kv_type, flash_attention=FlashAttention.OFF)
+    with open_line(model, (3,), params) as ((_, first), (_, last)):
+        assert kv_type in {tensor.dtype for tensor in first.step(_batch(8))}
+        tokens = np.zeros(2, np.int32)
+        # Nothing but what was made up distinguishes the two.
+        last.try_step(Batch(tokens, tokens, np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32)))
+        one, other = last.logits(0), last.logits(1)
+        assert np.isfinite(one).all()
+        assert np.isfinite(other).all()
+        assert not np.array_equal(one, other)
 
 
 def test_the_first_stage_is_given_nothing(two_stages: tuple[Context, Context]) -> None:

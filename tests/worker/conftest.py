@@ -60,6 +60,14 @@ def pair() -> Iterator[tuple[WorkerProcess, WorkerProcess]]:
     assert [code for code, _ in endings] == [0, 0], endings
 
 
+@pytest.fixture
+def worker(pair: tuple[WorkerProcess, WorkerProcess]) -> WorkerProcess:
+    """One of the pair, with nothing loaded."""
+    worker = pair[0]
+    worker.unload(worker.health().session_id)
+    return worker
+
+
 class Lines:
     """Loads lines of two stages over a pair, one epoch after another."""
 

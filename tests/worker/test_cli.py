@@ -79,6 +79,13 @@ def test_options_can_come_from_the_environment(start_worker: StartWorker, monkey
     assert start_worker().name == "from-outside"
 
 
+def test_memory_and_reserve_bound_what_it_says_is_free(start_worker: StartWorker) -> None:
+    ready = start_worker("--memory", "512MiB", "--reserve", "1MiB").ready
+    assert (ready["free_bytes"], ready["total_bytes"]) == (512 << 20, 512 << 20)
+    ready = start_worker("--reserve", "1000TiB").ready
+    assert ready["free_bytes"] == 0 < ready["total_bytes"]
+
+
 def test_the_default_name_is_the_host_and_the_device(start_worker: StartWorker) -> None:
     name = start_worker().name
     assert name.endswith("-CPU")
@@ -143,7 +150,15 @@ def test_addresses_are_read_as_people_write_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--listen", "nonsense"), ("--threads", "0"), ("--models", "/no/such/folder"), ("surplus",)]
+    "arguments",
+    [
+        ("--listen", "nonsense"),
+        ("--threads", "0"),
+        ("--memory", "much"),
+        ("--reserve", "-1"),
+        ("--models", "/no/such/folder"),
+        ("surplus",),
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert run("--no-mdns", *arguments).returncode == 2

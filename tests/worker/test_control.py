@@ -22,14 +22,6 @@ from tests.worker.driver import (
 from tests.worker.heavy_model import write_heavy_model
 
 
-@pytest.fixture
-def worker(pair: tuple[WorkerProcess, WorkerProcess]) -> WorkerProcess:
-    """A worker with nothing loaded."""
-    worker = pair[0]
-    worker.unload(worker.health().session_id)
-    return worker
-
-
 def refused(worker: WorkerProcess, request: control_pb2.LoadRequest) -> tuple[grpc.StatusCode, error_pb2.ErrorDetail]:
     with pytest.raises(grpc.RpcError) as caught:
         worker.load(request)
@@ -172,6 +164,24 @@ def test_more_than_fits_is_refused_with_numbers_and_the_worker_lives(
     assert worker.load(load_request(stage_spec(model, 0, 4)))[-1].HasField("loaded")
 
 
+def test_a_stage_counts_against_the_memory_that_a_worker_may_use(
+    start_worker: StartWorker, model: Path, heavy_model: Path
+) -> None:
+    limit_bytes = 64 << 20
+    worker = start_worker("--memory", str(limit_bytes))
+    *_, last = worker.load(load_request(stage_spec(model, 0, 8)))
+    taken = last.loaded.memory
+    free_bytes = limit_bytes - taken.weights_bytes - taken.kv_bytes - taken.compute_bytes
+    about = worker.control.Describe(control_pb2.DescribeRequest(), timeout=CALL_TIMEOUT_S)
+    assert (about.device.free_bytes, about.device.total_bytes) == (free_bytes, limit_bytes)
+    dry_run = control_pb2.DryRunRequest(stage=stage_spec(model, 0, 8))
+    assert worker.control.DryRun(dry_run, timeout=CALL_TIMEOUT_S).free_bytes == free_bytes
+    status, detail = refused(worker, load_request(stage_spec(heavy_model, 0, 4), session_id="t"))
+    assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail.free_bytes == limit_bytes
+    assert "64 MiB is free within its --memory of 64 MiB" in detail.message
+
+
 def test_a_missing_file_is_named_with_the_places_looked_at(worker: WorkerProcess, model: Path) -> None:
     request = load_request(stage_spec(model, 0, 4))
     request.stage.model.path = "/nowhere/there-is-none.gguf"
@@ -233,7 +243,7 @@ def test_a_model_folder_is_searched_for_the_file_name(start_worker: StartWorker,
         ("session_id", "", "session id"),
         ("session_id", "a b", "session id"),
         ("session_id", "x" * 65, "session id"),
-        ("next_address", "nowhere", "next worker's address"),
+        ("next_address", "nowhere", "other worker's address"),
         ("epoch", 0, "epochs count from 1"),
         ("stage.model.path", "", "path and identity"),
         ("stage.model.identity", "", "path and identity"),

@@ -37,6 +37,29 @@ def test_a_load_is_refused_while_a_stage_is_unloaded() -> None:
         session.begin_load(session.begin_unload(ready()), order("other"))
 
 
+def test_a_benchmark_and_a_load_keep_each_other_out() -> None:
+    benchmarking = session.begin_benchmark(IDLE)
+    assert (benchmarking.phase, benchmarking.session_id) == (Phase.BENCHMARKING, "")
+    with pytest.raises(LoadUnderWayError, match="runs a benchmark; try again"):
+        session.begin_load(benchmarking, order())
+    with pytest.raises(LoadUnderWayError, match="runs a benchmark"):
+        session.begin_benchmark(benchmarking)
+    with pytest.raises(LoadUnderWayError, match="loading session s"):
+        session.begin_benchmark(session.begin_load(IDLE, order()))
+
+
+def test_a_stage_that_is_loaded_keeps_a_benchmark_out() -> None:
+    failed = session.fail(ready(), error_pb2.ErrorDetail())
+    for state in (ready(), session.open_feed(ready(), "s", 1), failed):
+        with pytest.raises(InUseError, match="holds a stage of session s"):
+            session.begin_benchmark(state)
+
+
+def test_no_stream_opens_during_a_benchmark() -> None:
+    with pytest.raises(NoSuchSessionError):
+        session.open_feed(session.begin_benchmark(IDLE), "s", 1)
+
+
 def test_the_same_order_again_is_known_to_be_loaded() -> None:
     assert session.is_loaded(ready(), order())
     assert not session.is_loaded(ready(), order(epoch=2))

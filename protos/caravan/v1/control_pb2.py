@@ -27,19 +27,19 @@ _sym_db = _symbol_database.Default()
 from protos.caravan.v1 import error_pb2 as caravan_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x61ravan/v1/control.proto\x12\ncaravan.v1\x1a\x16\x63\x61ravan/v1/error.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xd7\x01\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x18\n\x10\x63ontract_version\x18\x03 \x01(\t\x12&\n\x08versions\x18\x04 \x01(\x0b\x32\x14.caravan.v1.Versions\x12\"\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32\x12.caravan.v1.Device\x12\x11\n\thost_name\x18\x06 \x01(\t\x12\'\n\x06loaded\x18\x07 \x03(\x0b\x32\x17.caravan.v1.LoadedStage\"V\n\x08Versions\x12\x0f\n\x07\x63\x61ravan\x18\x01 \x01(\t\x12\x18\n\x10llama_cpp_python\x18\x02 \x01(\t\x12\x11\n\tllama_cpp\x18\x03 \x01(\t\x12\x0c\n\x04ggml\x18\x04 \x01(\t\"\x8b\x01\n\x06\x44\x65vice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.caravan.v1.DeviceKind\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\"0\n\x0eModelReference\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\"\xc7\x01\n\rContextParams\x12\x11\n\tn_ctx_seq\x18\x01 \x01(\r\x12\x11\n\tn_seq_max\x18\x02 \x01(\r\x12\x0f\n\x07n_batch\x18\x03 \x01(\r\x12\x10\n\x08n_ubatch\x18\x04 \x01(\r\x12\x11\n\tkv_type_k\x18\x05 \x01(\t\x12\x11\n\tkv_type_v\x18\x06 \x01(\t\x12\x33\n\x0f\x66lash_attention\x18\x07 \x01(\x0e\x32\x1a.caravan.v1.FlashAttention\x12\x12\n\nkv_unified\x18\x08 \x01(\x08\"\x8a\x01\n\tStageSpec\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.caravan.v1.ModelReference\x12\x13\n\x0blayer_start\x18\x02 \x01(\r\x12\x11\n\tlayer_end\x18\x03 \x01(\r\x12*\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x19.caravan.v1.ContextParams\"5\n\rDryRunRequest\x12$\n\x05stage\x18\x01 \x01(\x0b\x32\x15.caravan.v1.StageSpec\"K\n\x0e\x44ryRunResponse\x12%\n\x06memory\x18\x01 \x01(\x0b\x32\x15.caravan.v1.MemoryUse\x12\x12\n\nfree_bytes\x18\x02 \x01(\x04\"_\n\tMemoryUse\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x15\n\rcompute_bytes\x18\x03 \x01(\x04\x12\x12\n\nhost_bytes\x18\x04 \x01(\x04\"\x81\x01\n\x0bLoadRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x05stage\x18\x03 \x01(\x0b\x32\x15.caravan.v1.StageSpec\x12\x14\n\x0cnext_address\x18\x04 \x01(\t\x12\x13\n\x0bnext_worker\x18\x05 \x01(\t\"p\n\x0cLoadResponse\x12,\n\x08progress\x18\x01 \x01(\x0b\x32\x18.caravan.v1.LoadProgressH\x00\x12)\n\x06loaded\x18\x02 \x01(\x0b\x32\x17.caravan.v1.LoadedStageH\x00\x42\x07\n\x05\x65vent\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"\x93\x01\n\x0bLoadedStage\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0blayer_start\x18\x03 \x01(\r\x12\x11\n\tlayer_end\x18\x04 \x01(\r\x12%\n\x06memory\x18\x05 \x01(\x0b\x32\x15.caravan.v1.MemoryUse\x12\x12\n\nis_serving\x18\x06 \x01(\x08\"#\n\rUnloadRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"$\n\x0eUnloadResponse\x12\x12\n\nwas_loaded\x18\x01 \x01(\x08\"\x0f\n\rHealthRequest\"\x95\x01\n\x0eHealthResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.caravan.v1.WorkerState\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08n_frames\x18\x04 \x01(\x04\x12&\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x17.caravan.v1.ErrorDetail*\x90\x01\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_KIND_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_KIND_GPU\x10\x02\x12\x1e\n\x1a\x44\x45VICE_KIND_INTEGRATED_GPU\x10\x03\x12\x1b\n\x17\x44\x45VICE_KIND_ACCELERATOR\x10\x04*|\n\x0e\x46lashAttention\x12\x1f\n\x1b\x46LASH_ATTENTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46LASH_ATTENTION_AUTO\x10\x01\x12\x16\n\x12\x46LASH_ATTENTION_ON\x10\x02\x12\x17\n\x13\x46LASH_ATTENTION_OFF\x10\x03*\xa9\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_STATE_IDLE\x10\x01\x12\x18\n\x14WORKER_STATE_LOADING\x10\x02\x12\x16\n\x12WORKER_STATE_READY\x10\x03\x12\x1a\n\x16WORKER_STATE_COMPUTING\x10\x04\x12\x17\n\x13WORKER_STATE_FAILED\x10\x05\x32\xd7\x02\n\x0e\x43ontrolService\x12\x45\n\x08\x44\x65scribe\x12\x1b.caravan.v1.DescribeRequest\x1a\x1c.caravan.v1.DescribeResponse\x12?\n\x06\x44ryRun\x12\x19.caravan.v1.DryRunRequest\x1a\x1a.caravan.v1.DryRunResponse\x12;\n\x04Load\x12\x17.caravan.v1.LoadRequest\x1a\x18.caravan.v1.LoadResponse0\x01\x12?\n\x06Unload\x12\x19.caravan.v1.UnloadRequest\x1a\x1a.caravan.v1.UnloadResponse\x12?\n\x06Health\x12\x19.caravan.v1.HealthRequest\x1a\x1a.caravan.v1.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x61ravan/v1/control.proto\x12\ncaravan.v1\x1a\x16\x63\x61ravan/v1/error.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xd7\x01\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x18\n\x10\x63ontract_version\x18\x03 \x01(\t\x12&\n\x08versions\x18\x04 \x01(\x0b\x32\x14.caravan.v1.Versions\x12\"\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32\x12.caravan.v1.Device\x12\x11\n\thost_name\x18\x06 \x01(\t\x12\'\n\x06loaded\x18\x07 \x03(\x0b\x32\x17.caravan.v1.LoadedStage\"V\n\x08Versions\x12\x0f\n\x07\x63\x61ravan\x18\x01 \x01(\t\x12\x18\n\x10llama_cpp_python\x18\x02 \x01(\t\x12\x11\n\tllama_cpp\x18\x03 \x01(\t\x12\x0c\n\x04ggml\x18\x04 \x01(\t\"\x8b\x01\n\x06\x44\x65vice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.caravan.v1.DeviceKind\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\"0\n\x0eModelReference\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\"\xc7\x01\n\rContextParams\x12\x11\n\tn_ctx_seq\x18\x01 \x01(\r\x12\x11\n\tn_seq_max\x18\x02 \x01(\r\x12\x0f\n\x07n_batch\x18\x03 \x01(\r\x12\x10\n\x08n_ubatch\x18\x04 \x01(\r\x12\x11\n\tkv_type_k\x18\x05 \x01(\t\x12\x11\n\tkv_type_v\x18\x06 \x01(\t\x12\x33\n\x0f\x66lash_attention\x18\x07 \x01(\x0e\x32\x1a.caravan.v1.FlashAttention\x12\x12\n\nkv_unified\x18\x08 \x01(\x08\"\x8a\x01\n\tStageSpec\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.caravan.v1.ModelReference\x12\x13\n\x0blayer_start\x18\x02 \x01(\r\x12\x11\n\tlayer_end\x18\x03 \x01(\r\x12*\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x19.caravan.v1.ContextParams\"5\n\rDryRunRequest\x12$\n\x05stage\x18\x01 \x01(\x0b\x32\x15.caravan.v1.StageSpec\"K\n\x0e\x44ryRunResponse\x12%\n\x06memory\x18\x01 \x01(\x0b\x32\x15.caravan.v1.MemoryUse\x12\x12\n\nfree_bytes\x18\x02 \x01(\x04\"_\n\tMemoryUse\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x15\n\rcompute_bytes\x18\x03 \x01(\x04\x12\x12\n\nhost_bytes\x18\x04 \x01(\x04\"\xb7\x01\n\x10\x42\x65nchmarkRequest\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.caravan.v1.ModelReference\x12*\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x19.caravan.v1.ContextParams\x12&\n\x04runs\x18\x03 \x03(\x0b\x32\x18.caravan.v1.BenchmarkRun\x12\x13\n\x0b\x62\x61tch_sizes\x18\x04 \x03(\r\x12\x0f\n\x07limit_s\x18\x05 \x01(\x01\"6\n\x0c\x42\x65nchmarkRun\x12\x13\n\x0blayer_start\x18\x01 \x01(\r\x12\x11\n\tlayer_end\x18\x02 \x01(\r\"U\n\x11\x42\x65nchmarkResponse\x12(\n\x04runs\x18\x01 \x03(\x0b\x32\x1a.caravan.v1.BenchmarkedRun\x12\x16\n\x0ewas_remembered\x18\x02 \x01(\x08\"d\n\x0e\x42\x65nchmarkedRun\x12\x13\n\x0blayer_start\x18\x01 \x01(\r\x12\x11\n\tlayer_end\x18\x02 \x01(\r\x12*\n\x06points\x18\x03 \x03(\x0b\x32\x1a.caravan.v1.BenchmarkPoint\"3\n\x0e\x42\x65nchmarkPoint\x12\x10\n\x08n_tokens\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\x1b\n\x0b\x45\x63hoRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1c\n\x0c\x45\x63hoResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"5\n\x12MeasureLinkRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\"@\n\x13MeasureLinkResponse\x12\x14\n\x0cround_trip_s\x18\x01 \x01(\x01\x12\x13\n\x0b\x62ytes_per_s\x18\x02 \x01(\x01\"\x81\x01\n\x0bLoadRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12$\n\x05stage\x18\x03 \x01(\x0b\x32\x15.caravan.v1.StageSpec\x12\x14\n\x0cnext_address\x18\x04 \x01(\t\x12\x13\n\x0bnext_worker\x18\x05 \x01(\t\"p\n\x0cLoadResponse\x12,\n\x08progress\x18\x01 \x01(\x0b\x32\x18.caravan.v1.LoadProgressH\x00\x12)\n\x06loaded\x18\x02 \x01(\x0b\x32\x17.caravan.v1.LoadedStageH\x00\x42\x07\n\x05\x65vent\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"\x93\x01\n\x0bLoadedStage\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0blayer_start\x18\x03 \x01(\r\x12\x11\n\tlayer_end\x18\x04 \x01(\r\x12%\n\x06memory\x18\x05 \x01(\x0b\x32\x15.caravan.v1.MemoryUse\x12\x12\n\nis_serving\x18\x06 \x01(\x08\"#\n\rUnloadRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"$\n\x0eUnloadResponse\x12\x12\n\nwas_loaded\x18\x01 \x01(\x08\"\x0f\n\rHealthRequest\"\x95\x01\n\x0eHealthResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.caravan.v1.WorkerState\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08n_frames\x18\x04 \x01(\x04\x12&\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x17.caravan.v1.ErrorDetail*\x90\x01\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_KIND_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_KIND_GPU\x10\x02\x12\x1e\n\x1a\x44\x45VICE_KIND_INTEGRATED_GPU\x10\x03\x12\x1b\n\x17\x44\x45VICE_KIND_ACCELERATOR\x10\x04*|\n\x0e\x46lashAttention\x12\x1f\n\x1b\x46LASH_ATTENTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46LASH_ATTENTION_AUTO\x10\x01\x12\x16\n\x12\x46LASH_ATTENTION_ON\x10\x02\x12\x17\n\x13\x46LASH_ATTENTION_OFF\x10\x03*\xa9\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_STATE_IDLE\x10\x01\x12\x18\n\x14WORKER_STATE_LOADING\x10\x02\x12\x16\n\x12WORKER_STATE_READY\x10\x03\x12\x1a\n\x16WORKER_STATE_COMPUTING\x10\x04\x12\x17\n\x13WORKER_STATE_FAILED\x10\x05\x32\xac\x04\n\x0e\x43ontrolService\x12\x45\n\x08\x44\x65scribe\x12\x1b.caravan.v1.DescribeRequest\x1a\x1c.caravan.v1.DescribeResponse\x12?\n\x06\x44ryRun\x12\x19.caravan.v1.DryRunRequest\x1a\x1a.caravan.v1.DryRunResponse\x12H\n\tBenchmark\x12\x1c.caravan.v1.BenchmarkRequest\x1a\x1d.caravan.v1.BenchmarkResponse\x12\x39\n\x04\x45\x63ho\x12\x17.caravan.v1.EchoRequest\x1a\x18.caravan.v1.EchoResponse\x12N\n\x0bMeasureLink\x12\x1e.caravan.v1.MeasureLinkRequest\x1a\x1f.caravan.v1.MeasureLinkResponse\x12;\n\x04Load\x12\x17.caravan.v1.LoadRequest\x1a\x18.caravan.v1.LoadResponse0\x01\x12?\n\x06Unload\x12\x19.caravan.v1.UnloadRequest\x1a\x1a.caravan.v1.UnloadResponse\x12?\n\x06Health\x12\x19.caravan.v1.HealthRequest\x1a\x1a.caravan.v1.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.caravan.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEVICEKIND']._serialized_start=1828
-  _globals['_DEVICEKIND']._serialized_end=1972
-  _globals['_FLASHATTENTION']._serialized_start=1974
-  _globals['_FLASHATTENTION']._serialized_end=2098
-  _globals['_WORKERSTATE']._serialized_start=2101
-  _globals['_WORKERSTATE']._serialized_end=2270
+  _globals['_DEVICEKIND']._serialized_start=2492
+  _globals['_DEVICEKIND']._serialized_end=2636
+  _globals['_FLASHATTENTION']._serialized_start=2638
+  _globals['_FLASHATTENTION']._serialized_end=2762
+  _globals['_WORKERSTATE']._serialized_start=2765
+  _globals['_WORKERSTATE']._serialized_end=2934
   _globals['_DESCRIBEREQUEST']._serialized_start=64
   _globals['_DESCRIBEREQUEST']._serialized_end=81
   _globals['_DESCRIBERESPONSE']._serialized_start=84
@@ -60,22 +60,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRYRUNRESPONSE']._serialized_end=1054
   _globals['_MEMORYUSE']._serialized_start=1056
   _globals['_MEMORYUSE']._serialized_end=1151
-  _globals['_LOADREQUEST']._serialized_start=1154
-  _globals['_LOADREQUEST']._serialized_end=1283
-  _globals['_LOADRESPONSE']._serialized_start=1285
-  _globals['_LOADRESPONSE']._serialized_end=1397
-  _globals['_LOADPROGRESS']._serialized_start=1399
-  _globals['_LOADPROGRESS']._serialized_end=1431
-  _globals['_LOADEDSTAGE']._serialized_start=1434
-  _globals['_LOADEDSTAGE']._serialized_end=1581
-  _globals['_UNLOADREQUEST']._serialized_start=1583
-  _globals['_UNLOADREQUEST']._serialized_end=1618
-  _globals['_UNLOADRESPONSE']._serialized_start=1620
-  _globals['_UNLOADRESPONSE']._serialized_end=1656
-  _globals['_HEALTHREQUEST']._serialized_start=1658
-  _globals['_HEALTHREQUEST']._serialized_end=1673
-  _globals['_HEALTHRESPONSE']._serialized_start=1676
-  _globals['_HEALTHRESPONSE']._serialized_end=1825
-  _globals['_CONTROLSERVICE']._serialized_start=2273
-  _globals['_CONTROLSERVICE']._serialized_end=2616
+  _globals['_BENCHMARKREQUEST']._serialized_start=1154
+  _globals['_BENCHMARKREQUEST']._serialized_end=1337
+  _globals['_BENCHMARKRUN']._serialized_start=1339
+  _globals['_BENCHMARKRUN']._serialized_end=1393
+  _globals['_BENCHMARKRESPONSE']._serialized_start=1395
+  _globals['_BENCHMARKRESPONSE']._serialized_end=1480
+  _globals['_BENCHMARKEDRUN']._serialized_start=1482
+  _globals['_BENCHMARKEDRUN']._serialized_end=1582
+  _globals['_BENCHMARKPOINT']._serialized_start=1584
+  _globals['_BENCHMARKPOINT']._serialized_end=1635
+  _globals['_ECHOREQUEST']._serialized_start=1637
+  _globals['_ECHOREQUEST']._serialized_end=1664
+  _globals['_ECHORESPONSE']._serialized_start=1666
+  _globals['_ECHORESPONSE']._serialized_end=1694
+  _globals['_MEASURELINKREQUEST']._serialized_start=1696
+  _globals['_MEASURELINKREQUEST']._serialized_end=1749
+  _globals['_MEASURELINKRESPONSE']._serialized_start=1751
+  _globals['_MEASURELINKRESPONSE']._serialized_end=1815
+  _globals['_LOADREQUEST']._serialized_start=1818
+  _globals['_LOADREQUEST']._serialized_end=1947
+  _globals['_LOADRESPONSE']._serialized_start=1949
+  _globals['_LOADRESPONSE']._serialized_end=2061
+  _globals['_LOADPROGRESS']._serialized_start=2063
+  _globals['_LOADPROGRESS']._serialized_end=2095
+  _globals['_LOADEDSTAGE']._serialized_start=2098
+  _globals['_LOADEDSTAGE']._serialized_end=2245
+  _globals['_UNLOADREQUEST']._serialized_start=2247
+  _globals['_UNLOADREQUEST']._serialized_end=2282
+  _globals['_UNLOADRESPONSE']._serialized_start=2284
+  _globals['_UNLOADRESPONSE']._serialized_end=2320
+  _globals['_HEALTHREQUEST']._serialized_start=2322
+  _globals['_HEALTHREQUEST']._serialized_end=2337
+  _globals['_HEALTHRESPONSE']._serialized_start=2340
+  _globals['_HEALTHRESPONSE']._serialized_end=2489
+  _globals['_CONTROLSERVICE']._serialized_start=2937
+  _globals['_CONTROLSERVICE']._serialized_end=3493
 # @@protoc_insertion_point(module_scope)

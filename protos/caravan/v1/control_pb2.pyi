@@ -165,6 +165,82 @@ class MemoryUse(_message.Message):
     host_bytes: int
     def __init__(self, weights_bytes: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., compute_bytes: _Optional[int] = ..., host_bytes: _Optional[int] = ...) -> None: ...
 
+class BenchmarkRequest(_message.Message):
+    __slots__ = ("model", "context", "runs", "batch_sizes", "limit_s")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_S_FIELD_NUMBER: _ClassVar[int]
+    model: ModelReference
+    context: ContextParams
+    runs: _containers.RepeatedCompositeFieldContainer[BenchmarkRun]
+    batch_sizes: _containers.RepeatedScalarFieldContainer[int]
+    limit_s: float
+    def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., context: _Optional[_Union[ContextParams, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[BenchmarkRun, _Mapping]]] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., limit_s: _Optional[float] = ...) -> None: ...
+
+class BenchmarkRun(_message.Message):
+    __slots__ = ("layer_start", "layer_end")
+    LAYER_START_FIELD_NUMBER: _ClassVar[int]
+    LAYER_END_FIELD_NUMBER: _ClassVar[int]
+    layer_start: int
+    layer_end: int
+    def __init__(self, layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ...) -> None: ...
+
+class BenchmarkResponse(_message.Message):
+    __slots__ = ("runs", "was_remembered")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    WAS_REMEMBERED_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[BenchmarkedRun]
+    was_remembered: bool
+    def __init__(self, runs: _Optional[_Iterable[_Union[BenchmarkedRun, _Mapping]]] = ..., was_remembered: _Optional[bool] = ...) -> None: ...
+
+class BenchmarkedRun(_message.Message):
+    __slots__ = ("layer_start", "layer_end", "points")
+    LAYER_START_FIELD_NUMBER: _ClassVar[int]
+    LAYER_END_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    layer_start: int
+    layer_end: int
+    points: _containers.RepeatedCompositeFieldContainer[BenchmarkPoint]
+    def __init__(self, layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., points: _Optional[_Iterable[_Union[BenchmarkPoint, _Mapping]]] = ...) -> None: ...
+
+class BenchmarkPoint(_message.Message):
+    __slots__ = ("n_tokens", "seconds")
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    n_tokens: int
+    seconds: float
+    def __init__(self, n_tokens: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class EchoRequest(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class EchoResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class MeasureLinkRequest(_message.Message):
+    __slots__ = ("address", "worker")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    worker: str
+    def __init__(self, address: _Optional[str] = ..., worker: _Optional[str] = ...) -> None: ...
+
+class MeasureLinkResponse(_message.Message):
+    __slots__ = ("round_trip_s", "bytes_per_s")
+    ROUND_TRIP_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    round_trip_s: float
+    bytes_per_s: float
+    def __init__(self, round_trip_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
+
 class LoadRequest(_message.Message):
     __slots__ = ("session_id", "epoch", "stage", "next_address", "next_worker")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]

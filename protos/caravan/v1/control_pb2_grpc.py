@@ -46,6 +46,21 @@ class ControlServiceStub:
                 request_serializer=caravan_dot_v1_dot_control__pb2.DryRunRequest.SerializeToString,
                 response_deserializer=caravan_dot_v1_dot_control__pb2.DryRunResponse.FromString,
                 _registered_method=True)
+        self.Benchmark = channel.unary_unary(
+                '/caravan.v1.ControlService/Benchmark',
+                request_serializer=caravan_dot_v1_dot_control__pb2.BenchmarkRequest.SerializeToString,
+                response_deserializer=caravan_dot_v1_dot_control__pb2.BenchmarkResponse.FromString,
+                _registered_method=True)
+        self.Echo = channel.unary_unary(
+                '/caravan.v1.ControlService/Echo',
+                request_serializer=caravan_dot_v1_dot_control__pb2.EchoRequest.SerializeToString,
+                response_deserializer=caravan_dot_v1_dot_control__pb2.EchoResponse.FromString,
+                _registered_method=True)
+        self.MeasureLink = channel.unary_unary(
+                '/caravan.v1.ControlService/MeasureLink',
+                request_serializer=caravan_dot_v1_dot_control__pb2.MeasureLinkRequest.SerializeToString,
+                response_deserializer=caravan_dot_v1_dot_control__pb2.MeasureLinkResponse.FromString,
+                _registered_method=True)
         self.Load = channel.unary_stream(
                 '/caravan.v1.ControlService/Load',
                 request_serializer=caravan_dot_v1_dot_control__pb2.LoadRequest.SerializeToString,
@@ -85,13 +100,41 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Benchmark(self, request, context):
+        """How long stages take on this worker's device: each run is loaded, stepped with batches of these sizes on made-up
+        values, and freed. A batch of up to n_seq_max tokens is a decode of so many sequences, with an output for each; a
+        larger one the prefill of one sequence, with one output.
+        Remembered on disk by device, engine, threads, context parameters and the shapes of the run's tensors: runs that
+        are all remembered are answered at any time, and nothing is loaded. Cancelling the call ends it.
+        Statuses: those of Load; ABORTED while a stage is loaded, a load is under way or another benchmark runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Echo(self, request, context):
+        """Sends back what came: for a link's round trip and bandwidth.
+        Statuses: OK; INVALID_ARGUMENT more than 4 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureLink(self, request, context):
+        """The link from this worker to another one, measured with its Echo.
+        Statuses: OK; INVALID_ARGUMENT no address; UNAVAILABLE it cannot be reached, or is no worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request, context):
         """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
         Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
         leaves nothing loaded.
         Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
         Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
-        is under way, or another session is being served; CANCELLED.
+        or a benchmark is under way, or another session is being served; CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +168,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DryRun,
                     request_deserializer=caravan_dot_v1_dot_control__pb2.DryRunRequest.FromString,
                     response_serializer=caravan_dot_v1_dot_control__pb2.DryRunResponse.SerializeToString,
+            ),
+            'Benchmark': grpc.unary_unary_rpc_method_handler(
+                    servicer.Benchmark,
+                    request_deserializer=caravan_dot_v1_dot_control__pb2.BenchmarkRequest.FromString,
+                    response_serializer=caravan_dot_v1_dot_control__pb2.BenchmarkResponse.SerializeToString,
+            ),
+            'Echo': grpc.unary_unary_rpc_method_handler(
+                    servicer.Echo,
+                    request_deserializer=caravan_dot_v1_dot_control__pb2.EchoRequest.FromString,
+                    response_serializer=caravan_dot_v1_dot_control__pb2.EchoResponse.SerializeToString,
+            ),
+            'MeasureLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureLink,
+                    request_deserializer=caravan_dot_v1_dot_control__pb2.MeasureLinkRequest.FromString,
+                    response_serializer=caravan_dot_v1_dot_control__pb2.MeasureLinkResponse.SerializeToString,
             ),
             'Load': grpc.unary_stream_rpc_method_handler(
                     servicer.Load,
@@ -196,6 +254,87 @@ class ControlService:
             '/caravan.v1.ControlService/DryRun',
             caravan_dot_v1_dot_control__pb2.DryRunRequest.SerializeToString,
             caravan_dot_v1_dot_control__pb2.DryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Benchmark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.v1.ControlService/Benchmark',
+            caravan_dot_v1_dot_control__pb2.BenchmarkRequest.SerializeToString,
+            caravan_dot_v1_dot_control__pb2.BenchmarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Echo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.v1.ControlService/Echo',
+            caravan_dot_v1_dot_control__pb2.EchoRequest.SerializeToString,
+            caravan_dot_v1_dot_control__pb2.EchoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.v1.ControlService/MeasureLink',
+            caravan_dot_v1_dot_control__pb2.MeasureLinkRequest.SerializeToString,
+            caravan_dot_v1_dot_control__pb2.MeasureLinkResponse.FromString,
             options,
             channel_credentials,
             insecure,

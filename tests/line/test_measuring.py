@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""What the coordinator learns from real workers about their speed and their links."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from coordinator.control import BenchmarkOrder, StageOrder, WorkerClient
+from coordinator.errors import PlanError, WorkerBusyError, WorkerLostError
+from native import ContextParams, LayerRange, read_layout
+from tests.line.conftest import StartWorker
+from tests.line.processes import WorkerProcess
+
+
+@pytest.fixture
+def order(demo_path: Path) -> BenchmarkOrder:
+    """Two runs of the demo model."""
+    return BenchmarkOrder(
+        path=demo_path,
+        identity=read_layout(demo_path).identity,
+        params=ContextParams(n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=64),
+        runs=(LayerRange(0, 1), LayerRange(1, 3)),
+        batch_sizes=(1, 64),
+        limit_s=5.0,
+    )
+
+
+@pytest_asyncio.fixture
+async def client(start_worker: StartWorker) -> AsyncIterator[WorkerClient]:
+    """The control side of a fresh worker."""
+    worker = start_worker("shed")
+    client = WorkerClient(worker.address, worker.name)
+    yield client
+    await client.close()
+
+
+async def test_a_benchmark_has_each_run_with_its_points(client: WorkerClient, order: BenchmarkOrder) -> None:
+    benchmarked = await client.benchmark(order)
+    assert tuple(run.layers for run in benchmarked.runs) == order.runs
+    for run in benchmarked.runs:
+        assert [n_tokens for n_tokens, _ in run.points] == [1, 64]
+        assert all(seconds > 0 for _, seconds in run.points)
+
+
+async def test_a_worker_that_holds_a_stage_is_busy(client: WorkerClient, order: BenchmarkOrder) -> None:
+    await client.load("s", 1, StageOrder(order.path, order.identity, order.runs[0], order.params), None, lambda _: None)
+    with pytest.raises(WorkerBusyError, match="shed"):
+        await client.benchmark(order)
+
+
+async def test_what_cannot_be_measured_is_an_error_of_the_plan(client: WorkerClient, order: BenchmarkOrder) -> None:
+    with pytest.raises(PlanError, match="a batch of 65 tokens"):
+        await client.benchmark(replace(order, batch_sizes=(65,)))
+
+
+async def test_a_benchmark_that_is_called_off_ends_on_the_worker(client: WorkerClient, order: BenchmarkOrder) -> None:
+    task = asyncio.create_task(client.benchmark(replace(order, runs=order.runs * 1000)))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    deadline_s = time.monotonic() + 10
+    while await _is_busy(client, order):
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.05)
+
+
+async def _is_busy(client: WorkerClient, order: BenchmarkOrder) -> bool:
+    try:
+        await client.benchmark(replace(order, batch_sizes=(1,)))
+    except WorkerBusyError:
+        return True
+    return False
+
+
+async def test_echoes_and_links_are_measured(client: WorkerClient, workers: list[WorkerProcess]) -> None:
+    assert 0 < await client.echo(0) < 5
+    assert 0 < await client.echo(1 << 20) < 5
+    link = await client.measure_link(workers[0].address, workers[0].name)
+    assert 0 < link.round_trip_s < 1
+    assert link.bytes_per_s > 0
+
+
+async def test_a_link_to_nowhere_names_who_is_not_there(client: WorkerClient) -> None:
+    with pytest.raises(WorkerLostError, match="cellar cannot be reached") as caught:
+        await client.measure_link("127.0.0.1:1", "cellar")
+    assert caught.value.worker == "cellar"
