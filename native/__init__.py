@@ -5,7 +5,7 @@ Imported by the worker and the coordinator; imports nothing of theirs, and nothi
 """
 
 from native.chat_template import ChatTemplate
-from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse
+from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse, default_threads
 from native.devices import Device, DeviceKind, devices, find_device
 from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
 from native.errors import (
@@ -70,6 +70,7 @@ __all__ = [
     "Vocabulary",
     "check_params",
     "check_splittable",
+    "default_threads",
     "devices",
     "dry_run",
     "find_device",

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Benchmarks: how long layer ranges of a model take on this worker's device. Called on gRPC's threads; what has to be
-measured is measured on the loading thread, one stage after another.
+"""Benchmarks: how long layer ranges of a model take on this worker's device. Called on gRPC's threads; what is not
+remembered is measured on the loading thread, one stage after another.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
+from native import Device, ModelLayout, default_threads, versions
+from worker.benchmark_store import BenchmarkStore
 from worker.holder import Holder
 from worker.loading import Report
 from worker.session import StageSpec
@@ -31,25 +35,66 @@ class Benchmarked:
 
 
 class Benchmarks:
-    """Measures what a holder's device can do."""
+    """Measures what a holder's device can do, and remembers it."""
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, store: BenchmarkStore) -> None:
         self._holder = holder
+        self._store = store
 
     def run(self, order: BenchmarkOrder, on_start: Callable[[Callable[[], None]], None]) -> Benchmarked:
-        """Blocks for as long as it takes to load and to compute.
+        """Answers at once if all runs are remembered, else blocks while the others are loaded and computed.
 
         Args:
-            on_start: is given what cancels it, once it is under way.
+            on_start: is given what cancels the measuring, once it is under way.
 
         Raises:
             InUseError, LoadUnderWayError: a stage is in the way; nothing was done.
-            CallError, NativeError: as Load; LoadCancelledError among them.
+            CallError, NativeError: as Load; LoadCancelledError among them. What was measured before is remembered.
         """
+        device = self._holder.device()
+        keys = [run_key(order, spec, self._holder.find_model(spec), device) for spec in order.runs]
+        known = {key: points for key in keys if (points := self._store.find(key)) is not None}
+        missing = {key: spec for key, spec in zip(keys, order.runs, strict=True) if key not in known}
+        if missing:
+            known |= zip(missing, self._measure(order, missing, on_start), strict=True)
+        return Benchmarked(tuple(known[key] for key in keys), was_remembered=not missing)
+
+    def _measure(
+        self,
+        order: BenchmarkOrder,
+        missing: dict[str, StageSpec],
+        on_start: Callable[[Callable[[], None]], None],
+    ) -> Sequence[tuple[Point, ...]]:
+        keys = {spec: key for key, spec in missing.items()}
 
         def measure(stage: Stage, report: Report) -> tuple[Point, ...]:
-            return time_stage(stage, order.batch_sizes, order.limit_s, report)
+            points = time_stage(stage, order.batch_sizes, order.limit_s, report)
+            self._store.keep(keys[stage.spec], points)
+            return points
 
-        measuring = self._holder.try_stages(order.runs, measure)
+        measuring = self._holder.try_stages(list(missing.values()), measure)
         on_start(measuring.cancel)
-        return Benchmarked(measuring.wait(), was_remembered=False)
+        return measuring.wait()
+
+
+def run_key(order: BenchmarkOrder, spec: StageSpec, layout: ModelLayout, device: Device) -> str:
+    """Hex SHA-256 of all that a run's times depend on: where the file lies is not among it, nor what it is called.
+
+    Layers count by the types and sizes of their tensors, so that those in the middle of a model have one key.
+    """
+    is_at_end = spec.layers.start == 0 or spec.layers.end == layout.n_layer
+    tensors = sorted(
+        (tensor.name.removeprefix(f"blk.{tensor.layer}."), tensor.type_name, tensor.n_bytes)
+        for tensor in layout.tensors
+        if (is_at_end if tensor.layer is None else tensor.layer in spec.layers)
+    )
+    facts = {
+        "device": [device.name, device.description],
+        "engine": asdict(versions()),
+        "context": asdict(spec.params) | {"n_threads": spec.params.n_threads or default_threads()},
+        "batches": [order.batch_sizes, order.limit_s],
+        "architecture": layout.architecture,
+        "layers": [len(spec.layers), spec.layers.start == 0, spec.layers.end == layout.n_layer],
+        "tensors": tensors,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

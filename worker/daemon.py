@@ -24,6 +24,7 @@ from protos.contract import CONTRACT_VERSION, channel_options
 from protos.discovery import WorkerRecord
 from worker.announce import Announcer, NoMulticastError, machine_addresses
 from worker.benchmark import Benchmarks
+from worker.benchmark_store import BenchmarkStore, benchmark_folder
 from worker.control import ControlServicer
 from worker.description import Description, check_name, default_name, describe
 from worker.errors import EngineMismatchError, PortError, UnknownDeviceNameError
@@ -179,7 +180,8 @@ class Daemon:
             files=ModelFiles(self._settings.model_folders),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
-        control = ControlServicer(holder, Benchmarks(holder), about, self._settings.n_threads)
+        benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
+        control = ControlServicer(holder, benchmarks, about, self._settings.n_threads)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()

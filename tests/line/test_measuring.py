@@ -31,8 +31,11 @@ def order(demo_path: Path) -> BenchmarkOrder:
 
 
 @pytest_asyncio.fixture
-async def client(start_worker: StartWorker) -> AsyncIterator[WorkerClient]:
-    """The control side of a fresh worker."""
+async def client(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[WorkerClient]:
+    """The control side of a fresh worker, which remembers nothing."""
+    monkeypatch.setenv("CARAVAN_CACHE", str(tmp_path))
     worker = start_worker("shed")
     client = WorkerClient(worker.address, worker.name)
     yield client
@@ -45,6 +48,8 @@ async def test_a_benchmark_has_each_run_with_its_points(client: WorkerClient, or
     for run in benchmarked.runs:
         assert [n_tokens for n_tokens, _ in run.points] == [1, 64]
         assert all(seconds > 0 for _, seconds in run.points)
+    assert not benchmarked.was_remembered
+    assert await client.benchmark(order) == replace(benchmarked, was_remembered=True)
 
 
 async def test_a_worker_that_holds_a_stage_is_busy(client: WorkerClient, order: BenchmarkOrder) -> None:
@@ -59,7 +64,9 @@ async def test_what_cannot_be_measured_is_an_error_of_the_plan(client: WorkerCli
 
 
 async def test_a_benchmark_that_is_called_off_ends_on_the_worker(client: WorkerClient, order: BenchmarkOrder) -> None:
-    task = asyncio.create_task(client.benchmark(replace(order, runs=order.runs * 1000)))
+    params = replace(order.params, n_ctx_seq=1024, n_batch=1024, n_ubatch=1024)
+    long_order = replace(order, params=params, batch_sizes=tuple(range(1, 1025)), limit_s=600.0)
+    task = asyncio.create_task(client.benchmark(long_order))
     await asyncio.sleep(0.5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How long stages take on a worker: measured by a real one, alone on its device."""
 
+import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,20 @@ from tests.models import write_model
 from tests.worker.conftest import StartWorker
 from tests.worker.driver import CALL_TIMEOUT_S, WorkerProcess, context_params, failure, load_request, stage_spec
 from tests.worker.heavy_model import write_heavy_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where this module's workers keep what they measure."""
+    folder = tmp_path_factory.mktemp("cache") / "made" / "when needed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARAVAN_CACHE", str(folder))
+        yield folder / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(cache: Path) -> None:
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def benchmark_request(
@@ -32,6 +47,11 @@ def benchmark_request(
         batch_sizes=batch_sizes,
         limit_s=limit_s,
     )
+
+
+def long_request(heavy_model: Path) -> control_pb2.BenchmarkRequest:
+    """One that takes many seconds."""
+    return benchmark_request(heavy_model, (0, 4), batch_sizes=range(1, 65), limit_s=60.0)
 
 
 def benchmark(worker: WorkerProcess, request: control_pb2.BenchmarkRequest) -> control_pb2.BenchmarkResponse:
@@ -95,7 +115,7 @@ def test_nothing_is_loaded_beside_a_benchmark_and_cancelling_ends_it(
 ) -> None:
     worker = start_worker()
     before_bytes = psutil.Process(worker.process.pid).memory_info().rss
-    call = worker.control.Benchmark.future(benchmark_request(heavy_model, *[(0, 4)] * 50), timeout=CALL_TIMEOUT_S)
+    call = worker.control.Benchmark.future(long_request(heavy_model))
     while worker.health().state != control_pb2.WORKER_STATE_LOADING:
         assert not call.done()
     with pytest.raises(grpc.RpcError) as caught:
@@ -114,7 +134,7 @@ def test_nothing_is_loaded_beside_a_benchmark_and_cancelling_ends_it(
 
 def test_a_worker_that_is_told_to_stop_ends_a_benchmark(start_worker: StartWorker, heavy_model: Path) -> None:
     worker = start_worker()
-    call = worker.control.Benchmark.future(benchmark_request(heavy_model, *[(0, 4)] * 200))
+    call = worker.control.Benchmark.future(long_request(heavy_model))
     while worker.health().state != control_pb2.WORKER_STATE_LOADING:
         assert not call.done()
     # The call's threads outlive it otherwise.
@@ -123,6 +143,86 @@ def test_a_worker_that_is_told_to_stop_ends_a_benchmark(start_worker: StartWorke
     worker.process.terminate()
     assert worker.process.wait(CALL_TIMEOUT_S) == 0
     assert ended.wait(CALL_TIMEOUT_S)
+
+
+def test_what_was_measured_is_remembered_by_all_workers_of_a_device(
+    pair: tuple[WorkerProcess, WorkerProcess], worker: WorkerProcess, model: Path, cache: Path
+) -> None:
+    measured = benchmark(worker, benchmark_request(model, (1, 3)))
+    again = benchmark(pair[1], benchmark_request(model, (1, 3)))
+    assert again.was_remembered
+    assert again.runs == measured.runs
+    assert [path.suffix for path in cache.iterdir()] == [".json"]
+
+
+def test_only_what_is_not_remembered_is_measured(worker: WorkerProcess, model: Path, cache: Path) -> None:
+    (known,) = benchmark(worker, benchmark_request(model, (0, 2))).runs
+    both = benchmark(worker, benchmark_request(model, (6, 8), (0, 2)))
+    assert not both.was_remembered
+    assert both.runs[1] == known
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_what_is_remembered_is_answered_while_a_stage_is_loaded(worker: WorkerProcess, model: Path) -> None:
+    benchmark(worker, benchmark_request(model, (0, 2)))
+    worker.load(load_request(stage_spec(model, 0, 2)))
+    assert benchmark(worker, benchmark_request(model, (0, 2))).was_remembered
+
+
+def test_a_copy_elsewhere_and_other_layers_of_the_same_shape_are_known(
+    worker: WorkerProcess, model: Path, tmp_path: Path
+) -> None:
+    benchmark(worker, benchmark_request(model, (1, 3)))
+    copy = Path(shutil.copy(model, tmp_path / "renamed.gguf"))
+    assert benchmark(worker, benchmark_request(copy, (4, 6))).was_remembered
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda model: benchmark_request(model, (0, 2)),
+        lambda model: benchmark_request(model, (6, 8)),
+        lambda model: benchmark_request(model, (1, 4)),
+        lambda model: benchmark_request(model, (1, 3), batch_sizes=(1, 4)),
+        lambda model: benchmark_request(model, (1, 3), n_ctx_seq=512),
+        lambda model: benchmark_request(model, (1, 3), kv_type_k="f32"),
+        lambda model: benchmark_request(model, (1, 3), kv_unified=True),
+    ],
+)
+def test_what_could_take_another_time_is_measured(
+    worker: WorkerProcess, model: Path, request_of: Callable[[Path], control_pb2.BenchmarkRequest]
+) -> None:
+    benchmark(worker, benchmark_request(model, (1, 3)))
+    assert not benchmark(worker, request_of(model)).was_remembered
+
+
+def test_another_number_of_threads_is_measured(worker: WorkerProcess, model: Path) -> None:
+    benchmark(worker, benchmark_request(model, (1, 3)))
+    with_two = WorkerProcess("--no-mdns", "--threads", "2")
+    assert not benchmark(with_two, benchmark_request(model, (1, 3))).was_remembered
+    assert with_two.stop() == (0, "")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"points": []}', '{"points": [[1, -1.0]]}', '{"points": [[1]]}'])
+def test_what_is_damaged_is_measured_anew(worker: WorkerProcess, model: Path, cache: Path, damage: str) -> None:
+    benchmark(worker, benchmark_request(model, (1, 3)))
+    (path,) = cache.iterdir()
+    path.write_text(damage)
+    assert not benchmark(worker, benchmark_request(model, (1, 3))).was_remembered
+    assert benchmark(worker, benchmark_request(model, (1, 3))).was_remembered
+
+
+def test_where_nothing_can_be_kept_the_log_says_so_and_the_answer_is_none_the_worse(model: Path, cache: Path) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_text("a file where the folder would be")
+    worker = WorkerProcess("--no-mdns")
+    answer = benchmark(worker, benchmark_request(model, (1, 3)))
+    code, complaints = worker.stop()
+    cache.unlink()
+    assert answer.runs[0].points
+    assert code == 0
+    assert complaints.count("benchmarks cannot be kept") == 1
+    assert "CARAVAN_CACHE" in complaints
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_numbers(worker: WorkerProcess, tmp_path: Path) -> None:
