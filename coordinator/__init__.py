@@ -38,7 +38,11 @@ from coordinator.errors import (
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
 from coordinator.loading import LoadEvent, LoadPhase
 from coordinator.mesh import AsyncMesh, Mesh
-from coordinator.plan import Plan, Stage
+from coordinator.opening import MeshOptions
+from coordinator.plan import Alternative, Plan, Stage
+from coordinator.planner import Distribution
+from coordinator.prediction import Prediction
+from coordinator.search import Objective
 from coordinator.workers import (
     BuildVersions,
     FoundWorker,
@@ -51,6 +55,7 @@ from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
 
 __all__ = [
     "RANDOM_SEED",
+    "Alternative",
     "AsyncGeneration",
     "AsyncMesh",
     "BuildVersions",
@@ -58,6 +63,7 @@ __all__ = [
     "CaravanError",
     "ClosedError",
     "Discovery",
+    "Distribution",
     "DoesNotFitError",
     "DuplicateNameError",
     "EngineError",
@@ -72,13 +78,16 @@ __all__ = [
     "LoadPhase",
     "LoadedStage",
     "Mesh",
+    "MeshOptions",
     "Messages",
     "ModelError",
     "ModelNotFoundError",
     "NoWorkersError",
+    "Objective",
     "OverloadedError",
     "Plan",
     "PlanError",
+    "Prediction",
     "PromptTooLongError",
     "RequestError",
     "SamplingParams",

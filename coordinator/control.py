@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from coordinator.errors import EngineError
-from coordinator.planner import DryRunReport
+from coordinator.fitting import DryRunReport
 from coordinator.statuses import Callee, error_of_call
 from coordinator.workers import (
     Benchmarked,

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from coordinator.candidates import candidates_of
 from coordinator.control import NextStage, StageOrder, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
+from coordinator.fitting import DryRunReport, adjust, misfits
+from coordinator.measuring import Measured, measure_all
 from coordinator.plan import Demand, Plan, Stage, shown
-from coordinator.planner import DryRunReport, adjust, candidates_of, make_plan, misfits
+from coordinator.planner import Wishes, make_plan
+from coordinator.prediction import Links
 from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
 from native import ContextParams, LayerRange, ModelLayout, dry_run, measure_layers
 
@@ -31,6 +35,7 @@ class LoadPhase(str, Enum):
     LEFT_OUT = "left out"
     STARTING = "starting workers"
     PLANNING = "planning"
+    MEASURING = "measuring"
     LOADING = "loading"
     READY = "ready"
 
@@ -87,7 +92,14 @@ async def measure(order: ModelOrder) -> tuple[Demand, int]:
     costs = await asyncio.to_thread(measure_layers, layout.path, params)
     whole = LayerRange(0, layout.n_layer)
     memory = await asyncio.to_thread(dry_run, layout.path, whole, _CPU, params)
-    demand = Demand(order.name, costs, n_ctx=params.n_ctx_seq, n_sequences=params.n_seq_max)
+    demand = Demand(
+        order.name,
+        costs,
+        n_ctx=params.n_ctx_seq,
+        n_sequences=params.n_seq_max,
+        n_batch=params.n_batch,
+        n_embd=layout.n_embd,
+    )
     return demand, memory.compute_bytes
 
 
@@ -96,24 +108,33 @@ async def confirmed_plan(
     workers: Sequence[FoundWorker],
     clients: Mapping[str, WorkerClient],
     *,
-    layer_ranges: Sequence[LayerRange] | None = None,
+    wishes: Wishes,
+    predicted: bool,
+    on_progress: OnProgress,
     left_out: Sequence[LeftOutWorker] = (),
 ) -> Plan:
     """A plan that every worker's dry run says fits.
 
     Args:
         clients: By worker name.
+        predicted: Whether speed is measured also where it decides nothing.
 
     Raises:
         PlanError, DoesNotFitError: There is none.
         CaravanError: A worker failed its dry run (no such file there, another file, gone).
     """
     demand, compute_bytes = await measure(order)
-    candidates = candidates_of(workers, compute_bytes=compute_bytes)
-    notes = _notes(workers, left_out)
+    measured = Measured({}, Links({}), ())
+    if predicted or (len(workers) > 1 and wishes.layer_ranges is None):
+        on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
+        measured = await measure_all(order.layout, order.params, demand, workers, clients)
+    candidates, dropped = candidates_of(
+        workers, compute_bytes=compute_bytes, speeds=measured.speeds, shared=wishes.shares_devices
+    )
+    notes = [*_notes(workers, left_out), *measured.notes, *dropped]
     errors: list[DoesNotFitError] = []
     for _ in range(_MAX_PLANS):
-        plan = make_plan(demand, candidates, layer_ranges=layer_ranges, notes=notes)
+        plan = make_plan(demand, candidates, wishes=wishes, links=measured.links, notes=notes)
         reports = await _dry_runs(order, plan, clients)
         errors = misfits(plan, candidates, reports)
         if not errors:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
@@ -19,8 +20,38 @@ from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import MeshOptions, OpenMesh, open_mesh
 from coordinator.plan import Plan
+from coordinator.planner import Distribution
+from coordinator.search import Objective
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class OpenOptions(TypedDict, total=False):
+    """The options of `MeshOptions`, for those who check types."""
+
+    workers: Sequence[str]
+    discover: bool
+    discovery_timeout_s: float
+    local_workers: int
+    only: Collection[str]
+    exclude: Collection[str]
+    distribution: Distribution
+    objective: Objective
+    max_stages: int | None
+    layer_ranges: Sequence[LayerRange] | None
+    pinned: Mapping[str, LayerRange]
+    context: int | None
+    parallel: int
+    batch: int
+    ubatch: int | None
+    kv_type_k: str
+    kv_type_v: str
+    flash_attention: FlashAttention
+    queue: int
+    predicted: bool
 
 
 class _Face:
@@ -117,64 +148,22 @@ class AsyncMesh(_Face):
         cls,
         model: str | Path,
         *,
-        workers: Sequence[str] = (),
-        discover: bool = True,
-        discovery_timeout_s: float = 2.0,
-        local_workers: int = 0,
-        layer_ranges: Sequence[LayerRange] | None = None,
-        context: int | None = None,
-        parallel: int = 4,
-        batch: int = 512,
-        ubatch: int | None = None,
-        kv_type_k: str = "f16",
-        kv_type_v: str = "f16",
-        flash_attention: FlashAttention = FlashAttention.OFF,
-        queue: int = 64,
         on_progress: Callable[[LoadEvent], None] | None = None,
+        **options: Unpack[OpenOptions],
     ) -> AsyncMesh:
         """Finds workers, makes a plan, loads the model and connects the line.
 
         Args:
             model: Path of a GGUF file, or "demo".
-            workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
-            discover: Whether to look for others by mDNS; one that cannot take part is left out.
-            discovery_timeout_s: How long to look, in seconds.
-            local_workers: If there are no workers, start so many here, for this mesh alone; 0: never.
-            layer_ranges: Half-open layer ranges for the workers in order (those given by address first, then the others
-                by name) instead of the planner's choice.
-            context: Tokens per sequence; None: what the model was trained for, at most 4096.
-            parallel: Sequences at a time.
-            batch: Tokens per frame, at most; long prompts are cut into so many.
-            ubatch: Tokens that llama.cpp computes at once, at most; None: llama.cpp's 512.
-            kv_type_k: ggml type of cached keys.
-            kv_type_v: ggml type of cached values.
-            flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
-                letter: it computes otherwise in the third digit. On, long contexts take less memory.
-            queue: Requests that may wait for a slot; beyond that OverloadedError.
             on_progress: Called on the loop with each step.
+            options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:
             NoWorkersError, VersionMismatchError, DuplicateNameError: There is nobody to load it on.
             ModelError, PlanError, DoesNotFitError: It cannot be loaded.
             WorkerError: A worker failed.
         """
-        options = MeshOptions(
-            model=model,
-            workers=tuple(workers),
-            discover=discover,
-            discovery_timeout_s=discovery_timeout_s,
-            local_workers=local_workers,
-            layer_ranges=None if layer_ranges is None else tuple(layer_ranges),
-            context=context,
-            parallel=parallel,
-            batch=batch,
-            ubatch=ubatch,
-            kv_type_k=kv_type_k,
-            kv_type_v=kv_type_v,
-            flash_attention=flash_attention,
-            queue=queue,
-        )
-        return cls(await open_mesh(options, on_progress or _ignore))
+        return cls(await open_mesh(MeshOptions(model, **options), on_progress or _ignore))
 
     def generate(
         self,
@@ -258,44 +247,14 @@ class Mesh(_Face):
         cls,
         model: str | Path,
         *,
-        workers: Sequence[str] = (),
-        discover: bool = True,
-        discovery_timeout_s: float = 2.0,
-        local_workers: int = 0,
-        layer_ranges: Sequence[LayerRange] | None = None,
-        context: int | None = None,
-        parallel: int = 4,
-        batch: int = 512,
-        ubatch: int | None = None,
-        kv_type_k: str = "f16",
-        kv_type_v: str = "f16",
-        flash_attention: FlashAttention = FlashAttention.OFF,
-        queue: int = 64,
         on_progress: Callable[[LoadEvent], None] | None = None,
+        **options: Unpack[OpenOptions],
     ) -> Mesh:
         """As `AsyncMesh.open`, blocking; `on_progress` is called on the mesh's own thread. Ctrl-C ends what was
         started."""
         thread = LoopThread("caravan-mesh")
         try:
-            opened = thread.run(
-                AsyncMesh.open(
-                    model,
-                    workers=workers,
-                    discover=discover,
-                    discovery_timeout_s=discovery_timeout_s,
-                    local_workers=local_workers,
-                    layer_ranges=layer_ranges,
-                    context=context,
-                    parallel=parallel,
-                    batch=batch,
-                    ubatch=ubatch,
-                    kv_type_k=kv_type_k,
-                    kv_type_v=kv_type_v,
-                    flash_attention=flash_attention,
-                    queue=queue,
-                    on_progress=on_progress,
-                )
-            )
+            opened = thread.run(AsyncMesh.open(model, on_progress=on_progress, **options))
         except BaseException:
             thread.stop()
             raise

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coordinator.admission import Admission
@@ -39,7 +39,9 @@ from coordinator.loading import (
 from coordinator.local_workers import LocalWorkers
 from coordinator.models import ModelFile, resolve_model
 from coordinator.plan import Plan
+from coordinator.planner import Distribution, Wishes
 from coordinator.scheduler import Limits, Scheduler
+from coordinator.search import Objective
 from coordinator.session import Session
 from coordinator.statuses import Callee
 from coordinator.workers import LeftOutWorker
@@ -71,22 +73,70 @@ _FIRST_EPOCH = 1
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """What `AsyncMesh.open` was asked for; its documentation has the meanings."""
+    """How to open a mesh.
+
+    Attributes:
+        model: Path of a GGUF file, or "demo".
+        workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
+        discover: Whether to look for others by mDNS; one that cannot take part is left out.
+        discovery_timeout_s: How long to look, in seconds.
+        local_workers: If there are no workers, start so many here, for this mesh alone; 0: never.
+        only: Names of the workers that may take part; empty: all.
+        exclude: Names of workers that may not.
+        distribution: Over as many devices as it pays, over all of them, or over one.
+        objective: What the plan makes fast: one stream (latency), or the slowest stage (throughput).
+        max_stages: Of the line, at most; None: any number.
+        layer_ranges: Half-open layer ranges for the workers in order (those given by address first, then the others by
+            name) instead of the planner's choice.
+        pinned: Half-open layer ranges of some workers, by name; the planner lays out the rest.
+        context: Tokens per sequence; None: what the model was trained for, at most 4096.
+        parallel: Sequences at a time.
+        batch: Tokens per frame, at most; long prompts are cut into so many.
+        ubatch: Tokens that llama.cpp computes at once, at most; None: llama.cpp's 512.
+        kv_type_k: ggml type of cached keys.
+        kv_type_v: ggml type of cached values.
+        flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
+            letter: it computes otherwise in the third digit. On, long contexts take less memory.
+        queue: Requests that may wait for a slot; beyond that OverloadedError.
+        predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
+            layer ranges by hand.
+    """
 
     model: str | Path
-    workers: tuple[str, ...]
-    discover: bool
-    discovery_timeout_s: float
-    local_workers: int
-    layer_ranges: tuple[LayerRange, ...] | None
-    context: int | None
-    parallel: int
-    batch: int
-    ubatch: int | None
-    kv_type_k: str
-    kv_type_v: str
-    flash_attention: FlashAttention
-    queue: int
+    workers: Sequence[str] = ()
+    discover: bool = True
+    discovery_timeout_s: float = 2.0
+    local_workers: int = 0
+    only: Collection[str] = ()
+    exclude: Collection[str] = ()
+    distribution: Distribution = Distribution.AUTO
+    objective: Objective = Objective.LATENCY
+    max_stages: int | None = None
+    layer_ranges: Sequence[LayerRange] | None = None
+    pinned: Mapping[str, LayerRange] = field(default_factory=dict)
+    context: int | None = None
+    parallel: int = 4
+    batch: int = 512
+    ubatch: int | None = None
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: FlashAttention = FlashAttention.OFF
+    queue: int = 64
+    predicted: bool = False
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is asked of the plan.
+
+        Raises:
+            PlanError: It contradicts itself.
+        """
+        if self.layer_ranges is not None and self.pinned:
+            raise PlanError("layer ranges are given either in the order of the workers, or by their names")
+        if self.max_stages is not None and self.max_stages < 1:
+            raise PlanError("a line has at least one stage")
+        ranges = None if self.layer_ranges is None else tuple(self.layer_ranges)
+        return Wishes(self.distribution, self.objective, ranges, dict(self.pinned), self.max_stages)
 
     def context_params(self, n_ctx_train: int) -> ContextParams:
         """The parameters every stage's context gets.
@@ -204,10 +254,24 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
 
 async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Planned:
     order, vocabulary, admission = await _read_model(options, resources)
-    found = await _find_workers(options, on_progress, resources)
+    found = await _find_workers(options, on_progress)
+    wishes = options.wishes
+    if not found.found:
+        found = await _start_workers(options, found.left_out, on_progress, resources)
+        if wishes.distribution is Distribution.AUTO:
+            # So many were asked for.
+            wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
-    plan = await confirmed_plan(order, found.found, clients, layer_ranges=options.layer_ranges, left_out=found.left_out)
+    plan = await confirmed_plan(
+        order,
+        found.found,
+        clients,
+        wishes=wishes,
+        predicted=options.predicted,
+        on_progress=on_progress,
+        left_out=found.left_out,
+    )
     in_line = tuple(clients[stage.worker] for stage in plan.stages)
     return _Planned(order, vocabulary, admission, plan, found.left_out, in_line)
 
@@ -225,23 +289,30 @@ async def _read_model(
     return order, vocabulary, admission
 
 
-async def _find_workers(
-    options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack
-) -> Discovery:
-    """The workers that will take part; starts some here if asked to and there are none."""
+async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discovery:
+    """The workers that can take part, and those that cannot."""
     if options.discover:
         on_progress(LoadEvent(LoadPhase.DISCOVERING, "looking for workers on the network"))
-    wanted = None if options.layer_ranges is None else len(options.layer_ranges)
+    ranges = options.layer_ranges
+    wanted = None if ranges is None or options.only or options.exclude else len(ranges)
     found = await discover(options.workers, mdns=options.discover, timeout_s=options.discovery_timeout_s, wanted=wanted)
-    found = _without_serving(found)
+    found = _without_serving(_only_wanted(found, options))
     for worker in found.left_out:
         if worker.address in options.workers:
             raise worker.error
         on_progress(LoadEvent(LoadPhase.LEFT_OUT, f"left out: {worker.name}: {worker.reason}", worker=worker.name))
-    if found.found:
-        return found
+    return found
+
+
+async def _start_workers(
+    options: MeshOptions,
+    left_out: tuple[LeftOutWorker, ...],
+    on_progress: OnProgress,
+    resources: contextlib.AsyncExitStack,
+) -> Discovery:
+    """Workers of this mesh's own, on this machine, if that is wanted."""
     if not options.local_workers:
-        raise _no_workers(found.left_out)
+        raise _no_workers(left_out)
     on_progress(
         LoadEvent(
             LoadPhase.STARTING,
@@ -253,7 +324,24 @@ async def _find_workers(
     started = await discover(await local.start(options.local_workers), mdns=False)
     if started.left_out:
         raise started.left_out[0].error
-    return Discovery(started.found, found.left_out)
+    return Discovery(started.found, left_out)
+
+
+def _only_wanted(found: Discovery, options: MeshOptions) -> Discovery:
+    """Without the workers that the user does not want."""
+    names = {worker.name for worker in found.found}
+    unknown = sorted({*options.only, *options.exclude} - names - {worker.name for worker in found.left_out})
+    if unknown:
+        there = ", ".join(sorted(names)) or "none"
+        raise PlanError(f"no worker is named {', '.join(unknown)}; found: {there}")
+    kept = tuple(
+        worker
+        for worker in found.found
+        if worker.name not in options.exclude and (not options.only or worker.name in options.only)
+    )
+    if names and not kept:
+        raise NoWorkersError(f"of the workers found ({', '.join(sorted(names))}) none may take part")
+    return Discovery(kept, found.left_out)
 
 
 def _without_serving(found: Discovery) -> Discovery:

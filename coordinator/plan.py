@@ -5,9 +5,10 @@ the rest of the room reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from coordinator.prediction import PROMPT_TOKENS, Prediction
 from coordinator.workers import StageMemory
 from native import LayerCosts, LayerRange
 
@@ -20,12 +21,16 @@ class Demand:
         costs: Exact bytes per layer for this context.
         n_ctx: Tokens per sequence.
         n_sequences: Parallel sequences.
+        n_batch: Tokens per frame, at most.
+        n_embd: Floats of a hidden state.
     """
 
     model: str
     costs: LayerCosts
     n_ctx: int
     n_sequences: int
+    n_batch: int = 512
+    n_embd: int = 0
 
     @property
     def n_layer(self) -> int:
@@ -73,45 +78,98 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another line over the same workers, for comparison.
+
+    Attributes:
+        label: What it would be for.
+        stages: Workers by name with their layer ranges, in line order.
+    """
+
+    label: str
+    stages: tuple[tuple[str, LayerRange], ...]
+    prediction: Prediction
+
+    def explain(self) -> str:
+        """One line for a person."""
+        ranges = ", ".join(f"{name} {layers.start}-{layers.end - 1}" for name, layers in self.stages)
+        return f"{self.label} ({ranges}): {_speeds(self.prediction)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The layer ranges given to workers, in line order.
 
     Attributes:
         stages: Together they cover the model's layers exactly, without gap or overlap.
         notes: Sentences about who was left out and why, and what else is to be known.
+        headline: The first thing to know, such as why the model is not split; empty if there is no such thing.
+        prediction: None where a device's speed is not known.
     """
 
     demand: Demand
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    headline: str = ""
+    prediction: Prediction | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     def explain(self) -> str:
-        """The plan for a person: one line for the model, one per stage, one per note."""
+        """The plan for a person: the headline, the model, a row per stage, predictions, a line per note."""
         demand = self.demand
-        lines = [
+        lines = [self.headline] if self.headline else []
+        lines.append(
             f"{demand.model}: {demand.n_layer} layers, {size(demand.weights_bytes)} of weights, "
             f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens"
-        ]
-        width = max(len(stage.worker) for stage in self.stages)
-        lines += [self._explain_stage(stage, width) for stage in self.stages]
+        )
+        lines += ["  " + row for row in columns([_HEAD, *map(self._row, range(len(self.stages)))])]
+        if self.prediction is not None:
+            lines.append(f"predicted: {_speeds(self.prediction)}")
+        lines += [f"or {alternative.explain()}" for alternative in self.alternatives]
         lines += list(self.notes)
         return "\n".join(lines)
 
-    def _explain_stage(self, stage: Stage, width: int) -> str:
-        memory = stage.memory
+    def _row(self, number: int) -> tuple[str, ...]:
+        stage, memory = self.stages[number], self.stages[number].memory
+        layers = f"{stage.layers.start}-{stage.layers.end - 1}"
         extras = ["embedding"] if stage.layers.start == 0 else []
         extras += ["output"] if stage.layers.end == self.demand.n_layer else []
-        holds = " + ".join([shown(stage.layers), *extras])
-        compute = f" + {size(memory.compute_bytes)} compute" if memory.compute_bytes else ""
         return (
-            f"  {stage.worker:<{width}}  {holds}: {size(memory.weights_bytes)} weights + {size(memory.kv_bytes)} KV"
-            f"{compute} of {size(stage.free_bytes)} free on {stage.device}"
+            stage.worker,
+            stage.device,
+            " + ".join([layers, *extras]),
+            size(memory.weights_bytes),
+            size(memory.kv_bytes),
+            size(memory.compute_bytes),
+            f"{size(max(0, stage.free_bytes - memory.device_bytes))} of {size(stage.free_bytes)}",
+            "" if self.prediction is None else f"{self.prediction.stage_s[number] * 1000:.1f} ms",
         )
 
     def with_memory(self, memory: Mapping[str, StageMemory]) -> Plan:
         """The same plan with the bytes that workers (by name) reported."""
         stages = tuple(replace(stage, memory=memory.get(stage.worker, stage.memory)) for stage in self.stages)
         return replace(self, stages=stages)
+
+
+_HEAD = ("worker", "device", "layers", "weights", "KV cache", "compute", "left free", "per token")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines, each column as wide as its widest cell; columns without content are dropped."""
+    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in kept]
+    lines = zip(*kept, strict=True)
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _speeds(prediction: Prediction) -> str:
+    many = ""
+    if prediction.parallel > 1:
+        many = f", {prediction.parallel_tokens_per_s:.1f} for {prediction.parallel} together"
+    return (
+        f"{prediction.tokens_per_s:.1f} tokens per second for one stream{many}; first token of a long prompt "
+        f"({PROMPT_TOKENS} tokens) after {prediction.ttft_s:.1f} s"
+    )
 
 
 def shown(layers: LayerRange) -> str:

@@ -1,222 +1,290 @@
 # SPDX-License-Identifier: MIT
-"""Which worker holds which layers. Pure: exact bytes and free memory in, a plan that explains itself (or an error with
-the numbers) out. Called when a mesh opens, and again with what the workers' dry runs said.
+"""Which worker holds which layers. Pure: exact bytes, free memory and measured speed in, a plan that explains itself
+(or an error with the numbers) out. Called when a mesh opens, and again with what the workers' dry runs said.
 
-The policy of this first planner: everybody takes part, in the order given, with layers in proportion to free memory.
-The cut minimises the sum of bytes^2 / capacity over the stages; left to itself (no whole layers, no limits) that sum is
-smallest where each stage's bytes are in proportion to its capacity. Found exactly, by dynamic programming over (worker,
-layers given so far).
+The choice itself is `search`'s, exact for home-lab sizes: the line that makes one stream fastest, or whose slowest
+stage is fastest. That one device which holds everything is used alone, and that a slow one is left out when the model
+fits without it, follows from the sums; nothing here is a special case but what the user asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
+from coordinator.candidates import Candidate
 from coordinator.errors import DoesNotFitError, NoWorkersError, PlanError
-from coordinator.plan import Demand, Plan, Stage, shown, size
-from coordinator.workers import FoundWorker, StageMemory
+from coordinator.fitting import does_not_fit
+from coordinator.plan import Alternative, Demand, Plan, Stage, shown, size
+from coordinator.prediction import (
+    COORDINATOR,
+    STAGE_OVERHEAD_S,
+    Links,
+    PredictedStage,
+    Prediction,
+    hidden_state_bytes,
+    predict,
+)
+from coordinator.search import EXACT_MACHINES, Machine, Objective, Problem, Solution, solve
+from coordinator.speed import Curve, Speed
 from native import LayerRange
 
-MARGIN_BYTES = 64 << 20
-"""Left free on every device beside what a stage is known to need: drivers and allocators round up."""
+_GUESSED_BYTES_PER_S = 20e9
+"""How fast a device that could not be measured is taken to read its weights: as a desktop's memory."""
 
-_CONTEXT_STEP = 256
-"""llama.cpp rounds a context up to this many tokens."""
+
+class Distribution(str, Enum):
+    """How many devices a model may be laid over: as many as it pays, all that can hold a layer, or one."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A worker as the planner sees it.
+class Wishes:
+    """What the user asks of a plan.
 
     Attributes:
-        free_bytes: For a new stage: its share of what is free on its device.
-        reserve_bytes: Of these, not for weights and KV: compute buffers and margin.
-        holds_input: Whether the token embedding lies in the same memory (CPU); llama.cpp keeps it off GPUs.
-        held_bytes: Held on the device by stages that a new load replaces.
-        n_sharers: Workers on that device, this one included.
+        layer_ranges: Manual ranges for the first so many candidates, in order; they cover the model.
+        pinned: Ranges that these workers hold, by name; the rest is the planner's.
+        max_stages: At most so many.
     """
 
-    name: str
-    address: str
-    device: str
-    free_bytes: int
-    reserve_bytes: int = 0
-    holds_input: bool = True
-    held_bytes: int = 0
-    n_sharers: int = 1
+    distribution: Distribution = Distribution.AUTO
+    objective: Objective = Objective.LATENCY
+    layer_ranges: tuple[LayerRange, ...] | None = None
+    pinned: Mapping[str, LayerRange] = field(default_factory=dict)
+    max_stages: int | None = None
 
     @property
-    def capacity_bytes(self) -> int:
-        """For weights and KV."""
-        return max(0, self.free_bytes - self.reserve_bytes)
-
-    def share_of(self, free_bytes: int) -> int:
-        """What this one may count on when its device has so much free."""
-        return (free_bytes + self.held_bytes) // self.n_sharers
-
-
-def candidates_of(workers: Sequence[FoundWorker], *, compute_bytes: int) -> list[Candidate]:
-    """The workers as candidates, in the same order.
-
-    Workers on one device of one machine (two on a CPU, say) each report the same free bytes: they share them.
-
-    Args:
-        compute_bytes: Expected compute buffers of a stage, until its dry run tells.
-    """
-    groups: dict[tuple[str, str], list[FoundWorker]] = {}
-    for worker in workers:
-        groups.setdefault((worker.host_name, worker.device.name), []).append(worker)
-    candidates = []
-    for worker in workers:
-        group = groups[worker.host_name, worker.device.name]
-        candidate = Candidate(
-            name=worker.name,
-            address=worker.address,
-            device=worker.device.name,
-            free_bytes=0,
-            reserve_bytes=compute_bytes + MARGIN_BYTES,
-            holds_input=worker.device.is_cpu,
-            held_bytes=sum(stage.memory.device_bytes for sharer in group for stage in sharer.loaded),
-            n_sharers=len(group),
-        )
-        candidates.append(replace(candidate, free_bytes=candidate.share_of(worker.device.free_bytes)))
-    return candidates
+    def shares_devices(self) -> bool:
+        """Whether several workers on one device may all take part: if the user says who does what."""
+        return self.distribution is Distribution.ON or self.layer_ranges is not None or bool(self.pinned)
 
 
 def make_plan(
     demand: Demand,
     candidates: Sequence[Candidate],
     *,
-    layer_ranges: Sequence[LayerRange] | None = None,
+    wishes: Wishes = Wishes(),
+    links: Links = Links({}),  # noqa: B008 -- frozen
     notes: Sequence[str] = (),
 ) -> Plan:
     """Lays the model over the candidates.
 
     Args:
-        layer_ranges: Manual ranges for the first so many candidates, in order; they win over the policy, not over
-            memory.
+        links: Between the coordinator and the candidates, as measured.
         notes: What else the plan is to say.
 
     Raises:
         NoWorkersError: No candidates.
-        PlanError: Manual ranges that do not cover the model, or more of them than workers.
+        PlanError: Manual ranges that do not cover the model or cannot be had.
         DoesNotFitError: Memory does not suffice.
     """
     if not candidates:
         raise NoWorkersError("no worker can take part: start one with `caravan worker`")
-    if layer_ranges is not None:
-        ranges = _manual(demand, candidates, layer_ranges)
-    else:
-        ranges = _cut(demand, candidates)
-        notes = [
-            *notes,
-            *(_why_left_out(demand, c) for c, layers in zip(candidates, ranges, strict=True) if layers is None),
-        ]
-    stages = tuple(
-        Stage(
+    planning = _Planning(demand, candidates, wishes, links)
+    if wishes.layer_ranges is not None:
+        return planning.plan_of(_manual(demand, candidates, wishes.layer_ranges), notes=notes)
+    return planning.chosen(notes)
+
+
+class _Planning:
+    """One search over one set of candidates, and what it looked at beside the answer."""
+
+    def __init__(self, demand: Demand, candidates: Sequence[Candidate], wishes: Wishes, links: Links) -> None:
+        self._demand = demand
+        self._candidates = candidates
+        self._wishes = wishes
+        self._links = links
+        self._speeds = [candidate.speed or _guessed(demand) for candidate in candidates]
+        _check_pins(demand, candidates, wishes)
+
+    def chosen(self, notes: Sequence[str]) -> Plan:
+        """The plan that the wishes ask for."""
+        wishes = self._wishes
+        solution = self._solve(
+            range(len(self._candidates)), wishes.objective, use_all=wishes.distribution is Distribution.ON
+        )
+        if solution is None:
+            raise self._no_plan()
+        plan = self.plan_of(solution.stages, notes=notes)
+        return replace(
+            plan,
+            headline=self._headline(solution),
+            alternatives=tuple(self._alternatives(solution, plan.prediction)),
+            notes=(*notes, *self._left_out(solution, plan.prediction)),
+        )
+
+    def plan_of(self, stages: Sequence[tuple[int, LayerRange]], *, notes: Sequence[str]) -> Plan:
+        """A plan with these stages, predicted where all of their speeds are known."""
+        made = tuple(self._stage(index, layers) for index, layers in stages)
+        return Plan(self._demand, made, tuple(notes), prediction=self._predicted(stages))
+
+    def _stage(self, index: int, layers: LayerRange) -> Stage:
+        candidate = self._candidates[index]
+        return Stage(
             worker=candidate.name,
             address=candidate.address,
             device=candidate.device,
             layers=layers,
-            memory=demand.stage_memory(layers, holds_input=candidate.holds_input),
+            memory=self._demand.stage_memory(layers, holds_input=candidate.holds_input),
             free_bytes=candidate.free_bytes,
         )
-        for candidate, layers in zip(candidates, ranges, strict=True)
-        if layers is not None
-    )
-    return Plan(demand, stages, tuple(notes))
 
-
-@dataclass(frozen=True, slots=True)
-class DryRunReport:
-    """What a worker's dry run of its stage said: the stage's bytes, and those free on the device when asked."""
-
-    memory: StageMemory
-    free_bytes: int
-
-
-def misfits(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, DryRunReport]) -> list[DoesNotFitError]:
-    """An error for each stage that its worker's dry run (by worker name) says does not fit with the margin."""
-    named = {candidate.name: candidate for candidate in candidates}
-    errors = []
-    for stage in plan.stages:
-        memory = reports[stage.worker].memory
-        free_bytes = named[stage.worker].share_of(reports[stage.worker].free_bytes)
-        if memory.device_bytes + MARGIN_BYTES > free_bytes:
-            errors.append(
-                DoesNotFitError(
-                    f"{shown(stage.layers)} of {plan.demand.model} take "
-                    f"{size(memory.device_bytes)} on {stage.worker} ({size(memory.weights_bytes)} of weights, "
-                    f"{size(memory.kv_bytes)} of KV cache, {size(memory.compute_bytes)} of compute buffers) and it has "
-                    f"{size(free_bytes)} free: {_remedy(plan.demand, memory.device_bytes - free_bytes)}",
-                    needed_bytes=memory.device_bytes,
-                    available_bytes=free_bytes,
-                )
-            )
-    return errors
-
-
-def adjust(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, DryRunReport]) -> list[Candidate]:
-    """The candidates with what the dry runs (by worker name) taught: free bytes as reported, and a reserve of what the
-    stage took beyond its weights and KV."""
-    stages = {stage.worker: stage for stage in plan.stages}
-    adjusted = []
-    for candidate in candidates:
-        report, stage = reports.get(candidate.name), stages.get(candidate.name)
-        if report is None or stage is None:
-            adjusted.append(candidate)
-            continue
-        beyond_bytes = max(0, report.memory.device_bytes - stage.memory.total_bytes)
-        adjusted.append(
-            replace(
-                candidate,
-                free_bytes=candidate.share_of(report.free_bytes),
-                reserve_bytes=beyond_bytes + MARGIN_BYTES,
-            )
+    def _predicted(self, stages: Sequence[tuple[int, LayerRange]]) -> Prediction | None:
+        if any(self._candidates[index].speed is None for index, _ in stages):
+            return None
+        demand = self._demand
+        predicted = [PredictedStage(self._candidates[i].name, layers, self._speeds[i]) for i, layers in stages]
+        return predict(
+            predicted,
+            self._links,
+            n_embd=demand.n_embd,
+            n_sequences=demand.n_sequences,
+            n_batch=demand.n_batch,
+            n_ctx=demand.n_ctx,
         )
-    return adjusted
+
+    def _solve(
+        self, members: Sequence[int], objective: Objective, *, use_all: bool = False, max_stages: int | None = None
+    ) -> Solution | None:
+        """The best line over these candidates; the solution counts all candidates."""
+        limits = [limit for limit in (self._wishes.max_stages, max_stages) if limit is not None]
+        if self._wishes.distribution is Distribution.OFF:
+            limits.append(1)
+        problem = self._problem(members, objective, min(limits, default=None))
+        solution = solve(problem, objective, use_all=use_all)
+        if solution is None:
+            return None
+        return replace(solution, stages=tuple((members[index], layers) for index, layers in solution.stages))
+
+    def _problem(self, members: Sequence[int], objective: Objective, max_stages: int | None) -> Problem:
+        demand, links = self._demand, self._links
+        n_tokens = 1 if objective is Objective.LATENCY else demand.n_sequences
+        names = [self._candidates[index].name for index in members]
+        n_bytes = hidden_state_bytes(demand.n_embd, n_tokens)
+        return Problem(
+            layer_bytes=tuple(layer.weights_bytes + layer.kv_bytes for layer in demand.costs.layers),
+            machines=tuple(self._machine(index, n_tokens) for index in members),
+            hop_s=tuple(tuple(0.0 if a == b else links.one_way_s(a, b, n_bytes) for b in names) for a in names),
+            entry_s=tuple(links.one_way_s(COORDINATOR, name, 0) for name in names),
+            exit_s=tuple(links.one_way_s(name, COORDINATOR, 0) for name in names),
+            max_stages=max_stages,
+        )
+
+    def _machine(self, index: int, n_tokens: int) -> Machine:
+        candidate, speed, costs = self._candidates[index], self._speeds[index], self._demand.costs
+        return Machine(
+            capacity_bytes=candidate.capacity_bytes,
+            input_bytes=costs.input_bytes if candidate.holds_input else 0,
+            output_bytes=costs.output_bytes,
+            layer_s=tuple(speed.layer_s(layer, n_tokens) for layer in range(self._demand.n_layer)),
+            output_s=speed.output.at(n_tokens),
+            step_s=STAGE_OVERHEAD_S,
+            pinned=self._wishes.pinned.get(candidate.name),
+        )
+
+    # ---- the explanation ----
+
+    def _headline(self, solution: Solution) -> str:
+        """The first thing to know: whether it is split, and why."""
+        if len(solution.stages) == 1:
+            if len(self._candidates) == 1 or self._wishes.distribution is Distribution.OFF:
+                return ""
+            name = self._candidates[solution.stages[0][0]].name
+            return f"not split: {name} can hold it all, and one stream is fastest there"
+        if self._wishes.distribution is Distribution.ON or self._wishes.pinned:
+            return ""
+        if self._solve(range(len(self._candidates)), Objective.LATENCY, max_stages=1) is not None:
+            return f"split over {len(solution.stages)} devices, because that is faster than one alone"
+        return f"split over {len(solution.stages)} devices, because none can hold it alone"
+
+    def _alternatives(self, chosen: Solution, prediction: Prediction | None) -> list[Alternative]:
+        """The other lines that people ask about, as far as they are others."""
+        if prediction is None or self._wishes.pinned:
+            return []
+        everybody = range(len(self._candidates))
+        ways = {
+            "one device alone": self._solve(everybody, Objective.LATENCY, max_stages=1),
+            "all devices": self._solve(everybody, Objective.THROUGHPUT, use_all=True),
+            "for one stream": self._solve(everybody, Objective.LATENCY),
+            "for many streams": self._solve(everybody, Objective.THROUGHPUT),
+        }
+        seen = [chosen.stages]
+        alternatives = []
+        for label, solution in ways.items():
+            if solution is None or solution.stages in seen:
+                continue
+            seen.append(solution.stages)
+            predicted = self._predicted(solution.stages)
+            if predicted is not None:
+                named = tuple((self._candidates[index].name, layers) for index, layers in solution.stages)
+                alternatives.append(Alternative(label, named, predicted))
+        return alternatives
+
+    def _left_out(self, solution: Solution, prediction: Prediction | None) -> list[str]:
+        used = {index for index, _ in solution.stages}
+        return [
+            f"left out: {candidate.name}: {self._why_left_out(index, solution, prediction)}"
+            for index, candidate in enumerate(self._candidates)
+            if index not in used
+        ]
+
+    def _why_left_out(self, index: int, solution: Solution, prediction: Prediction | None) -> str:
+        candidate = self._candidates[index]
+        smallest = min(layer.weights_bytes + layer.kv_bytes for layer in self._demand.costs.layers)
+        if candidate.capacity_bytes < smallest:
+            return (
+                f"it can give {size(candidate.capacity_bytes)} of {size(candidate.free_bytes)} free, and one layer "
+                f"with its KV cache takes {size(smallest)}"
+            )
+        members = [*(used for used, _ in solution.stages), index]
+        with_it = None
+        if prediction is not None and len(members) <= EXACT_MACHINES:
+            with_it = self._solve(members, self._wishes.objective, use_all=True)
+        if with_it is None or len(with_it.stages) < len(members):
+            return "there is no layer for it that fits beside the others'"
+        predicted = self._predicted(with_it.stages)
+        if prediction is None or predicted is None:
+            return "the model fits without it"
+        if self._wishes.objective is Objective.LATENCY:
+            return (
+                f"the model fits without it, and with it one stream would make {predicted.tokens_per_s:.1f} tokens per "
+                f"second instead of {prediction.tokens_per_s:.1f}"
+            )
+        return "the model fits without it, and with it the slowest stage would be no faster"
+
+    def _no_plan(self) -> DoesNotFitError | PlanError:
+        if self._wishes.pinned:
+            pins = ", ".join(f"{shown(layers)} on {name}" for name, layers in self._wishes.pinned.items())
+            return PlanError(f"there is no plan for {self._demand.model} with {pins}: pin less, or somewhere else")
+        return does_not_fit(self._demand, self._candidates, most=self._most_stages())
+
+    def _most_stages(self) -> int | None:
+        return 1 if self._wishes.distribution is Distribution.OFF else self._wishes.max_stages
 
 
-def does_not_fit(demand: Demand, candidates: Sequence[Candidate]) -> DoesNotFitError:
-    """The error for a model that cannot be laid over these candidates, with numbers and what helps."""
-    needed_bytes = demand.weights_bytes + demand.kv_bytes
-    available_bytes = sum(candidate.capacity_bytes for candidate in candidates)
-    each = ", ".join(
-        f"{candidate.name} {size(candidate.capacity_bytes)} of {size(candidate.free_bytes)} free"
-        for candidate in candidates
-    )
-    short = needed_bytes > available_bytes
-    problem = (
-        f"together the workers can give {size(available_bytes)}" if short else "it cannot be cut so that each part fits"
-    )
-    return DoesNotFitError(
-        f"{demand.model} needs {size(needed_bytes)} ({size(demand.weights_bytes)} of weights, "
-        f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens) and {problem} "
-        f"(after compute buffers and margin: {each}): {_remedy(demand, needed_bytes - available_bytes)}",
-        needed_bytes=needed_bytes,
-        available_bytes=available_bytes,
-    )
+def _guessed(demand: Demand) -> Speed:
+    """For a device that could not be measured: as long as its memory takes to read each layer."""
+    curves = tuple(Curve(((1, layer.weights_bytes / _GUESSED_BYTES_PER_S),)) for layer in demand.costs.layers)
+    return Speed(tuple(range(demand.n_layer)), curves, Curve(((1, demand.costs.output_bytes / _GUESSED_BYTES_PER_S),)))
 
 
-def _remedy(demand: Demand, missing_bytes: int) -> str:
-    """What would make it fit."""
-    ways = ["add a worker", "use a smaller quantisation"]
-    if 0 < missing_bytes < demand.kv_bytes:
-        n_ctx = int(demand.n_ctx * (1 - missing_bytes / demand.kv_bytes)) // _CONTEXT_STEP * _CONTEXT_STEP
-        if n_ctx >= _CONTEXT_STEP:
-            ways.insert(0, f"lower the context to about {n_ctx}")
-    elif missing_bytes <= 0:
-        ways.insert(0, "lower the context")
-    if demand.n_sequences > 1:
-        ways.insert(1, "serve fewer sequences in parallel")
-    return ", ".join(ways[:-1]) + " or " + ways[-1]
+def _check_pins(demand: Demand, candidates: Sequence[Candidate], wishes: Wishes) -> None:
+    names = [candidate.name for candidate in candidates]
+    for name, layers in wishes.pinned.items():
+        if name not in names:
+            raise PlanError(f"layers are given to {name}, which does not take part; there are: {', '.join(names)}")
+        if layers.end > demand.n_layer:
+            raise PlanError(f"{shown(layers)} are given to {name}, and {demand.model} has {demand.n_layer} layers")
 
 
 def _manual(
     demand: Demand, candidates: Sequence[Candidate], layer_ranges: Sequence[LayerRange]
-) -> list[LayerRange | None]:
+) -> list[tuple[int, LayerRange]]:
     asked = ", ".join(f"{layers.start}-{layers.end}" for layers in layer_ranges)
     ends = [0, *(layers.end for layers in layer_ranges)]
     if [layers.start for layers in layer_ranges] != ends[:-1] or ends[-1] != demand.n_layer:
@@ -237,60 +305,4 @@ def _manual(
                 needed_bytes=needed_bytes,
                 available_bytes=candidate.capacity_bytes,
             )
-    idle = [None] * (len(candidates) - len(layer_ranges))
-    return [*layer_ranges, *idle]
-
-
-def _why_left_out(demand: Demand, candidate: Candidate) -> str:
-    smallest = min(layer.weights_bytes + layer.kv_bytes for layer in demand.costs.layers)
-    if candidate.capacity_bytes < smallest:
-        return (
-            f"left out: {candidate.name}: it can give {size(candidate.capacity_bytes)} of "
-            f"{size(candidate.free_bytes)} free, and one layer takes {size(smallest)}"
-        )
-    return f"left out: {candidate.name}: there is no layer for it that fits beside the others'"
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """The best way so far to give the first layers to the first workers."""
-
-    n_skipped: int
-    cost: float
-    ranges: tuple[LayerRange | None, ...]
-
-    def beats(self, other: _Cut | None) -> bool:
-        return other is None or (self.n_skipped, self.cost) < (other.n_skipped, other.cost)
-
-
-def _cut(demand: Demand, candidates: Sequence[Candidate]) -> list[LayerRange | None]:
-    """A range for each candidate, None for one left out; as few left out as possible."""
-    n_layer, costs = demand.n_layer, demand.costs
-    sums = [0, *accumulate(layer.weights_bytes + layer.kv_bytes for layer in costs.layers)]
-    best: list[_Cut | None] = [_Cut(0, 0.0, ())] + [None] * n_layer
-    for candidate in candidates:
-        capacity = candidate.capacity_bytes
-        input_bytes = costs.input_bytes if candidate.holds_input else 0
-        after: list[_Cut | None] = [None] * (n_layer + 1)
-        for start, cut in enumerate(best):
-            if cut is None:
-                continue
-            skipped = _Cut(cut.n_skipped + 1, cut.cost, (*cut.ranges, None))
-            if skipped.beats(after[start]):
-                after[start] = skipped
-            for end in range(start + 1, n_layer + 1):
-                n_bytes = sums[end] - sums[start] + (input_bytes if start == 0 else 0)
-                if n_bytes > capacity:
-                    break
-                n_bytes += costs.output_bytes if end == n_layer else 0
-                if n_bytes > capacity:
-                    break
-                cost = cut.cost + n_bytes * n_bytes / max(1, capacity)
-                given = _Cut(cut.n_skipped, cost, (*cut.ranges, LayerRange(start, end)))
-                if given.beats(after[end]):
-                    after[end] = given
-        best = after
-    whole = best[n_layer]
-    if whole is None:
-        raise does_not_fit(demand, candidates)
-    return list(whole.ranges)
+    return list(enumerate(layer_ranges))

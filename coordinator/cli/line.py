@@ -17,6 +17,8 @@ from coordinator.cli.progress import LoadProgress, layers_text
 from coordinator.generation import Generation
 from coordinator.mesh import Mesh
 from coordinator.plan import Plan, size
+from coordinator.planner import Distribution
+from coordinator.search import Objective
 from native import FlashAttention
 
 
@@ -26,7 +28,13 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "workers": line.worker,
         "discover": line.discovery_timeout > 0,
         "discovery_timeout_s": line.discovery_timeout,
-        "layer_ranges": line.layers,
+        "only": line.only,
+        "exclude": line.exclude,
+        "distribution": Distribution(line.distribution),
+        "objective": Objective[line.objective.upper()],
+        "max_stages": line.max_stages,
+        "layer_ranges": line.layers.in_order,
+        "pinned": line.layers.by_name,
         "context": line.context,
         "parallel": line.parallel,
         "batch": line.batch,
@@ -45,12 +53,16 @@ def opened(model: str, *, starting: str | None = None, **arguments: Any) -> Iter
 
 
 def tell_line(plan: Plan) -> None:
-    """A line on stderr for each stage: worker, address, layers, bytes."""
+    """A line on stderr for each stage: worker, address, layers, bytes; around them what else the plan says."""
     tell = functools.partial(say, style="dim")
+    if plan.headline:
+        tell(plan.headline)
     width = max(len(stage.worker) for stage in plan.stages)
     for stage in plan.stages:
         layers = f"{layers_text(stage.layers.start, stage.layers.end)} of {plan.demand.n_layer}"
         tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {size(stage.memory.total_bytes)} on {stage.device}")
+    if plan.prediction is not None:
+        tell(f"predicted: {plan.prediction.tokens_per_s:.1f} tokens per second for one stream")
     for note in plan.notes:
         tell(note)
 

@@ -15,7 +15,7 @@ from coordinator.cli.options import option, worker_address
 from coordinator.cli.progress import layers_text
 from coordinator.cli.settings import debug_option
 from coordinator.discovery import Discovery, discover
-from coordinator.plan import size
+from coordinator.plan import columns, size
 from coordinator.workers import FoundWorker
 
 _COLUMNS = ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS")
@@ -61,9 +61,7 @@ def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) ->
 def _table(workers: Sequence[FoundWorker]) -> str:
     """Columns as wide as they need to be: cut off, a report is none."""
     rows = [_COLUMNS, *(_row(worker) for worker in workers)]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    return "".join(f"{line}\n" for line in columns(rows))
 
 
 def _row(worker: FoundWorker) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,14 @@ _MAX_GRAMMAR_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class LayersOption:
+    """Layer ranges by hand, half-open: for the workers in order, or for some of them by name; at most one of them."""
+
+    in_order: tuple[LayerRange, ...] | None = None
+    by_name: dict[str, LayerRange] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LineOptions:
     """Which workers, and how the model lies over them. As `Mesh.open` takes them."""
 
@@ -32,7 +40,12 @@ class LineOptions:
     flash_attention: str
     parallel: int
     batch: int
-    layers: tuple[LayerRange, ...] | None
+    layers: LayersOption
+    only: tuple[str, ...]
+    exclude: tuple[str, ...]
+    distribution: str
+    objective: str
+    max_stages: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +67,31 @@ class _WorkerAddress(click.ParamType[str]):
         return value
 
 
-class _LayerRanges(click.ParamType[tuple[LayerRange, ...]]):
+class _LayerRanges(click.ParamType[LayersOption]):
     name = "RANGES"
 
     def convert(
-        self, value: str | tuple[LayerRange, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[LayerRange, ...]:
-        if isinstance(value, tuple):
+        self, value: str | LayersOption, param: click.Parameter | None, ctx: click.Context | None
+    ) -> LayersOption:
+        if isinstance(value, LayersOption):
             return value
+        parts = [part.rpartition("=") for part in value.split(",")]
         try:
-            bounds = [tuple(int(bound) for bound in part.split("-")) for part in value.split(",")]
-            return tuple(LayerRange(start, end) for start, end in bounds)
+            ranges = [_inclusive(bounds) for _, _, bounds in parts]
         except ValueError:
-            self.fail(
-                f"{value!r} is not a list of layer ranges, such as 0-12,12-24 (ends are not included)",
-                param,
-                ctx,
-            )
+            self.fail(f"{value!r} is not a list of layer ranges, such as 0-11,12-23 or attic=12-23", param, ctx)
+        names = [name.strip() for name, _, _ in parts]
+        if not any(names):
+            return LayersOption(in_order=tuple(ranges))
+        if not all(names) or len(set(names)) < len(names):
+            self.fail(f"{value!r} must name a worker for each of its ranges, and each worker once", param, ctx)
+        return LayersOption(by_name=dict(zip(names, ranges, strict=True)))
+
+
+def _inclusive(bounds: str) -> LayerRange:
+    """Of "0-11" layers 0 to 11, of "3" that one. Raises ValueError."""
+    first, dash, last = bounds.partition("-")
+    return LayerRange(int(first), (int(last) if dash else int(first)) + 1)
 
 
 worker_address = _WorkerAddress()
@@ -84,9 +105,7 @@ def line_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def with_line(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
-        layers = given.pop("layers")
-        names = ("worker", "discovery_timeout", "context", "parallel", "batch", "flash_attention")
-        line = LineOptions(**{name: given.pop(name) for name in names}, layers=layers)
+        line = LineOptions(**{each.name: given.pop(each.name) for each in fields(LineOptions)})
         return command(line=line, **given)
 
     options = [
@@ -102,8 +121,17 @@ def line_options(command: Command) -> Command:
                help="Tokens in one frame at most."),
         option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
                help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
-        option("--layers", type=_LayerRanges(), metavar="RANGES",
-               help="Layer ranges by hand, in the order of the workers: 0-12,12-24 (ends are not included)."),
+        option("--distribution", default="auto", type=click.Choice(["auto", "on", "off"]),
+               help="Over as many devices as it pays, over all that can hold a layer, or over one."),
+        option("--objective", default="latency", type=click.Choice(["latency", "throughput"]),
+               help="What the plan makes fast: one stream, or the slowest stage."),
+        option("--layers", type=_LayerRanges(), metavar="RANGES", default=LayersOption(), show_default=False,
+               help="Layer ranges by hand: 0-11,12-23 in the order of the workers, or attic=12-23 for some by name."),
+        option("--only", multiple=True, metavar="NAME", show_default=False,
+               help="Use this worker and no other; may be given several times."),
+        option("--exclude", multiple=True, metavar="NAME", show_default=False,
+               help="Do not use this worker; may be given several times."),
+        option("--max-stages", type=click.IntRange(min=1), metavar="N", help="Use at most so many workers."),
     ]  # fmt: skip
     return _with_options(options, with_line)  # type: ignore[return-value]
 

@@ -10,12 +10,13 @@ import click
 
 from coordinator.cli.console import emit
 from coordinator.cli.interrupts import interruptible
+from coordinator.cli.line import open_arguments
 from coordinator.cli.options import LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
 from coordinator.opening import MeshOptions, plan_mesh
 from coordinator.plan import Plan
-from native import FlashAttention
+from coordinator.prediction import Prediction
 
 
 @click.command("plan")
@@ -29,22 +30,7 @@ def command(model: str, as_json: bool, line: LineOptions) -> None:
     \b
     caravan plan model.gguf --context 8192
     """
-    options = MeshOptions(
-        model=model,
-        workers=line.worker,
-        discover=line.discovery_timeout > 0,
-        discovery_timeout_s=line.discovery_timeout,
-        local_workers=0,
-        layer_ranges=line.layers,
-        context=line.context,
-        parallel=line.parallel,
-        batch=line.batch,
-        ubatch=None,
-        kv_type_k="f16",
-        kv_type_v="f16",
-        flash_attention=FlashAttention[line.flash_attention.upper()],
-        queue=0,
-    )
+    options = MeshOptions(model, predicted=True, **open_arguments(line))
     with interruptible():
         plan = asyncio.run(plan_mesh(options, LoadProgress()))
     emit((json.dumps(_as_data(plan), indent=2) if as_json else plan.explain()) + "\n")
@@ -71,5 +57,29 @@ def _as_data(plan: Plan) -> dict[str, object]:
             }
             for stage in plan.stages
         ],
+        "headline": plan.headline,
+        "prediction": None if plan.prediction is None else _speeds(plan.prediction),
+        "alternatives": [
+            {
+                "label": alternative.label,
+                "stages": [
+                    {"worker": name, "layer_start": layers.start, "layer_end": layers.end}
+                    for name, layers in alternative.stages
+                ],
+                "prediction": _speeds(alternative.prediction),
+            }
+            for alternative in plan.alternatives
+        ],
         "notes": list(plan.notes),
+    }
+
+
+def _speeds(prediction: Prediction) -> dict[str, object]:
+    return {
+        "tokens_per_s": prediction.tokens_per_s,
+        "parallel": prediction.parallel,
+        "parallel_tokens_per_s": prediction.parallel_tokens_per_s,
+        "ttft_s": prediction.ttft_s,
+        "stage_s": list(prediction.stage_s),
+        "hops_s": prediction.hops_s,
     }

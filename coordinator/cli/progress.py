@@ -34,6 +34,7 @@ class LoadProgress:
             disable=not stderr.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._measuring: TaskID | None = None
         self._loaded: set[str] = set()
         self._lock = threading.Lock()
 
@@ -43,6 +44,8 @@ class LoadProgress:
             say(event.message)
         elif event.phase is LoadPhase.STARTING:
             say(self._starting or event.message)
+        elif event.phase is LoadPhase.MEASURING:
+            self._show_measuring(event)
         elif event.phase is LoadPhase.LOADING and event.worker is not None:
             with self._lock:
                 self._show(event.worker, event)
@@ -56,9 +59,17 @@ class LoadProgress:
     ) -> None:
         self._bars.stop()
 
+    def _show_measuring(self, event: LoadEvent) -> None:
+        """Until loading begins; workers remember, so that it is seen once per model."""
+        if stderr.is_terminal:
+            self._measuring = self._bars.add_task(event.message, total=None)
+
     def _show(self, worker: str, event: LoadEvent) -> None:
         what = f"{worker} loads {_layers(event)}"
         if stderr.is_terminal:
+            if self._measuring is not None:
+                self._bars.remove_task(self._measuring)
+                self._measuring = None
             if worker not in self._tasks:
                 self._tasks[worker] = self._bars.add_task(what, total=1.0)
             self._bars.update(self._tasks[worker], completed=event.fraction)

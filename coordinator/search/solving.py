@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from coordinator.search.arrays import arrays_of
+from coordinator.search.equals import in_given_order
 from coordinator.search.lines import AllLines, Line, Lines
 from coordinator.search.orders import SomeLines
 from coordinator.search.problem import Objective, Problem, Solution, Stages
@@ -80,7 +81,7 @@ def _solve(problem: Problem, lines: Lines, objective: Objective, use_all: bool) 
     limit_s = _first_enough(arrays.stage_times_up_to(first.stages), is_enough) * (1 + _ROUNDING)
     best = least(limit_s, enough_s if by_latency else -math.inf)
     assert best is not None, "a line that keeps this limit was found"
-    return _solution(problem, best.stages)
+    return _solution(problem, in_given_order(problem, best.stages))
 
 
 def _first_enough(limits: Sequence[float], is_enough: Callable[[float], bool]) -> float:

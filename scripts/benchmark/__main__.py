@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
-import re
 import statistics
 import sys
 from pathlib import Path
 
 from benchmark.model import write_model
 from benchmark.peers import Load, Sample, caravan, rpc
+from benchmark.report import machine_line, write_between
 from llama_source import ROOT, build, fetch_source
 from native.library import BUILT_FOR
 
@@ -30,7 +29,6 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 TOOLS = ("ggml-rpc-server", "llama-bench", "llama-batched-bench")
-BEGIN, END = "<!-- bench_vs_rpc: begin -->", "<!-- bench_vs_rpc: end -->"
 
 
 def main() -> int:
@@ -64,7 +62,7 @@ def main() -> int:
         lines += table_rows(load, ours, theirs)
     print("\n".join(lines))
     if options.write:
-        write_table(lines)
+        write_between(PAGE, "bench_vs_rpc", lines)
     return 0
 
 
@@ -88,8 +86,7 @@ def measure(programs: Path, model: Path, load: Load, rounds: int) -> tuple[list[
 def table_head(rounds: int) -> list[str]:
     """What was measured on, and the head of the table."""
     return [
-        f"llama-cpp-python {BUILT_FOR}, {processor()}, two cores, {rounds} rounds of each in turns; tokens per second,",
-        "medians with the lowest and highest round.",
+        machine_line(f"{rounds} rounds of each in turns; tokens per second, medians with the lowest and highest round"),
         "",
         "| | one-way delay | caravan | llama.cpp RPC | ratio of medians |",
         "|---|---|---|---|---|",
@@ -112,24 +109,6 @@ def table_rows(load: Load, ours: list[Sample], theirs: list[Sample]) -> list[str
 def spread(values: list[float]) -> str:
     """Median, with the extremes."""
     return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-
-
-def processor() -> str:
-    """The processor's name."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        if found:
-            return found[1]
-    return platform.processor() or platform.machine()
-
-
-def write_table(lines: list[str]) -> None:
-    """Replaces the table between the markers of docs/benchmarks.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    PAGE.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"]), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from benchmark.model import Shape
 from benchmark.processes import delayed, free_port, process, wait_for_port
-from coordinator import Mesh, SamplingParams
+from coordinator import LayerRange, Mesh, SamplingParams
 from native import FlashAttention
 
+_N_LAYER = Shape().n_layer
+_HALVES = (LayerRange(0, _N_LAYER // 2), LayerRange(_N_LAYER // 2, _N_LAYER))
 # A prompt short enough that the decode measurement starts, as llama-bench's does, from an empty cache.
 _DECODE_PROMPT = [1, 300]
 _FIRST_WORD, _END_OF_SEQUENCE = 300, 2
@@ -88,6 +91,7 @@ def caravan(model: Path, load: Load) -> Iterator[CaravanPeer]:
                 model,
                 workers=addresses,
                 discover=False,
+                layer_ranges=_HALVES,
                 context=load.n_prompt + load.n_decode,
                 parallel=1,
                 flash_attention=FlashAttention.AUTO,  # as llama-bench has it

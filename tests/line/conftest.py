@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import Mesh
+from coordinator import Distribution, Mesh
 from coordinator.models import resolve_model
 from tests.line.near_ties import COUNT
 from tests.line.processes import WorkerProcess
@@ -67,12 +67,13 @@ def mesh(workers: list[WorkerProcess]) -> Iterator[Mesh]:
 
 
 def open_mesh(workers: list[WorkerProcess], **options: object) -> Mesh:
-    """A mesh over exactly these workers, with the reference's context and batch unless told otherwise."""
+    """A mesh over all of exactly these workers, with the reference's context and batch unless told otherwise."""
     chosen: dict[str, object] = {
         "workers": [worker.address for worker in workers],
         "discover": False,
         "context": N_CTX,
         "batch": N_BATCH,
+        "distribution": Distribution.ON,
         **options,
     }
     return Mesh.open("demo", **chosen)  # type: ignore[arg-type]

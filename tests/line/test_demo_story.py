@@ -6,7 +6,7 @@ Made with llama-cpp-python alone on the same file. A new demo model needs new te
 
 import pytest
 
-from coordinator import Mesh, SamplingParams
+from coordinator import Distribution, Mesh, SamplingParams
 from tests.line.conftest import N_CTX
 from tests.line.processes import WorkerProcess
 
@@ -32,7 +32,7 @@ PROMPTS = {
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_demo_model_tells_its_story_word_for_word(workers: list[WorkerProcess], prompt: str) -> None:
     addresses = [worker.address for worker in workers[:2]]
-    with Mesh.open("demo", workers=addresses, discover=False, context=N_CTX) as mesh:
+    with Mesh.open("demo", workers=addresses, discover=False, context=N_CTX, distribution=Distribution.ON) as mesh:
         assert len(mesh.plan.stages) == 2
         generation = mesh.generate(prompt, sampling=SamplingParams(temperature=0), max_tokens=60)
         assert "".join(token.text for token in generation) == PROMPTS[prompt]

@@ -16,6 +16,7 @@ import pytest
 
 from coordinator import (
     ClosedError,
+    Distribution,
     DoesNotFitError,
     LayerRange,
     LoadEvent,
@@ -156,7 +157,9 @@ def test_progress_tells_that_workers_are_started_and_how_far_each_has_loaded() -
     with Mesh.open("demo", discover=False, local_workers=2, context=N_CTX, on_progress=events.append) as mesh:
         layers = {stage.worker: stage.layers for stage in mesh.plan.stages}
     phases = list(dict.fromkeys(event.phase for event in events))
-    assert phases == [LoadPhase.STARTING, LoadPhase.PLANNING, LoadPhase.LOADING, LoadPhase.READY]
+    assert phases == [
+        LoadPhase.STARTING, LoadPhase.PLANNING, LoadPhase.MEASURING, LoadPhase.LOADING, LoadPhase.READY
+    ]  # fmt: skip
     assert "no worker was found: starting 2 workers on this machine" in events[0].message
     for worker, its_layers in layers.items():
         loading = [event for event in events if event.worker == worker]
@@ -170,8 +173,9 @@ def test_a_model_that_does_not_fit_is_refused_with_numbers_and_the_workers_live_
     workers: list[WorkerProcess], tmp_path: Path
 ) -> None:
     giant = write_giant(tmp_path / "giant.gguf")
+    addresses = [worker.address for worker in workers[:2]]
     with pytest.raises(DoesNotFitError) as refused:
-        Mesh.open(giant, workers=[worker.address for worker in workers[:2]], discover=False)
+        Mesh.open(giant, workers=addresses, discover=False, distribution=Distribution.ON)
     assert refused.value.needed_bytes > 4 << 40 > refused.value.available_bytes
     assert "giant needs 4.5 TiB (4.4 TiB of weights, 160 GiB of KV cache" in refused.value.message
     assert all(worker.name in refused.value.message for worker in workers[:2])

@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from coordinator import DuplicateNameError, Mesh, VersionMismatchError, WorkerBusyError, WorkerLostError, discover
+from coordinator import (
+    Distribution,
+    DuplicateNameError,
+    Mesh,
+    VersionMismatchError,
+    WorkerBusyError,
+    WorkerLostError,
+    discover,
+)
 from native import Versions, versions
 from tests.line.conftest import N_CTX, StartWorker
 from tests.line.processes import WorkerProcess
@@ -81,7 +89,7 @@ def test_a_mesh_finds_its_workers_by_itself(start_worker: StartWorker, unique: s
         start_worker(name, announced=True)
     for _ in range(5):
         try:
-            with Mesh.open("demo", context=N_CTX, discovery_timeout_s=3.0) as mesh:
+            with Mesh.open("demo", context=N_CTX, distribution=Distribution.ON, discovery_timeout_s=3.0) as mesh:
                 stages = {stage.worker for stage in mesh.plan.stages}
                 text = mesh.generate("Once upon a time", max_tokens=5).wait().text
             break
@@ -95,7 +103,7 @@ def test_a_mesh_finds_its_workers_by_itself(start_worker: StartWorker, unique: s
 
 def test_workers_that_serve_another_coordinator_are_left_to_it(workers: list[WorkerProcess]) -> None:
     addresses = [worker.address for worker in workers[:2]]
-    with Mesh.open("demo", workers=addresses, discover=False, context=N_CTX) as mesh:
+    with Mesh.open("demo", workers=addresses, discover=False, context=N_CTX, distribution=Distribution.ON) as mesh:
         with pytest.raises(WorkerBusyError, match="serves another coordinator"):
-            Mesh.open("demo", workers=addresses, discover=False, context=N_CTX)
+            Mesh.open("demo", workers=addresses, discover=False, context=N_CTX, distribution=Distribution.ON)
         assert len(list(mesh.generate("Once, a llama", max_tokens=4))) == 4

@@ -53,7 +53,8 @@ def test_nodes_without_workers_says_how_to_start_one() -> None:
 def test_plan_tells_who_would_hold_what_and_loads_nothing(attic: str) -> None:
     ended = caravan("plan", DEMO_MODEL, "--worker", attic, *ALONE)
     assert ended.returncode == 0, ended.stderr
-    assert re.search(r"attic +layers 0 to 7 \+ embedding \+ output: [\d.]+ MiB weights", ended.stdout)
+    assert re.search(r"attic +CPU +0-7 \+ embedding \+ output +[\d.]+ MiB", ended.stdout)
+    assert re.search(r"predicted: [\d.]+ tokens per second for one stream", ended.stdout)
     nodes = json.loads(caravan("nodes", "--json", "--worker", attic, *ALONE).stdout)
     assert nodes["workers"][0]["loaded"] == []
 
@@ -61,7 +62,9 @@ def test_plan_tells_who_would_hold_what_and_loads_nothing(attic: str) -> None:
 def test_plan_as_json_names_every_stage(attic: str) -> None:
     ended = caravan("plan", DEMO_MODEL, "--json", "--worker", attic, *ALONE)
     assert ended.returncode == 0, ended.stderr
-    (stage,) = json.loads(ended.stdout)["stages"]
+    plan = json.loads(ended.stdout)
+    (stage,) = plan["stages"]
+    assert plan["prediction"]["tokens_per_s"] > 0
     assert (stage["worker"], stage["layer_start"], stage["layer_end"]) == ("attic", 0, 8)
     assert stage["weights_bytes"] > 1_000_000
 

@@ -45,7 +45,7 @@ def test_run_without_workers_starts_one_and_prints_what_llama_cpp_prints_alone()
 
 
 def test_layers_are_laid_out_by_hand_and_the_text_is_the_same() -> None:
-    line = ("--local", "2", "--layers", "0-1,1-8")
+    line = ("--local", "2", "--layers", "0,1-7")
     ended = caravan("run", "demo", _BEGIN, "--temperature", "0", "-n", "50", *line, *ALONE)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == _same_alone(_BEGIN, 50) + "\n"
@@ -67,7 +67,8 @@ def test_demo_tells_a_story_through_two_workers() -> None:
     assert len(ended.stdout.split()) > 40
     assert "llama" in ended.stdout
     ranges = re.findall(r"^\S+ +127\.0\.0\.1:\d+  layers (\d+) to (\d+) of (\d+)", ended.stderr, re.MULTILINE)
-    assert [(int(start), int(end)) for start, end, _ in ranges] == [(0, 3), (4, 7)]
+    (first, cut, n_layer), (after, last, _) = ranges
+    assert (first, int(after), int(last) + 1) == ("0", int(cut) + 1, int(n_layer))
     assert re.search(r"[\d.]+ tokens per second", ended.stderr)
     assert "caravan run" in ended.stderr.splitlines()[-1]
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""What a plan will do: seconds per token and tokens per second, from measured devices and links. Pure.
+
+The model of a line: a frame enters at the first stage, is computed by one stage after another and its result comes
+back; one decode frame is in the line at a time and carries a token of every running sequence; the chunks of a prompt
+follow each other, so after the first one the slowest stage sets the pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from coordinator.speed import Speed
+from coordinator.workers import Link
+from native import LayerRange
+
+COORDINATOR = ""
+"""Its name as an end of a link."""
+
+PROMPT_TOKENS = 512
+"""Of the prompt that time to first token is told for."""
+
+_HIDDEN_STATE_FLOAT_BYTES = 4
+
+STAGE_OVERHEAD_S = 0.0005
+"""What a worker does to a decode frame beside computing it: checking, copying, handing it from thread to thread.
+Source: docs/planner.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The links that were measured, by (from, to); workers by name. One that was not costs as much as the dearest."""
+
+    between: Mapping[tuple[str, str], Link]
+
+    def one_way_s(self, source: str, target: str, n_bytes: int) -> float:
+        """From one end to the other; 0 if nothing is known of any link."""
+        link = self.between.get((source, target)) or self.between.get((target, source))
+        if link is not None:
+            return _one_way_s(link, n_bytes)
+        return max((_one_way_s(other, n_bytes) for other in self.between.values()), default=0.0)
+
+
+def _one_way_s(link: Link, n_bytes: int) -> float:
+    return link.round_trip_s / 2 + n_bytes / link.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedStage:
+    """A stage as far as speed goes."""
+
+    worker: str
+    layers: LayerRange
+    speed: Speed
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a line will do.
+
+    Attributes:
+        stage_s: Seconds that each stage computes per token of one stream, in line order.
+        hops_s: Seconds per token on all links together.
+        parallel: How many streams `parallel_tokens_per_s` is for.
+        ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token.
+    """
+
+    stage_s: tuple[float, ...]
+    hops_s: float
+    parallel: int
+    parallel_tokens_per_s: float
+    ttft_s: float
+
+    @property
+    def token_s(self) -> float:
+        """Seconds per token of one stream."""
+        return sum(self.stage_s) + self.hops_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of one stream."""
+        return 1 / self.token_s
+
+
+def hidden_state_bytes(n_embd: int, n_tokens: int) -> int:
+    """What crosses a boundary for so many tokens."""
+    return _HIDDEN_STATE_FLOAT_BYTES * n_embd * n_tokens
+
+
+def predict(
+    stages: Sequence[PredictedStage], links: Links, *, n_embd: int, n_sequences: int, n_batch: int, n_ctx: int
+) -> Prediction:
+    """What these stages will do with so many sequences, and prompts cut into chunks of `n_batch` tokens."""
+    one = _stage_seconds(stages, 1)
+    all_s = sum(_stage_seconds(stages, n_sequences)) + _hops_s(stages, links, n_embd, n_sequences)
+    n_prompt = min(PROMPT_TOKENS, n_ctx)
+    n_chunk = min(n_prompt, n_batch)
+    chunk = _stage_seconds(stages, n_chunk)
+    n_more = -(-n_prompt // n_chunk) - 1
+    return Prediction(
+        stage_s=tuple(one),
+        hops_s=_hops_s(stages, links, n_embd, 1),
+        parallel=n_sequences,
+        parallel_tokens_per_s=n_sequences / all_s,
+        ttft_s=sum(chunk) + n_more * max(chunk) + _hops_s(stages, links, n_embd, n_chunk),
+    )
+
+
+def _stage_seconds(stages: Sequence[PredictedStage], n_tokens: int) -> list[float]:
+    return [stage.speed.stage_s(stage.layers, n_tokens) + STAGE_OVERHEAD_S for stage in stages]
+
+
+def _hops_s(stages: Sequence[PredictedStage], links: Links, n_embd: int, n_tokens: int) -> float:
+    """Into the line, from stage to stage, and back."""
+    names = [stage.worker for stage in stages]
+    n_bytes = hidden_state_bytes(n_embd, n_tokens)
+    between = sum(links.one_way_s(a, b, n_bytes) for a, b in pairwise(names))
+    return links.one_way_s(COORDINATOR, names[0], 0) + between + links.one_way_s(names[-1], COORDINATOR, 0)

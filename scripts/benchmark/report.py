@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""How a benchmark's table tells what it was measured on, and gets into its page."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama_source import ROOT
+from native.library import BUILT_FOR
+
+
+def machine_line(how: str) -> str:
+    """What was measured on, and how, in a line."""
+    return f"llama-cpp-python {BUILT_FOR}, {_processor()}, {len(os.sched_getaffinity(0))} cores, {how}."
+
+
+def write_between(page: Path, name: str, lines: Sequence[str]) -> None:
+    """Replaces what a page has between the markers of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin, 1)
+    after = rest.split(end, 1)[1]
+    page.write_text("\n".join([f"{before}{begin}", "", *lines, "", f"{end}{after}"]), encoding="utf-8")
+    print(f"wrote {page.relative_to(ROOT)}")
+
+
+def _processor() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
