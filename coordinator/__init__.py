@@ -38,7 +38,7 @@ from coordinator.errors import (
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
 from coordinator.loading import LoadEvent, LoadPhase
 from coordinator.mesh import AsyncMesh, Mesh
-from coordinator.opening import MeshOptions
+from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
 from coordinator.planner import Distribution
 from coordinator.prediction import Prediction

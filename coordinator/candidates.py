@@ -109,3 +109,14 @@ def _shares(sharers: Sequence[FoundWorker]) -> dict[str, int]:
 def _held_bytes(worker: FoundWorker) -> int:
     """What a new load there frees."""
     return sum(stage.memory.device_bytes for stage in worker.loaded)
+
+
+def dealt(candidates: Sequence[Candidate], n_groups: int) -> list[list[Candidate]]:
+    """Everybody in one of so many groups, of about the same capacity; the order within a group is the given one."""
+    groups: list[list[int]] = [[] for _ in range(n_groups)]
+    room = [0] * n_groups
+    for index in sorted(range(len(candidates)), key=lambda index: -candidates[index].capacity_bytes):
+        smallest = room.index(min(room))
+        groups[smallest].append(index)
+        room[smallest] += candidates[index].capacity_bytes
+    return [[candidates[index] for index in sorted(group)] for group in groups]

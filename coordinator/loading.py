@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from coordinator.candidates import candidates_of
+from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import NextStage, StageOrder, WorkerClient
-from coordinator.errors import CaravanError, DoesNotFitError
+from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
 from coordinator.fitting import DryRunReport, adjust, misfits
 from coordinator.measuring import Measured, measure_all
 from coordinator.plan import Demand, Plan, Stage, shown
-from coordinator.planner import Wishes, make_plan
+from coordinator.planner import Distribution, Wishes, make_plan
 from coordinator.prediction import Links
 from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
 from native import ContextParams, LayerRange, ModelLayout, dry_run, measure_layers
@@ -103,7 +103,7 @@ async def measure(order: ModelOrder) -> tuple[Demand, int]:
     return demand, memory.compute_bytes
 
 
-async def confirmed_plan(
+async def confirmed_plans(
     order: ModelOrder,
     workers: Sequence[FoundWorker],
     clients: Mapping[str, WorkerClient],
@@ -112,8 +112,8 @@ async def confirmed_plan(
     predicted: bool,
     on_progress: OnProgress,
     left_out: Sequence[LeftOutWorker] = (),
-) -> Plan:
-    """A plan that every worker's dry run says fits.
+) -> list[Plan]:
+    """A plan for each line, over workers of its own, that every worker's dry run says fits.
 
     Args:
         clients: By worker name.
@@ -132,9 +132,53 @@ async def confirmed_plan(
         workers, compute_bytes=compute_bytes, speeds=measured.speeds, shared=wishes.shares_devices
     )
     notes = [*_notes(workers, left_out), *measured.notes, *dropped]
+
+    async def confirmed(some: Sequence[Candidate]) -> Plan:
+        return await _confirmed(order, demand, some, clients, wishes=wishes, links=measured.links, notes=notes)
+
+    if wishes.replicas == 1:
+        return [await confirmed(candidates)]
+    if wishes.replicas is not None and wishes.replicas > len(candidates):
+        raise PlanError(
+            f"{wishes.replicas} lines need {wishes.replicas} workers or more, and {len(candidates)} can take part"
+            + "".join(f"; {note}" for note in notes)
+        )
+    if wishes.distribution is Distribution.ON and wishes.replicas is not None:
+        return [await confirmed(group) for group in dealt(candidates, wishes.replicas)]
+    return await _one_after_another(candidates, wishes.replicas, confirmed)
+
+
+async def _one_after_another(
+    candidates: Sequence[Candidate], n_lines: int | None, confirmed: Callable[[Sequence[Candidate]], Awaitable[Plan]]
+) -> list[Plan]:
+    """The best line, then the best one over whom that left, and so on; `n_lines` None: until no more find room."""
+    plans: list[Plan] = []
+    left = list(candidates)
+    while n_lines is None or len(plans) < n_lines:
+        try:
+            plans.append(await confirmed(left))
+        except (DoesNotFitError, NoWorkersError):
+            if n_lines is None and plans:
+                break
+            raise
+        used = {stage.worker for stage in plans[-1].stages}
+        left = [candidate for candidate in left if candidate.name not in used]
+    return [plan.besides({stage.worker for other in plans for stage in other.stages}) for plan in plans]
+
+
+async def _confirmed(
+    order: ModelOrder,
+    demand: Demand,
+    candidates: Sequence[Candidate],
+    clients: Mapping[str, WorkerClient],
+    *,
+    wishes: Wishes,
+    links: Links,
+    notes: Sequence[str],
+) -> Plan:
     errors: list[DoesNotFitError] = []
     for _ in range(_MAX_PLANS):
-        plan = make_plan(demand, candidates, wishes=wishes, links=measured.links, notes=notes)
+        plan = make_plan(demand, candidates, wishes=wishes, links=links, notes=notes)
         reports = await _dry_runs(order, plan, clients)
         errors = misfits(plan, candidates, reports)
         if not errors:

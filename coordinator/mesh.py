@@ -18,7 +18,8 @@ from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
 from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread, ThreadSignal
-from coordinator.opening import MeshOptions, OpenMesh, open_mesh
+from coordinator.opening import OpenMesh, open_mesh
+from coordinator.options import MeshOptions
 from coordinator.plan import Plan
 from coordinator.planner import Distribution
 from coordinator.search import Objective
@@ -41,6 +42,7 @@ class OpenOptions(TypedDict, total=False):
     distribution: Distribution
     objective: Objective
     max_stages: int | None
+    replicas: int | None
     layer_ranges: Sequence[LayerRange] | None
     pinned: Mapping[str, LayerRange]
     context: int | None
@@ -61,8 +63,13 @@ class _Face:
 
     @property
     def plan(self) -> Plan:
-        """Which worker holds which layers, with the bytes they took."""
-        return self._mesh.plan
+        """Which worker holds which layers, with the bytes they took; of the first line, if there are several."""
+        return self.plans[0]
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of each line."""
+        return tuple(line.plan for line in self._mesh.lines)
 
     @property
     def left_out(self) -> tuple[LeftOutWorker, ...]:
@@ -91,23 +98,23 @@ class _Face:
 
     @property
     def parallel(self) -> int:
-        """Sequences at a time; further requests wait."""
-        return self._mesh.params.n_seq_max
+        """Sequences at a time, of all lines; further requests wait."""
+        return self._mesh.params.n_seq_max * len(self._mesh.lines)
 
     @property
     def error(self) -> CaravanError | None:
         """Why the mesh serves no more; None while it does."""
-        return self._mesh.session.error
+        return self._mesh.error
 
     @property
     def n_running(self) -> int:
         """Requests that have a slot."""
-        return self._mesh.session.n_running
+        return sum(line.session.n_running for line in self._mesh.lines)
 
     @property
     def n_waiting(self) -> int:
         """Requests in the queue."""
-        return self._mesh.session.n_waiting
+        return sum(line.session.n_waiting for line in self._mesh.lines)
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """The tokens that `generate` would make of a prompt. From any thread: a server tokenises long prompts beside
@@ -306,9 +313,9 @@ class Mesh(_Face):
 def submit(
     mesh: OpenMesh, loop: asyncio.AbstractEventLoop, request: AdmittedRequest, signal: Signal
 ) -> tuple[TokenStream, Callable[[], None]]:
-    """Hands a request to the session (on its loop); gives the stream of its tokens, and what cancels it from any
-    thread."""
-    session = mesh.session
+    """Hands a request to the session with the least to do (on its loop); gives the stream of its tokens, and what
+    cancels it from any thread."""
+    session = mesh.least_loaded
     request_id, stream = session.submit(request, signal)
 
     def cancel() -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from coordinator.admission import Admission
 from coordinator.control import WorkerClient
@@ -32,24 +31,21 @@ from coordinator.loading import (
     LoadPhase,
     ModelOrder,
     OnProgress,
-    confirmed_plan,
+    confirmed_plans,
     load_stages,
     unload_stages,
 )
 from coordinator.local_workers import LocalWorkers
 from coordinator.models import ModelFile, resolve_model
+from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.planner import Distribution, Wishes
+from coordinator.planner import Distribution
 from coordinator.scheduler import Limits, Scheduler
-from coordinator.search import Objective
 from coordinator.session import Session
 from coordinator.statuses import Callee
 from coordinator.workers import LeftOutWorker
 from native import (
     ChatTemplateError,
-    ContextParams,
-    FlashAttention,
-    LayerRange,
     ModelFileError,
     ModelFileNotFoundError,
     NativeError,
@@ -59,116 +55,15 @@ from native import (
 )
 from native import UnsupportedModelError as NativeUnsupportedModelError
 
-_DEFAULT_CONTEXT = 4096
-"""Tokens per sequence unless asked otherwise: models trained for 128 k would claim gigabytes of cache."""
-
-_DEFAULT_UBATCH = 512
-"""llama.cpp's own."""
-
-_MAX_CONTEXT = 1 << 24
-"""Tokens of all sequences together that workers accept; llama.cpp counts them in 32 bits."""
-
 _FIRST_EPOCH = 1
 
 
 @dataclass(frozen=True, slots=True)
-class MeshOptions:
-    """How to open a mesh.
+class OpenLine:
+    """A line that serves, and the plan it was loaded by."""
 
-    Attributes:
-        model: Path of a GGUF file, or "demo".
-        workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
-        discover: Whether to look for others by mDNS; one that cannot take part is left out.
-        discovery_timeout_s: How long to look, in seconds.
-        local_workers: If there are no workers, start so many here, for this mesh alone; 0: never.
-        only: Names of the workers that may take part; empty: all.
-        exclude: Names of workers that may not.
-        distribution: Over as many devices as it pays, over all of them, or over one.
-        objective: What the plan makes fast: one stream (latency), or the slowest stage (throughput).
-        max_stages: Of the line, at most; None: any number.
-        layer_ranges: Half-open layer ranges for the workers in order (those given by address first, then the others by
-            name) instead of the planner's choice.
-        pinned: Half-open layer ranges of some workers, by name; the planner lays out the rest.
-        context: Tokens per sequence; None: what the model was trained for, at most 4096.
-        parallel: Sequences at a time.
-        batch: Tokens per frame, at most; long prompts are cut into so many.
-        ubatch: Tokens that llama.cpp computes at once, at most; None: llama.cpp's 512.
-        kv_type_k: ggml type of cached keys.
-        kv_type_v: ggml type of cached values.
-        flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
-            letter: it computes otherwise in the third digit. On, long contexts take less memory.
-        queue: Requests that may wait for a slot; beyond that OverloadedError.
-        predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
-            layer ranges by hand.
-    """
-
-    model: str | Path
-    workers: Sequence[str] = ()
-    discover: bool = True
-    discovery_timeout_s: float = 2.0
-    local_workers: int = 0
-    only: Collection[str] = ()
-    exclude: Collection[str] = ()
-    distribution: Distribution = Distribution.AUTO
-    objective: Objective = Objective.LATENCY
-    max_stages: int | None = None
-    layer_ranges: Sequence[LayerRange] | None = None
-    pinned: Mapping[str, LayerRange] = field(default_factory=dict)
-    context: int | None = None
-    parallel: int = 4
-    batch: int = 512
-    ubatch: int | None = None
-    kv_type_k: str = "f16"
-    kv_type_v: str = "f16"
-    flash_attention: FlashAttention = FlashAttention.OFF
-    queue: int = 64
-    predicted: bool = False
-
-    @property
-    def wishes(self) -> Wishes:
-        """What is asked of the plan.
-
-        Raises:
-            PlanError: It contradicts itself.
-        """
-        if self.layer_ranges is not None and self.pinned:
-            raise PlanError("layer ranges are given either in the order of the workers, or by their names")
-        if self.max_stages is not None and self.max_stages < 1:
-            raise PlanError("a line has at least one stage")
-        ranges = None if self.layer_ranges is None else tuple(self.layer_ranges)
-        return Wishes(self.distribution, self.objective, ranges, dict(self.pinned), self.max_stages)
-
-    def context_params(self, n_ctx_train: int) -> ContextParams:
-        """The parameters every stage's context gets.
-
-        Raises:
-            PlanError: They cannot be.
-        """
-        n_ctx = self.context if self.context is not None else min(n_ctx_train, _DEFAULT_CONTEXT)
-        n_batch = min(self.batch, n_ctx)
-        if n_ctx * self.parallel > _MAX_CONTEXT:
-            raise PlanError(
-                f"{self.parallel} sequences of {n_ctx} tokens are too much; {_MAX_CONTEXT} together at most"
-            )
-        if n_batch < self.parallel:
-            raise PlanError(
-                f"{self.parallel} sequences in parallel need a context and a batch of at least so many tokens, "
-                f"not {n_ctx} and {self.batch}"
-            )
-        if self.queue < 0 or self.local_workers < 0:
-            raise PlanError("the queue and the number of local workers cannot be negative")
-        try:
-            return ContextParams(
-                n_ctx_seq=n_ctx,
-                n_seq_max=self.parallel,
-                n_batch=n_batch,
-                n_ubatch=min(_DEFAULT_UBATCH if self.ubatch is None else self.ubatch, n_batch),
-                kv_type_k=self.kv_type_k,
-                kv_type_v=self.kv_type_v,
-                flash_attention=self.flash_attention,
-            )
-        except ValueError as error:
-            raise PlanError(str(error)) from error
+    plan: Plan
+    session: Session
 
 
 class OpenMesh:
@@ -176,24 +71,34 @@ class OpenMesh:
 
     def __init__(
         self,
-        order: ModelOrder,
-        plan: Plan,
-        left_out: tuple[LeftOutWorker, ...],
-        vocabulary: Vocabulary,
-        admission: Admission,
-        session: Session,
+        planned: _Planned,
+        lines: tuple[OpenLine, ...],
         resources: contextlib.AsyncExitStack,
     ) -> None:
+        order = planned.order
         self.model_name = order.name
         self.model_path = order.layout.path
         self.params = order.params
-        self.plan = plan
-        self.left_out = left_out
-        self.vocabulary = vocabulary
-        self.session = session
-        self.admission = admission
+        self.lines = lines
+        self.left_out = planned.left_out
+        self.vocabulary = planned.vocabulary
+        self.admission = planned.admission
         self._resources = resources
         self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def error(self) -> CaravanError | None:
+        """Why it serves no more: of the first line, when none does."""
+        errors = [line.session.error for line in self.lines]
+        return errors[0] if all(errors) else None
+
+    @property
+    def least_loaded(self) -> Session:
+        """Of the lines that still serve, if any does."""
+        return min(
+            (line.session for line in self.lines),
+            key=lambda session: (session.error is not None, session.n_running + session.n_waiting),
+        )
 
     async def close(self) -> None:
         """Closes everything, once; whoever else calls waits for it."""
@@ -213,43 +118,59 @@ async def open_mesh(options: MeshOptions, on_progress: OnProgress) -> OpenMesh:
             return await _open(options, on_progress, resources)
 
 
-async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> Plan:
-    """The plan that opening a mesh would load, confirmed by the workers; nothing is loaded.
+async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan, ...]:
+    """The plan of each line that opening a mesh would load, confirmed by the workers; nothing is loaded.
 
     Raises:
         CaravanError: As `open_mesh`.
     """
     async with contextlib.AsyncExitStack() as resources:
         with _native_errors():
-            return (await _plan(options, on_progress, resources)).plan
+            return tuple(line.plan for line in (await _plan(options, on_progress, resources)).lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedLine:
+    """A line to be loaded; `clients` are of the plan's workers, in line order."""
+
+    plan: Plan
+    clients: tuple[WorkerClient, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """All that is known before anything is loaded; `clients` are of the plan's workers, in line order."""
+    """All that is known before anything is loaded."""
 
     order: ModelOrder
     vocabulary: Vocabulary
     admission: Admission
-    plan: Plan
+    lines: tuple[_PlannedLine, ...]
     left_out: tuple[LeftOutWorker, ...]
-    clients: tuple[WorkerClient, ...]
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
     planned = await _plan(options, on_progress, resources)
+    opened = [await _open_line(planned, line, options.queue, on_progress, resources) for line in planned.lines]
+    resources.callback(planned.admission.close)
+    on_progress(LoadEvent(LoadPhase.READY, "\n".join(line.plan.explain() for line in opened)))
+    return OpenMesh(planned, tuple(opened), resources.pop_all())
+
+
+async def _open_line(
+    planned: _Planned,
+    line: _PlannedLine,
+    queue: int,
+    on_progress: OnProgress,
+    resources: contextlib.AsyncExitStack,
+) -> OpenLine:
     session_id = secrets.token_hex(8)
     plan = await load_stages(
-        planned.order, planned.plan, planned.clients, session_id=session_id, epoch=_FIRST_EPOCH, on_progress=on_progress
+        planned.order, line.plan, line.clients, session_id=session_id, epoch=_FIRST_EPOCH, on_progress=on_progress
     )
-    resources.push_async_callback(unload_stages, planned.clients, session_id)
-    session = await _start_session(options.queue, planned, session_id)
+    resources.push_async_callback(unload_stages, line.clients, session_id)
+    session = await _start_session(queue, planned, line, session_id)
     resources.push_async_callback(session.close)
-    resources.callback(planned.admission.close)
-    on_progress(LoadEvent(LoadPhase.READY, plan.explain()))
-    return OpenMesh(
-        planned.order, plan, planned.left_out, planned.vocabulary, planned.admission, session, resources.pop_all()
-    )
+    return OpenLine(plan, session)
 
 
 async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Planned:
@@ -263,7 +184,7 @@ async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contex
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
-    plan = await confirmed_plan(
+    plans = await confirmed_plans(
         order,
         found.found,
         clients,
@@ -272,8 +193,8 @@ async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contex
         on_progress=on_progress,
         left_out=found.left_out,
     )
-    in_line = tuple(clients[stage.worker] for stage in plan.stages)
-    return _Planned(order, vocabulary, admission, plan, found.left_out, in_line)
+    lines = tuple(_PlannedLine(plan, tuple(clients[stage.worker] for stage in plan.stages)) for plan in plans)
+    return _Planned(order, vocabulary, admission, lines, found.left_out)
 
 
 async def _read_model(
@@ -371,9 +292,9 @@ def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[
     return clients
 
 
-async def _start_session(queue: int, planned: _Planned, session_id: str) -> Session:
-    order, vocabulary, clients = planned.order, planned.vocabulary, planned.clients
-    params, stages = order.params, planned.plan.stages
+async def _start_session(queue: int, planned: _Planned, planned_line: _PlannedLine, session_id: str) -> Session:
+    order, vocabulary, clients = planned.order, planned.vocabulary, planned_line.clients
+    params, stages = order.params, planned_line.plan.stages
     limits = Limits(
         n_slots=params.n_seq_max,
         n_batch=params.n_batch,

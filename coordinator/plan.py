@@ -5,7 +5,7 @@ the rest of the room reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.prediction import PROMPT_TOKENS, Prediction
@@ -102,7 +102,8 @@ class Plan:
 
     Attributes:
         stages: Together they cover the model's layers exactly, without gap or overlap.
-        notes: Sentences about who was left out and why, and what else is to be known.
+        notes: Sentences about what else is to be known.
+        left_out: Who could have taken part and does not, with the reason.
         headline: The first thing to know, such as why the model is not split; empty if there is no such thing.
         prediction: None where a device's speed is not known.
     """
@@ -113,6 +114,12 @@ class Plan:
     headline: str = ""
     prediction: Prediction | None = None
     alternatives: tuple[Alternative, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The notes, and one for everybody left out."""
+        return (*self.notes, *(f"left out: {name}: {reason}" for name, reason in self.left_out))
 
     def explain(self) -> str:
         """The plan for a person: the headline, the model, a row per stage, predictions, a line per note."""
@@ -126,7 +133,7 @@ class Plan:
         if self.prediction is not None:
             lines.append(f"predicted: {_speeds(self.prediction)}")
         lines += [f"or {alternative.explain()}" for alternative in self.alternatives]
-        lines += list(self.notes)
+        lines += self.sentences
         return "\n".join(lines)
 
     def _row(self, number: int) -> tuple[str, ...]:
@@ -144,6 +151,10 @@ class Plan:
             f"{size(max(0, stage.free_bytes - memory.device_bytes))} of {size(stage.free_bytes)}",
             "" if self.prediction is None else f"{self.prediction.stage_s[number] * 1000:.1f} ms",
         )
+
+    def besides(self, workers: Collection[str]) -> Plan:
+        """The same plan where other lines have these workers: then none of them is left out."""
+        return replace(self, left_out=tuple(entry for entry in self.left_out if entry[0] not in workers))
 
     def with_memory(self, memory: Mapping[str, StageMemory]) -> Plan:
         """The same plan with the bytes that workers (by name) reported."""

@@ -49,7 +49,9 @@ class Wishes:
     Attributes:
         layer_ranges: Manual ranges for the first so many candidates, in order; they cover the model.
         pinned: Ranges that these workers hold, by name; the rest is the planner's.
-        max_stages: At most so many.
+        max_stages: Of a line, at most.
+        replicas: So many lines, each over workers of its own; None: as many as find room. A plan is of one line; who
+            makes several gives each the workers that it may have.
     """
 
     distribution: Distribution = Distribution.AUTO
@@ -57,6 +59,7 @@ class Wishes:
     layer_ranges: tuple[LayerRange, ...] | None = None
     pinned: Mapping[str, LayerRange] = field(default_factory=dict)
     max_stages: int | None = None
+    replicas: int | None = 1
 
     @property
     def shares_devices(self) -> bool:
@@ -115,7 +118,7 @@ class _Planning:
             plan,
             headline=self._headline(solution),
             alternatives=tuple(self._alternatives(solution, plan.prediction)),
-            notes=(*notes, *self._left_out(solution, plan.prediction)),
+            left_out=tuple(self._left_out(solution, plan.prediction)),
         )
 
     def plan_of(self, stages: Sequence[tuple[int, LayerRange]], *, notes: Sequence[str]) -> Plan:
@@ -225,10 +228,10 @@ class _Planning:
                 alternatives.append(Alternative(label, named, predicted))
         return alternatives
 
-    def _left_out(self, solution: Solution, prediction: Prediction | None) -> list[str]:
+    def _left_out(self, solution: Solution, prediction: Prediction | None) -> list[tuple[str, str]]:
         used = {index for index, _ in solution.stages}
         return [
-            f"left out: {candidate.name}: {self._why_left_out(index, solution, prediction)}"
+            (candidate.name, self._why_left_out(index, solution, prediction))
             for index, candidate in enumerate(self._candidates)
             if index not in used
         ]

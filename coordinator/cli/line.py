@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from coordinator.cli.console import emit, say
@@ -33,6 +33,7 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "distribution": Distribution(line.distribution),
         "objective": Objective[line.objective.upper()],
         "max_stages": line.max_stages,
+        "replicas": None if line.replicas == "auto" else int(line.replicas),
         "layer_ranges": line.layers.in_order,
         "pinned": line.layers.by_name,
         "context": line.context,
@@ -48,11 +49,19 @@ def opened(model: str, *, starting: str | None = None, **arguments: Any) -> Iter
     with LoadProgress(starting) as progress:
         mesh = Mesh.open(model, on_progress=progress, **arguments)
     with mesh:
-        tell_line(mesh.plan)
+        tell_lines(mesh.plans)
         yield mesh
 
 
-def tell_line(plan: Plan) -> None:
+def tell_lines(plans: Sequence[Plan]) -> None:
+    """Each line's plan on stderr."""
+    for number, plan in enumerate(plans, 1):
+        if len(plans) > 1:
+            say(f"line {number} of {len(plans)}", style="dim")
+        _tell_line(plan)
+
+
+def _tell_line(plan: Plan) -> None:
     """A line on stderr for each stage: worker, address, layers, bytes; around them what else the plan says."""
     tell = functools.partial(say, style="dim")
     if plan.headline:
@@ -63,7 +72,7 @@ def tell_line(plan: Plan) -> None:
         tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {size(stage.memory.total_bytes)} on {stage.device}")
     if plan.prediction is not None:
         tell(f"predicted: {plan.prediction.tokens_per_s:.1f} tokens per second for one stream")
-    for note in plan.notes:
+    for note in plan.sentences:
         tell(note)
 
 

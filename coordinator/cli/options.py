@@ -46,6 +46,7 @@ class LineOptions:
     distribution: str
     objective: str
     max_stages: int | None
+    replicas: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,15 @@ def _inclusive(bounds: str) -> LayerRange:
     return LayerRange(int(first), (int(last) if dash else int(first)) + 1)
 
 
+class _Replicas(click.ParamType[str]):
+    name = "N|auto"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != "auto" and not (value.isascii() and value.isdecimal() and int(value) > 0):
+            self.fail(f"{value!r} is neither a number of lines nor auto", param, ctx)
+        return value
+
+
 worker_address = _WorkerAddress()
 
 option = functools.partial(click.option, show_envvar=True, show_default=True)
@@ -131,6 +141,8 @@ def line_options(command: Command) -> Command:
                help="Use this worker and no other; may be given several times."),
         option("--exclude", multiple=True, metavar="NAME", show_default=False,
                help="Do not use this worker; may be given several times."),
+        option("--replicas", default="1", type=_Replicas(), metavar="N|auto",
+               help="Lay the model over so many lines of workers, each a whole; auto: as many as find room."),
         option("--max-stages", type=click.IntRange(min=1), metavar="N", help="Use at most so many workers."),
     ]  # fmt: skip
     return _with_options(options, with_line)  # type: ignore[return-value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import click
 
@@ -14,7 +15,8 @@ from coordinator.cli.line import open_arguments
 from coordinator.cli.options import LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
-from coordinator.opening import MeshOptions, plan_mesh
+from coordinator.opening import plan_mesh
+from coordinator.options import MeshOptions
 from coordinator.plan import Plan
 from coordinator.prediction import Prediction
 
@@ -32,8 +34,20 @@ def command(model: str, as_json: bool, line: LineOptions) -> None:
     """
     options = MeshOptions(model, predicted=True, **open_arguments(line))
     with interruptible():
-        plan = asyncio.run(plan_mesh(options, LoadProgress()))
-    emit((json.dumps(_as_data(plan), indent=2) if as_json else plan.explain()) + "\n")
+        plans = asyncio.run(plan_mesh(options, LoadProgress()))
+    emit((json.dumps(_all_as_data(plans), indent=2) if as_json else _explained(plans)) + "\n")
+
+
+def _explained(plans: Sequence[Plan]) -> str:
+    if len(plans) == 1:
+        return plans[0].explain()
+    return "\n".join(f"line {number} of {len(plans)}:\n{plan.explain()}" for number, plan in enumerate(plans, 1))
+
+
+def _all_as_data(plans: Sequence[Plan]) -> dict[str, object]:
+    """The first line's plan, and under "replicas" those of the others."""
+    first, *others = map(_as_data, plans)
+    return {**first, "replicas": others}
 
 
 def _as_data(plan: Plan) -> dict[str, object]:
@@ -70,7 +84,7 @@ def _as_data(plan: Plan) -> dict[str, object]:
             }
             for alternative in plan.alternatives
         ],
-        "notes": list(plan.notes),
+        "notes": list(plan.sentences),
     }
 
 

@@ -16,7 +16,7 @@ import click
 from coordinator.cli.console import say
 from coordinator.cli.exits import ExitCode, StartError, StoppedError
 from coordinator.cli.interrupts import on_stop_signals
-from coordinator.cli.line import open_arguments, tell_line
+from coordinator.cli.line import open_arguments, tell_lines
 from coordinator.cli.options import LineOptions, line_options, local_option, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
@@ -106,7 +106,7 @@ async def _serve(
             mesh = await stop.loading
             async with mesh:
                 service.begin(mesh)
-                tell_line(mesh.plan)
+                tell_lines(mesh.plans)
                 host, port = listening.getsockname()[:2]
                 say(f"{name} is ready on http://{ListenAddress(host, port)}/v1")
                 telling = asyncio.create_task(_tell_loss(service))

@@ -123,5 +123,6 @@ class Service:
                 layer_start=stage.layers.start,
                 layer_end=stage.layers.end,
             )
-            for stage in self._mesh.plan.stages
+            for plan in self._mesh.plans
+            for stage in plan.stages
         ]

@@ -80,7 +80,7 @@ def test_one_device_that_holds_it_all_is_used_alone_and_the_plan_says_that_first
     plan = make_plan(_demand(), [_fast("a", 4000, 1), _fast("b", 4000, 1)], links=_links("ab", 1))
     assert _ranges(plan) == [("a", 0, 8)]
     assert plan.explain().startswith("not split: a can hold it all, and one stream is fastest there\n")
-    assert plan.notes == (
+    assert plan.sentences == (
         "left out: b: the model fits without it, and with it one stream would make 95.2 tokens per second instead of "
         "105.3",
     )
@@ -179,7 +179,7 @@ def test_a_worker_without_room_for_one_layer_is_left_out_and_the_plan_says_so() 
     workers = [_candidate("a", 4000), _candidate("watch", 99), _candidate("b", 4000)]
     plan = make_plan(_demand(), workers, wishes=ON)
     assert [stage.worker for stage in plan.stages] == ["a", "b"]
-    (note,) = plan.notes
+    (note,) = plan.sentences
     assert "watch" in note
     assert "99.0 MiB" in note
     assert "one layer with its KV cache takes 100 MiB" in note
@@ -189,7 +189,7 @@ def test_a_worker_without_room_for_one_layer_is_left_out_and_the_plan_says_so() 
 def test_with_more_workers_than_layers_some_stay_idle() -> None:
     plan = make_plan(_demand(n_layer=2), [_candidate(name, 4000) for name in "abc"], wishes=ON)
     assert len(plan.stages) == 2
-    assert len(plan.notes) == 1
+    assert len(plan.sentences) == 1
 
 
 def test_the_embedding_counts_only_where_it_lies_on_the_device() -> None:
@@ -282,7 +282,7 @@ def test_any_plan_covers_the_model_exactly_and_keeps_within_every_limit(
     for stage in plan.stages:
         assert stage.memory.total_bytes <= stage.free_bytes
     assert sum(stage.memory.total_bytes for stage in plan.stages) == needed_bytes
-    assert len(plan.stages) + len(plan.notes) == len(candidates)
+    assert len(plan.stages) + len(plan.sentences) == len(candidates)
 
 
 @settings(deadline=None)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""What a mesh can be asked for when it is opened: values, their meanings and defaults, and the checks that need no
+worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordinator.errors import PlanError
+from coordinator.planner import Distribution, Wishes
+from coordinator.search import Objective
+from native import ContextParams, FlashAttention, LayerRange
+
+_DEFAULT_CONTEXT = 4096
+"""Tokens per sequence unless asked otherwise: models trained for 128 k would claim gigabytes of cache."""
+
+_DEFAULT_UBATCH = 512
+"""llama.cpp's own."""
+
+_MAX_CONTEXT = 1 << 24
+"""Tokens of all sequences together that workers accept; llama.cpp counts them in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshOptions:
+    """How to open a mesh.
+
+    Attributes:
+        model: Path of a GGUF file, or "demo".
+        workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
+        discover: Whether to look for others by mDNS; one that cannot take part is left out.
+        discovery_timeout_s: How long to look, in seconds.
+        local_workers: If there are no workers, start so many here, for this mesh alone; 0: never.
+        only: Names of the workers that may take part; empty: all.
+        exclude: Names of workers that may not.
+        distribution: Over as many devices as it pays, over all of them, or over one.
+        objective: What the plan makes fast: one stream (latency), or the slowest stage (throughput).
+        max_stages: Of a line, at most; None: any number.
+        replicas: How many lines the model is laid over, each a whole; None: as many as find room. Each has `parallel`
+            slots, and a request goes to the one with the least to do.
+        layer_ranges: Half-open layer ranges for the workers in order (those given by address first, then the others by
+            name) instead of the planner's choice.
+        pinned: Half-open layer ranges of some workers, by name; the planner lays out the rest.
+        context: Tokens per sequence; None: what the model was trained for, at most 4096.
+        parallel: Sequences at a time.
+        batch: Tokens per frame, at most; long prompts are cut into so many.
+        ubatch: Tokens that llama.cpp computes at once, at most; None: llama.cpp's 512.
+        kv_type_k: ggml type of cached keys.
+        kv_type_v: ggml type of cached values.
+        flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
+            letter: it computes otherwise in the third digit. On, long contexts take less memory.
+        queue: Requests that may wait for a slot; beyond that OverloadedError.
+        predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
+            layer ranges by hand.
+    """
+
+    model: str | Path
+    workers: Sequence[str] = ()
+    discover: bool = True
+    discovery_timeout_s: float = 2.0
+    local_workers: int = 0
+    only: Collection[str] = ()
+    exclude: Collection[str] = ()
+    distribution: Distribution = Distribution.AUTO
+    objective: Objective = Objective.LATENCY
+    max_stages: int | None = None
+    replicas: int | None = 1
+    layer_ranges: Sequence[LayerRange] | None = None
+    pinned: Mapping[str, LayerRange] = field(default_factory=dict)
+    context: int | None = None
+    parallel: int = 4
+    batch: int = 512
+    ubatch: int | None = None
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: FlashAttention = FlashAttention.OFF
+    queue: int = 64
+    predicted: bool = False
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is asked of the plan.
+
+        Raises:
+            PlanError: It contradicts itself.
+        """
+        if self.layer_ranges is not None and self.pinned:
+            raise PlanError("layer ranges are given either in the order of the workers, or by their names")
+        if (self.max_stages is not None and self.max_stages < 1) or (self.replicas is not None and self.replicas < 1):
+            raise PlanError("there is at least one line, and a line has at least one stage")
+        if self.replicas != 1 and (self.layer_ranges is not None or self.pinned):
+            raise PlanError("layer ranges by hand are for one line: give them, or replicas")
+        ranges = None if self.layer_ranges is None else tuple(self.layer_ranges)
+        return Wishes(self.distribution, self.objective, ranges, dict(self.pinned), self.max_stages, self.replicas)
+
+    def context_params(self, n_ctx_train: int) -> ContextParams:
+        """The parameters every stage's context gets.
+
+        Raises:
+            PlanError: They cannot be.
+        """
+        n_ctx = self.context if self.context is not None else min(n_ctx_train, _DEFAULT_CONTEXT)
+        n_batch = min(self.batch, n_ctx)
+        if n_ctx * self.parallel > _MAX_CONTEXT:
+            raise PlanError(
+                f"{self.parallel} sequences of {n_ctx} tokens are too much; {_MAX_CONTEXT} together at most"
+            )
+        if n_batch < self.parallel:
+            raise PlanError(
+                f"{self.parallel} sequences in parallel need a context and a batch of at least so many tokens, "
+                f"not {n_ctx} and {self.batch}"
+            )
+        if self.queue < 0 or self.local_workers < 0:
+            raise PlanError("the queue and the number of local workers cannot be negative")
+        try:
+            return ContextParams(
+                n_ctx_seq=n_ctx,
+                n_seq_max=self.parallel,
+                n_batch=n_batch,
+                n_ubatch=min(_DEFAULT_UBATCH if self.ubatch is None else self.ubatch, n_batch),
+                kv_type_k=self.kv_type_k,
+                kv_type_v=self.kv_type_v,
+                flash_attention=self.flash_attention,
+            )
+        except ValueError as error:
+            raise PlanError(str(error)) from error

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""A model over several lines of workers: each a whole, requests to the one with the least to do."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from coordinator import Distribution, FinishReason, LayerRange, Mesh, PlanError, SamplingParams, WorkerLostError
+from tests.line.conftest import N_CTX, StartWorker
+from tests.line.processes import WorkerProcess
+from tests.line.reference import Reference
+
+PROMPT = "Once, a llama named"
+N_TOKENS = 24
+GREEDY = SamplingParams(temperature=0)
+
+
+@pytest.fixture
+def four(start_worker: StartWorker) -> list[WorkerProcess]:
+    return [start_worker(name) for name in ("a", "b", "c", "d")]
+
+
+@pytest.fixture
+def two_lines(four: list[WorkerProcess]) -> Iterator[Mesh]:
+    """Two lines of two workers, four slots each."""
+    with Mesh.open(
+        "demo",
+        workers=[worker.address for worker in four],
+        discover=False,
+        context=N_CTX,
+        parallel=4,
+        distribution=Distribution.ON,
+        replicas=2,
+    ) as mesh:
+        yield mesh
+
+
+def test_each_line_says_what_llama_cpp_says_alone(two_lines: Mesh, reference: Reference) -> None:
+    assert [len(plan.stages) for plan in two_lines.plans] == [2, 2]
+    assert len({stage.worker for plan in two_lines.plans for stage in plan.stages}) == 4
+    running = [two_lines.generate(PROMPT, sampling=GREEDY, max_tokens=N_TOKENS) for _ in range(2)]
+    assert [line.session.n_running for line in two_lines._mesh.lines] == [1, 1]
+    alone = reference.text(PROMPT, temperature=0, max_tokens=N_TOKENS)
+    assert [generation.wait().text for generation in running] == [alone, alone]
+
+
+def test_requests_are_spread_over_the_lines(two_lines: Mesh) -> None:
+    assert two_lines.parallel == 8
+    running = [two_lines.generate(PROMPT, sampling=_endless(two_lines)) for _ in range(8)]
+    for generation in running:
+        next(generation)
+    assert [line.session.n_running for line in two_lines._mesh.lines] == [4, 4]
+    for generation in running:
+        generation.cancel()
+
+
+def test_a_line_that_dies_leaves_the_other_serving(four: list[WorkerProcess], two_lines: Mesh) -> None:
+    lost = two_lines.plans[0].stages[0].worker
+    doomed, other = (two_lines.generate(PROMPT, sampling=_endless(two_lines)) for _ in range(2))
+    next(doomed)
+    next(worker for worker in four if worker.name == lost).kill()
+    with pytest.raises(WorkerLostError, match=lost):
+        doomed.wait()
+    assert other.wait().finish_reason is FinishReason.LENGTH
+    assert two_lines.error is None
+    after = [two_lines.generate(PROMPT, sampling=GREEDY, max_tokens=3) for _ in range(4)]
+    assert [generation.wait().usage.completion_tokens for generation in after] == [3] * 4
+
+
+def test_layers_by_hand_are_for_one_line(four: list[WorkerProcess]) -> None:
+    with pytest.raises(PlanError, match="layer ranges by hand are for one line"):
+        Mesh.open("demo", workers=[four[0].address], discover=False, layer_ranges=[LayerRange(0, 8)], replicas=2)
+
+
+def test_more_lines_than_workers_are_refused(four: list[WorkerProcess]) -> None:
+    with pytest.raises(PlanError, match="5 lines need 5 workers or more, and 4 can take part"):
+        Mesh.open(
+            "demo",
+            workers=[worker.address for worker in four],
+            discover=False,
+            distribution=Distribution.ON,
+            replicas=5,
+        )
+
+
+def _endless(mesh: Mesh) -> SamplingParams:
+    """To the end of the context, whatever the model wants."""
+    vocabulary = mesh.vocabulary
+    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
+    return SamplingParams(temperature=0, logit_bias=tuple((token, float("-inf")) for token in ends))
