@@ -9,7 +9,7 @@ import click
 
 from coordinator.cli.console import say
 from coordinator.cli.interrupts import interruptible
-from coordinator.cli.line import opened, print_text, tell_speed
+from coordinator.cli.line import note_speed, opened, print_text, tell_speed
 from coordinator.cli.options import option
 from coordinator.cli.settings import debug_option
 from native import SamplingParams
@@ -55,6 +55,7 @@ def command(prompt: str, temperature: float, seed: int | None) -> None:
         say(f"> {prompt}", style="dim")
         generation = mesh.chat([{"role": "user", "content": prompt}], sampling=params, max_tokens=_MAX_TOKENS)
         print_text(generation)
+        note_speed(mesh.plan, generation)
         tell_speed(generation)
     say("Next, your own model over your own computers: start `caravan worker` on each of them, then")
     say('    caravan run model.gguf "Once upon a time"')

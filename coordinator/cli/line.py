@@ -15,11 +15,15 @@ from coordinator.cli.console import emit, say
 from coordinator.cli.options import LineOptions
 from coordinator.cli.progress import LoadProgress, layers_text
 from coordinator.generation import Generation
+from coordinator.last_plan import keep_plan
 from coordinator.mesh import Mesh
 from coordinator.plan import Plan, size
 from coordinator.planner import Distribution
 from coordinator.search import Objective
 from native import FlashAttention
+
+_MIN_MEASURED_TOKENS = 16
+"""Fewer say little about speed."""
 
 
 def open_arguments(line: LineOptions) -> dict[str, Any]:
@@ -83,6 +87,12 @@ def print_text(generation: Generation) -> None:
             emit(token.text)
     finally:
         emit("\n")
+
+
+def note_speed(plan: Plan, generation: Generation) -> None:
+    """Keeps the plan with how fast it turned out, for `caravan plan --last`."""
+    if generation.usage.completion_tokens >= _MIN_MEASURED_TOKENS:
+        keep_plan(plan, generation.usage.decode_tokens_per_s)
 
 
 def tell_speed(generation: Generation) -> None:

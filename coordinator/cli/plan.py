@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
@@ -15,6 +16,7 @@ from coordinator.cli.line import open_arguments
 from coordinator.cli.options import LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
+from coordinator.last_plan import last_plan
 from coordinator.opening import plan_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
@@ -22,16 +24,24 @@ from coordinator.prediction import Prediction
 
 
 @click.command("plan")
-@click.argument("model")
+@click.argument("model", required=False)
+@option("--last", is_flag=True, help="Show the plan that `caravan run` or `demo` last ran by, and how right it was.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @line_options
 @debug_option
-def command(model: str, as_json: bool, line: LineOptions) -> None:
-    """Show which worker would hold which layers of MODEL; nothing is loaded, and no worker is started.
+def command(model: str | None, last: bool, as_json: bool, line: LineOptions) -> None:
+    """Show which worker would hold which layers of MODEL, and how fast it would be; nothing is loaded, and no worker is
+    started.
 
     \b
     caravan plan model.gguf --context 8192
     """
+    if (model is None) is not last:
+        raise click.UsageError("give either MODEL or --last")
+    if model is None:
+        kept = last_plan()
+        emit((json.dumps(asdict(kept), indent=2) if as_json else kept.explain()) + "\n")
+        return
     options = MeshOptions(model, predicted=True, **open_arguments(line))
     with interruptible():
         plans = asyncio.run(plan_mesh(options, LoadProgress()))

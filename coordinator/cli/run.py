@@ -9,7 +9,7 @@ import click
 
 from coordinator.cli.exits import UserError
 from coordinator.cli.interrupts import interruptible
-from coordinator.cli.line import open_arguments, opened, print_text, tell_speed
+from coordinator.cli.line import note_speed, open_arguments, opened, print_text, tell_speed
 from coordinator.cli.options import LineOptions, SamplingOptions, line_options, local_option, option, sampling_options
 from coordinator.cli.settings import debug_option
 from coordinator.generation import Generation
@@ -51,6 +51,7 @@ def command(
     with interruptible(), opened(model, local_workers=local, **open_arguments(line)) as mesh:
         generation = _begin(mesh, prompt, sampling, chat=chat, system=system)
         print_text(generation)
+        note_speed(mesh.plan, generation)
         if stats:
             tell_speed(generation)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,34 @@ def test_plan_as_json_names_every_stage(attic: str) -> None:
     assert plan["prediction"]["tokens_per_s"] > 0
     assert (stage["worker"], stage["layer_start"], stage["layer_end"]) == ("attic", 0, 8)
     assert stage["weights_bytes"] > 1_000_000
+
+
+def test_the_last_plan_is_kept_with_what_it_predicted_and_what_came_of_it(tmp_path: Path) -> None:
+    cache = {"CARAVAN_CACHE": str(tmp_path)}
+    before = caravan("plan", "--last", **cache)
+    assert (before.returncode, before.stdout) == (1, "")
+    assert "no plan was carried out yet" in before.stderr
+    assert caravan("demo", "--seed", "7", **cache).returncode == 0
+    last = caravan("plan", "--last", **cache)
+    assert last.returncode == 0, last.stderr
+    assert re.search(r"^demo: 8 layers", last.stdout, re.MULTILINE)
+    assert re.search(r"^measured: [\d.]+ tokens per second .*; the prediction was [\d.]+ of that", last.stdout, re.M)
+    kept = json.loads(caravan("plan", "--last", "--json", **cache).stdout)
+    assert kept["measured_tokens_per_s"] > 0
+
+
+def test_a_last_plan_that_is_damaged_is_told(tmp_path: Path) -> None:
+    (tmp_path / "last-plan.json").write_text("{")
+    ended = caravan("plan", "--last", CARAVAN_CACHE=str(tmp_path))
+    assert ended.returncode == 1
+    assert "delete it" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("demo", "--last")])
+def test_plan_needs_a_model_or_the_last(arguments: tuple[str, ...]) -> None:
+    ended = caravan("plan", *arguments)
+    assert ended.returncode == 2
+    assert "give either MODEL or --last" in ended.stderr
 
 
 def test_run_uses_the_worker_that_it_is_told_of(attic: str) -> None:
