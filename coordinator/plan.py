@@ -129,19 +129,22 @@ class Plan:
             f"{demand.model}: {demand.n_layer} layers, {size(demand.weights_bytes)} of weights, "
             f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens"
         )
-        lines += ["  " + row for row in columns([_HEAD, *map(self._row, range(len(self.stages)))])]
+        lines += ["  " + row for row in columns([self._head(), *map(self._row, range(len(self.stages)))])]
         if self.prediction is not None:
             lines.append(f"predicted: {_speeds(self.prediction)}")
         lines += [f"or {alternative.explain()}" for alternative in self.alternatives]
         lines += self.sentences
         return "\n".join(lines)
 
+    def _head(self) -> tuple[str, ...]:
+        return _HEAD if self.prediction is None else (*_HEAD, "per token")
+
     def _row(self, number: int) -> tuple[str, ...]:
         stage, memory = self.stages[number], self.stages[number].memory
         layers = f"{stage.layers.start}-{stage.layers.end - 1}"
         extras = ["embedding"] if stage.layers.start == 0 else []
         extras += ["output"] if stage.layers.end == self.demand.n_layer else []
-        return (
+        cells = (
             stage.worker,
             stage.device,
             " + ".join([layers, *extras]),
@@ -149,8 +152,8 @@ class Plan:
             size(memory.kv_bytes),
             size(memory.compute_bytes),
             f"{size(max(0, stage.free_bytes - memory.device_bytes))} of {size(stage.free_bytes)}",
-            "" if self.prediction is None else f"{self.prediction.stage_s[number] * 1000:.1f} ms",
         )
+        return cells if self.prediction is None else (*cells, f"{self.prediction.stage_s[number] * 1000:.1f} ms")
 
     def besides(self, workers: Collection[str]) -> Plan:
         """The same plan where other lines have these workers: then none of them is left out."""
@@ -162,15 +165,13 @@ class Plan:
         return replace(self, stages=stages)
 
 
-_HEAD = ("worker", "device", "layers", "weights", "KV cache", "compute", "left free", "per token")
+_HEAD = ("worker", "device", "layers", "weights", "KV cache", "compute", "left free")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table as lines, each column as wide as its widest cell; columns without content are dropped."""
-    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in kept]
-    lines = zip(*kept, strict=True)
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    """Rows of a table as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _speeds(prediction: Prediction) -> str:

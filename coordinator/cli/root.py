@@ -19,6 +19,7 @@ from coordinator.cli.settings import Settings
 
 _COMMANDS = {
     "demo": "Print a story through two worker processes on this machine.",
+    "doctor": "Look for what is wrong on this machine and between it and the workers.",
     "nodes": "List the workers on the network.",
     "plan": "Show which worker would hold which layers of a model; loads nothing.",
     "run": "Print what a model says to a prompt.",
