@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-import platformdirs
-
+from coordinator.cache import cache_folder
 from coordinator.control import WorkerClient
 from coordinator.discovery import discover
 from coordinator.errors import CaravanError
@@ -144,7 +143,7 @@ def _huge_pages() -> list[Finding]:
 
 
 def _cache() -> Finding:
-    folder = Path(os.environ.get("CARAVAN_CACHE") or platformdirs.user_cache_path("caravan", appauthor=False))
+    folder = cache_folder()
     place = next(path for path in (folder, *folder.parents) if path.exists())
     free_bytes = shutil.disk_usage(place).free
     if not place.is_dir() or not os.access(place, os.W_OK):

@@ -12,14 +12,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
+from coordinator.cache import cache_folder
 from coordinator.errors import PlanError
 from coordinator.plan import Plan
 
 _LOG = logging.getLogger(__name__)
-
-_VARIABLE = "CARAVAN_CACHE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +85,4 @@ def last_plan() -> LastPlan:
 
 
 def _path() -> Path:
-    folder = os.environ.get(_VARIABLE) or platformdirs.user_cache_path("caravan", appauthor=False)
-    return Path(folder) / "last-plan.json"
+    return cache_folder() / "last-plan.json"
