@@ -9,7 +9,7 @@ fits without it, follows from the sums; nothing here is a special case but what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -151,20 +151,15 @@ class _Planning:
             n_ctx=demand.n_ctx,
         )
 
-    def _solve(
-        self, members: Sequence[int], objective: Objective, *, use_all: bool = False, max_stages: int | None = None
-    ) -> Solution | None:
+    def _solve(self, members: Sequence[int], objective: Objective, *, use_all: bool = False) -> Solution | None:
         """The best line over these candidates; the solution counts all candidates."""
-        limits = [limit for limit in (self._wishes.max_stages, max_stages) if limit is not None]
-        if self._wishes.distribution is Distribution.OFF:
-            limits.append(1)
-        problem = self._problem(members, objective, min(limits, default=None))
+        problem = self._problem(members, objective)
         solution = solve(problem, objective, use_all=use_all)
         if solution is None:
             return None
         return replace(solution, stages=tuple((members[index], layers) for index, layers in solution.stages))
 
-    def _problem(self, members: Sequence[int], objective: Objective, max_stages: int | None) -> Problem:
+    def _problem(self, members: Sequence[int], objective: Objective) -> Problem:
         demand, links = self._demand, self._links
         n_tokens = 1 if objective is Objective.LATENCY else demand.n_sequences
         names = [self._candidates[index].name for index in members]
@@ -175,7 +170,7 @@ class _Planning:
             hop_s=tuple(tuple(0.0 if a == b else links.one_way_s(a, b, n_bytes) for b in names) for a in names),
             entry_s=tuple(links.one_way_s(COORDINATOR, name, 0) for name in names),
             exit_s=tuple(links.one_way_s(name, COORDINATOR, 0) for name in names),
-            max_stages=max_stages,
+            max_stages=self._most_stages(),
         )
 
     def _machine(self, index: int, n_tokens: int) -> Machine:
@@ -201,7 +196,7 @@ class _Planning:
             return f"not split: {name} can hold it all, and one stream is fastest there"
         if self._wishes.distribution is Distribution.ON or self._wishes.pinned:
             return ""
-        if self._solve(range(len(self._candidates)), Objective.LATENCY, max_stages=1) is not None:
+        if self._alone() is not None:
             return f"split over {len(solution.stages)} devices, because that is faster than one alone"
         return f"split over {len(solution.stages)} devices, because none can hold it alone"
 
@@ -209,16 +204,9 @@ class _Planning:
         """The other lines that people ask about, as far as they are others."""
         if prediction is None or self._wishes.pinned:
             return []
-        everybody = range(len(self._candidates))
-        ways = {
-            "one device alone": self._solve(everybody, Objective.LATENCY, max_stages=1),
-            "all devices": self._solve(everybody, Objective.THROUGHPUT, use_all=True),
-            "for one stream": self._solve(everybody, Objective.LATENCY),
-            "for many streams": self._solve(everybody, Objective.THROUGHPUT),
-        }
         seen = [chosen.stages]
         alternatives = []
-        for label, solution in ways.items():
+        for label, solution in self._ways():
             if solution is None or solution.stages in seen:
                 continue
             seen.append(solution.stages)
@@ -227,6 +215,23 @@ class _Planning:
                 named = tuple((self._candidates[index].name, layers) for index, layers in solution.stages)
                 alternatives.append(Alternative(label, named, predicted))
         return alternatives
+
+    def _ways(self) -> Iterator[tuple[str, Solution | None]]:
+        everybody = range(len(self._candidates))
+        yield "one device alone", self._alone()
+        if len(everybody) > EXACT_MACHINES:
+            return  # the other searches would take longer than the plan itself
+        if self._wishes.distribution is not Distribution.ON:
+            yield "all devices", self._solve(everybody, Objective.THROUGHPUT, use_all=True)
+        if self._wishes.objective is Objective.LATENCY:
+            yield "for many streams", self._solve(everybody, Objective.THROUGHPUT)
+        else:
+            yield "for one stream", self._solve(everybody, Objective.LATENCY)
+
+    def _alone(self) -> Solution | None:
+        """The fastest device that can hold it all."""
+        singles = [self._solve([index], Objective.LATENCY) for index in range(len(self._candidates))]
+        return min((single for single in singles if single is not None), key=lambda s: s.latency_s, default=None)
 
     def _left_out(self, solution: Solution, prediction: Prediction | None) -> list[tuple[str, str]]:
         used = {index for index, _ in solution.stages}
@@ -288,12 +293,12 @@ def _check_pins(demand: Demand, candidates: Sequence[Candidate], wishes: Wishes)
 def _manual(
     demand: Demand, candidates: Sequence[Candidate], layer_ranges: Sequence[LayerRange]
 ) -> list[tuple[int, LayerRange]]:
-    asked = ", ".join(f"{layers.start}-{layers.end}" for layers in layer_ranges)
+    asked = ", ".join(f"{layers.start}-{layers.end - 1}" for layers in layer_ranges)
     ends = [0, *(layers.end for layers in layer_ranges)]
     if [layers.start for layers in layer_ranges] != ends[:-1] or ends[-1] != demand.n_layer:
         raise PlanError(
-            f"the layer ranges {asked} do not cover {demand.model}: give half-open ranges that follow each other "
-            f"from 0 to {demand.n_layer}"
+            f"the layers {asked} do not cover {demand.model}: give ranges that follow each other from layer 0 to layer "
+            f"{demand.n_layer - 1}"
         )
     if len(layer_ranges) > len(candidates):
         raise PlanError(
