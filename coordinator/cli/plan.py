@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import click
 
@@ -14,6 +15,7 @@ from coordinator.cli.line import open_arguments
 from coordinator.cli.options import LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
+from coordinator.inventory import plan_inventory
 from coordinator.opening import MeshOptions, plan_mesh
 from coordinator.plan import Plan
 from coordinator.prediction import Prediction
@@ -22,17 +24,29 @@ from coordinator.prediction import Prediction
 @click.command("plan")
 @click.argument("model")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option(
+    "--inventory",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Plan for the machines of a TOML file, from data sheets, and ask no worker.",
+)
 @line_options
 @debug_option
-def command(model: str, as_json: bool, line: LineOptions) -> None:
+def command(model: str, as_json: bool, inventory: Path | None, line: LineOptions) -> None:
     """Show which worker would hold which layers of MODEL; nothing is loaded, and no worker is started.
 
     \b
     caravan plan model.gguf --context 8192
+    caravan plan model.gguf --inventory machines.toml
     """
+    if inventory is not None and line.worker:
+        raise click.UsageError("--inventory plans for machines that need not be there: leave out --worker")
     options = MeshOptions(model, predicted=True, **open_arguments(line))
     with interruptible():
-        plan = asyncio.run(plan_mesh(options, LoadProgress()))
+        if inventory is None:
+            plan = asyncio.run(plan_mesh(options, LoadProgress()))
+        else:
+            plan = asyncio.run(plan_inventory(options, inventory))
     emit((json.dumps(_as_data(plan), indent=2) if as_json else plan.explain()) + "\n")
 
 
@@ -57,6 +71,7 @@ def _as_data(plan: Plan) -> dict[str, object]:
             }
             for stage in plan.stages
         ],
+        "basis": plan.basis,
         "headline": plan.headline,
         "prediction": None if plan.prediction is None else _speeds(plan.prediction),
         "alternatives": [
