@@ -10,7 +10,8 @@ HTTP API and the CLI catch them by the branch they can act on.
     │   ├── ModelNotFoundError         no such file
     │   └── UnsupportedModelError      an architecture that llama.cpp or a line cannot run
     ├── PlanError                      no way to lay the model over the workers
-    │   └── DoesNotFitError            too little memory, with the numbers
+    │   ├── DoesNotFitError            too little memory, with the numbers
+    │   └── InventoryError             a file of machines to plan for says what cannot be
     ├── WorkerError                    one worker failed; it says which, and whether trying again is safe
     │   ├── WorkerStartError           a worker process of this machine did not come up
     │   ├── WorkerLostError            it does not answer any more
@@ -101,6 +102,10 @@ class DoesNotFitError(PlanError):
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes
         super().__init__(message)
+
+
+class InventoryError(PlanError):
+    """A file of machines to plan for cannot be read, or says what cannot be; names the file and the entry."""
 
 
 class WorkerError(CaravanError):

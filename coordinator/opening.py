@@ -114,7 +114,7 @@ async def open_mesh(options: MeshOptions, on_progress: OnProgress) -> OpenMesh:
         CaravanError: What went wrong; nothing is left open.
     """
     async with contextlib.AsyncExitStack() as resources:
-        with _native_errors():
+        with native_errors():
             return await _open(options, on_progress, resources)
 
 
@@ -125,7 +125,7 @@ async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan
         CaravanError: As `open_mesh`.
     """
     async with contextlib.AsyncExitStack() as resources:
-        with _native_errors():
+        with native_errors():
             return tuple(line.plan for line in (await _plan(options, on_progress, resources)).lines)
 
 
@@ -135,6 +135,36 @@ class _PlannedLine:
 
     plan: Plan
     clients: tuple[WorkerClient, ...]
+
+
+async def read_order(options: MeshOptions) -> ModelOrder:
+    """What the model's header says, and the parameters that the options ask for.
+
+    Raises:
+        NativeError: The file is no model that a line can run; see `native_errors`.
+        PlanError: The parameters cannot be.
+    """
+    file: ModelFile = resolve_model(options.model)
+    layout = await asyncio.to_thread(read_layout, file.path)
+    check_splittable(layout)
+    return ModelOrder(file.name, layout, options.context_params(layout.n_ctx_train))
+
+
+@contextlib.contextmanager
+def native_errors() -> Iterator[None]:
+    """Errors of our own llama.cpp, as this room's."""
+    try:
+        yield
+    except ModelFileNotFoundError as error:
+        raise ModelNotFoundError(str(error)) from error
+    except NativeUnsupportedModelError as error:
+        raise UnsupportedModelError(str(error)) from error
+    except ModelFileError as error:
+        raise ModelError(str(error)) from error
+    except ChatTemplateError as error:
+        raise InvalidRequestError(str(error)) from error
+    except NativeError as error:
+        raise CaravanError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +230,8 @@ async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contex
 async def _read_model(
     options: MeshOptions, resources: contextlib.AsyncExitStack
 ) -> tuple[ModelOrder, Vocabulary, Admission]:
-    file: ModelFile = resolve_model(options.model)
-    layout = await asyncio.to_thread(read_layout, file.path)
-    check_splittable(layout)
-    order = ModelOrder(file.name, layout, options.context_params(layout.n_ctx_train))
-    vocabulary = await asyncio.to_thread(Vocabulary.load, file.path)
+    order = await read_order(options)
+    vocabulary = await asyncio.to_thread(Vocabulary.load, order.layout.path)
     admission = Admission(vocabulary, order.params.n_ctx_seq)
     resources.callback(admission.free)
     return order, vocabulary, admission
@@ -330,20 +357,3 @@ def _no_workers(left_out: Sequence[LeftOutWorker]) -> NoWorkersError:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-@contextlib.contextmanager
-def _native_errors() -> Iterator[None]:
-    """Errors of our own llama.cpp, as this room's."""
-    try:
-        yield
-    except ModelFileNotFoundError as error:
-        raise ModelNotFoundError(str(error)) from error
-    except NativeUnsupportedModelError as error:
-        raise UnsupportedModelError(str(error)) from error
-    except ModelFileError as error:
-        raise ModelError(str(error)) from error
-    except ChatTemplateError as error:
-        raise InvalidRequestError(str(error)) from error
-    except NativeError as error:
-        raise CaravanError(str(error)) from error

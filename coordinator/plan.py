@@ -106,6 +106,7 @@ class Plan:
         left_out: Who could have taken part and does not, with the reason.
         headline: The first thing to know, such as why the model is not split; empty if there is no such thing.
         prediction: None where a device's speed is not known.
+        basis: What its figures rest on, if not on measurements; told before all else.
     """
 
     demand: Demand
@@ -115,6 +116,7 @@ class Plan:
     prediction: Prediction | None = None
     alternatives: tuple[Alternative, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    basis: str = ""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -122,9 +124,9 @@ class Plan:
         return (*self.notes, *(f"left out: {name}: {reason}" for name, reason in self.left_out))
 
     def explain(self) -> str:
-        """The plan for a person: the headline, the model, a row per stage, predictions, a line per note."""
+        """The plan for a person: its basis, the headline, the model, a row per stage, predictions, a line per note."""
         demand = self.demand
-        lines = [self.headline] if self.headline else []
+        lines = [line for line in (self.basis, self.headline) if line]
         lines.append(
             f"{demand.model}: {demand.n_layer} layers, {size(demand.weights_bytes)} of weights, "
             f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens"
@@ -178,10 +180,10 @@ def _speeds(prediction: Prediction) -> str:
     many = ""
     if prediction.parallel > 1:
         many = f", {prediction.parallel_tokens_per_s:.1f} for {prediction.parallel} together"
-    return (
-        f"{prediction.tokens_per_s:.1f} tokens per second for one stream{many}; first token of a long prompt "
-        f"({PROMPT_TOKENS} tokens) after {prediction.ttft_s:.1f} s"
-    )
+    first = ""
+    if prediction.ttft_s is not None:
+        first = f"; first token of a long prompt ({PROMPT_TOKENS} tokens) after {prediction.ttft_s:.1f} s"
+    return f"{prediction.tokens_per_s:.1f} tokens per second for one stream{many}{first}"
 
 
 def shown(layers: LayerRange) -> str:

@@ -64,14 +64,15 @@ class Prediction:
         stage_s: Seconds that each stage computes per token of one stream, in line order.
         hops_s: Seconds per token on all links together.
         parallel: How many streams `parallel_tokens_per_s` is for.
-        ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token.
+        ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token; None where it
+            is not known how fast a stage computes a prompt.
     """
 
     stage_s: tuple[float, ...]
     hops_s: float
     parallel: int
     parallel_tokens_per_s: float
-    ttft_s: float
+    ttft_s: float | None
 
     @property
     def token_s(self) -> float:

@@ -72,7 +72,14 @@ class TensorLayout:
     file_index: int
     offset_bytes: int
     n_bytes: int
+    n_elements: int
     layer: int | None
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it holds a layer's experts, of which a token uses some. Source: LLM_TENSOR_NAMES in
+        src/llama-arch.cpp; experts that every token uses are called `shexp`."""
+        return "_exps." in self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,8 @@ class ModelLayout:
     """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file.
 
     `n_layer` layers make a token. Blocks behind them (`n_block` counts all) predict tokens further ahead (MTP);
-    llama.cpp leaves those out, so a line shares out the others.
+    llama.cpp leaves those out, so a line shares out the others. Of `n_expert` experts in a layer a token uses
+    `n_expert_used`; both are 0 where a model has none.
     """
 
     path: Path
@@ -93,6 +101,8 @@ class ModelLayout:
     n_embd: int
     n_ctx_train: int
     n_vocab: int
+    n_expert: int
+    n_expert_used: int
     identity: str
     tensors: tuple[TensorLayout, ...]
 
@@ -119,6 +129,8 @@ _tensor_type = declare(ggml_base, "gguf_get_tensor_type", c.c_int, c.c_void_p, c
 _tensor_offset = declare(ggml_base, "gguf_get_tensor_offset", c.c_size_t, c.c_void_p, c.c_int64)
 _tensor_size = declare(ggml_base, "gguf_get_tensor_size", c.c_size_t, c.c_void_p, c.c_int64)
 _type_name = declare(ggml_base, "ggml_type_name", c.c_char_p, c.c_int)
+_type_size = declare(ggml_base, "ggml_type_size", c.c_size_t, c.c_int)
+_block_size = declare(ggml_base, "ggml_blck_size", c.c_int64, c.c_int)
 
 
 class _Gguf:
@@ -180,12 +192,14 @@ class _Gguf:
         for i in range(_n_tensors(self.handle)):
             name = _tensor_name(self.handle, i).decode("utf-8", "replace")
             layer = _LAYER_NAME.match(name)
+            kind, n_bytes = _tensor_type(self.handle, i), _tensor_size(self.handle, i)
             tensor = TensorLayout(
                 name=name,
-                type_name=_type_name(_tensor_type(self.handle, i)).decode(),
+                type_name=_type_name(kind).decode(),
                 file_index=file_index,
                 offset_bytes=start + _tensor_offset(self.handle, i),
-                n_bytes=_tensor_size(self.handle, i),
+                n_bytes=n_bytes,
+                n_elements=n_bytes // _type_size(kind) * _block_size(kind),
                 layer=int(layer[1]) if layer else None,
             )
             end = tensor.offset_bytes + tensor.n_bytes
@@ -227,6 +241,8 @@ def read_layout(path: str | Path) -> ModelLayout:
             "n_embd": gguf.integer(f"{architecture}.embedding_length"),
             "n_ctx_train": gguf.integer(f"{architecture}.context_length"),
             "n_vocab": gguf.array_length("tokenizer.ggml.tokens") or gguf.integer(f"{architecture}.vocab_size"),
+            "n_expert": gguf.integer(f"{architecture}.expert_count"),
+            "n_expert_used": gguf.integer(f"{architecture}.expert_used_count"),
         }
     for index, part in enumerate(files[1:], start=1):
         with _Gguf(part) as gguf:

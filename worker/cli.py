@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
+from protos.sizes import parse_size, shown
 from worker.daemon import Daemon, Ready, Settings
 from worker.errors import StartError
 from worker.listening import Endpoint
 from worker.memory import MemoryLimits
-from worker.sizes import parse_size, shown
 
 _EPILOG = """\b
 To paste, for a worker on this machine's first GPU (or its CPU):

@@ -6,8 +6,8 @@ called before any weight moves.
 from dataclasses import dataclass, replace
 
 from native import Device, DeviceKind, LayerRange, MemoryUse
+from protos.sizes import shown
 from worker.errors import DoesNotFitError
-from worker.sizes import shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -16,6 +17,7 @@ from coordinator.cli.line import open_arguments
 from coordinator.cli.options import LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
+from coordinator.inventory import plan_inventory
 from coordinator.last_plan import last_plan
 from coordinator.opening import plan_mesh
 from coordinator.options import MeshOptions
@@ -27,24 +29,36 @@ from coordinator.prediction import Prediction
 @click.argument("model", required=False)
 @option("--last", is_flag=True, help="Show the plan that `caravan run` or `demo` last ran by, and how right it was.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option(
+    "--inventory",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Plan for the machines of a TOML file, from data sheets, and ask no worker.",
+)
 @line_options
 @debug_option
-def command(model: str | None, last: bool, as_json: bool, line: LineOptions) -> None:
+def command(model: str | None, last: bool, as_json: bool, inventory: Path | None, line: LineOptions) -> None:
     """Show which worker would hold which layers of MODEL, and how fast it would be; nothing is loaded, and no worker is
     started.
 
     \b
     caravan plan model.gguf --context 8192
+    caravan plan model.gguf --inventory machines.toml
     """
     if (model is None) is not last:
         raise click.UsageError("give either MODEL or --last")
+    if inventory is not None and line.worker:
+        raise click.UsageError("--inventory plans for machines that need not be there: leave out --worker")
     if model is None:
         kept = last_plan()
         emit((json.dumps(asdict(kept), indent=2) if as_json else kept.explain()) + "\n")
         return
     options = MeshOptions(model, predicted=True, **open_arguments(line))
     with interruptible():
-        plans = asyncio.run(plan_mesh(options, LoadProgress()))
+        if inventory is None:
+            plans = asyncio.run(plan_mesh(options, LoadProgress()))
+        else:
+            plans = (asyncio.run(plan_inventory(options, inventory)),)
     emit((json.dumps(_all_as_data(plans), indent=2) if as_json else _explained(plans)) + "\n")
 
 
@@ -81,6 +95,7 @@ def _as_data(plan: Plan) -> dict[str, object]:
             }
             for stage in plan.stages
         ],
+        "basis": plan.basis,
         "headline": plan.headline,
         "prediction": None if plan.prediction is None else _speeds(plan.prediction),
         "alternatives": [

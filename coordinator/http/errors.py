@@ -43,6 +43,7 @@ MEANINGS: Mapping[type[errors.CaravanError], HttpMeaning] = {
     errors.UnsupportedModelError: HttpMeaning(_UNAVAILABLE, _SERVER, "model_not_supported"),
     errors.PlanError: HttpMeaning(_UNAVAILABLE, _SERVER, "no_plan"),
     errors.DoesNotFitError: HttpMeaning(_UNAVAILABLE, _SERVER, "does_not_fit"),
+    errors.InventoryError: HttpMeaning(_UNAVAILABLE, _SERVER, "no_plan"),
     errors.WorkerError: HttpMeaning(_UNAVAILABLE, _SERVER, "worker_error"),
     errors.WorkerStartError: HttpMeaning(_UNAVAILABLE, _SERVER, "worker_start_failed"),
     errors.WorkerLostError: HttpMeaning(_UNAVAILABLE, _SERVER, "worker_lost"),

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from native import Model, ModelFileError, ModelFileNotFoundError, Vocabulary, read_layout
+from tests.model_kinds import Size
 from tests.models import write_model
 
 
@@ -27,6 +28,23 @@ def test_a_header_tells_architecture_sizes_and_every_tensor(tiny: Path) -> None:
     assert by_name["output.weight"].layer is None
     assert by_name["blk.0.attn_q.weight"].n_bytes == 64 * 64 * 4
     assert {tensor.type_name for tensor in layout.tensors} == {"f32"}
+
+
+@pytest.mark.parametrize(("quantisation", "n_bytes"), [("f32", 4 * 256 * 256), ("q4_k", 256 * 256 * 9 // 16)])
+def test_a_tensor_knows_how_many_numbers_it_holds(tmp_path: Path, quantisation: str, n_bytes: int) -> None:
+    size = Size(n_layer=1, n_embd=256)
+    layout = read_layout(write_model(tmp_path / "model.gguf", "llama", size=size, quantisation=quantisation))
+    (tensor,) = [tensor for tensor in layout.tensors if tensor.name == "blk.0.attn_q.weight"]
+    assert (tensor.n_elements, tensor.n_bytes) == (256 * 256, n_bytes)
+
+
+def test_experts_are_told_from_what_every_token_uses(tmp_path: Path) -> None:
+    layout = read_layout(write_model(tmp_path / "model.gguf", "glm4moe"))
+    assert (layout.n_expert, layout.n_expert_used) == (4, 2)
+    experts = {tensor.name.split(".")[2] for tensor in layout.tensors if tensor.is_expert}
+    assert experts == {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+    dense = read_layout(write_model(tmp_path / "dense.gguf", "llama"))
+    assert (dense.n_expert, dense.n_expert_used) == (0, 0)
 
 
 def test_tensors_lie_where_the_header_says(tiny: Path) -> None:

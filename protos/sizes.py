@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Bytes as people write and read them. Pure."""
+"""Bytes as people write and read them, the same wherever they are asked for. Pure."""
 
 import re
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(I?)B?|B)?", re.ASCII | re.IGNORECASE)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

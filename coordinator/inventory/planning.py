@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""A plan for an inventory: the planner's own, with data sheets in the place of measurements. Asks no worker and looks
+for none; only the model's header is read, here. Called by `caravan plan --inventory`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from coordinator.candidates import Candidate
+from coordinator.errors import PlanError
+from coordinator.inventory.estimates import (
+    BANDWIDTH_EFFICIENCY,
+    COMPUTE_EFFICIENCY,
+    candidates_of_inventory,
+    links_of_inventory,
+)
+from coordinator.inventory.machines import Inventory
+from coordinator.inventory.reading import read_inventory
+from coordinator.loading import measure
+from coordinator.opening import native_errors, read_order
+from coordinator.options import MeshOptions
+from coordinator.plan import Plan
+from coordinator.planner import make_plan
+
+
+async def plan_inventory(options: MeshOptions, path: Path) -> Plan:
+    """The plan for the machines of that file; `options` say which model and how, not whom to ask.
+
+    Raises:
+        InventoryError: The file cannot be used.
+        CaravanError: As `plan_mesh`.
+    """
+    if options.replicas != 1:
+        raise PlanError("an inventory is planned for one line: leave out --replicas")
+    inventory = await asyncio.to_thread(read_inventory, path)
+    with native_errors():
+        order = await read_order(options)
+        demand, compute_bytes = await measure(order)
+    candidates = candidates_of_inventory(
+        inventory, order.layout, demand, n_ubatch=order.params.n_ubatch, compute_bytes=compute_bytes
+    )
+    plan = make_plan(
+        demand,
+        _wanted(candidates, options),
+        wishes=options.wishes,
+        links=links_of_inventory(inventory),
+        notes=inventory.assumed,
+    )
+    memory = {stage.worker: replace(stage.memory, compute_bytes=compute_bytes) for stage in plan.stages}
+    return _without_made_up(replace(plan.with_memory(memory), basis=_basis(inventory)), inventory)
+
+
+def _basis(inventory: Inventory) -> str:
+    return (
+        f"estimates from data sheets ({inventory.source}), not measurements: {BANDWIDTH_EFFICIENCY:.0%} of peak memory "
+        f"bandwidth, {COMPUTE_EFFICIENCY:.0%} of peak compute; no worker was asked"
+    )
+
+
+def _wanted(candidates: list[Candidate], options: MeshOptions) -> list[Candidate]:
+    names = [candidate.name for candidate in candidates]
+    unknown = sorted({*options.only, *options.exclude} - {*names})
+    if unknown:
+        raise PlanError(f"no device is named {', '.join(unknown)}; the inventory has: {', '.join(names)}")
+    kept = [
+        candidate
+        for candidate in candidates
+        if candidate.name not in options.exclude and (not options.only or candidate.name in options.only)
+    ]
+    if not kept:
+        raise PlanError(f"of the inventory's devices ({', '.join(names)}) none may take part: exclude fewer")
+    return kept
+
+
+def _without_made_up(plan: Plan, inventory: Inventory) -> Plan:
+    """Without times to first token where a stage's compute is not known: none is better than a made-up one."""
+    unknown = {device.name for device in inventory.devices if device.flops is None}
+    alternatives = tuple(
+        replace(each, prediction=replace(each.prediction, ttft_s=None))
+        if unknown.intersection(name for name, _ in each.stages)
+        else each
+        for each in plan.alternatives
+    )
+    missing = [stage.worker for stage in plan.stages if stage.worker in unknown]
+    if not missing or plan.prediction is None:
+        return replace(plan, alternatives=alternatives)
+    note = (
+        f"no time to first token is told, and what is told of many streams is the most there can be: the compute of "
+        f"{', '.join(missing)} is not known (add compute to the device)"
+    )
+    prediction = replace(plan.prediction, ttft_s=None)
+    return replace(plan, prediction=prediction, alternatives=alternatives, notes=(*plan.notes, note))
