@@ -137,6 +137,23 @@ class BytesStruct(c.Structure):
     )
 
 
+class RangeStruct(c.Structure):
+    """struct caravan_range."""
+
+    _fields_ = (("start", c.c_int64), ("end", c.c_int64), ("is_needed", c.c_int32))
+
+
+class PartialStruct(c.Structure):
+    """struct caravan_partial."""
+
+    _fields_ = (
+        ("header", c.c_char_p),
+        ("n_header", c.c_size_t),
+        ("tensors", c.POINTER(RangeStruct)),
+        ("n_tensors", c.c_size_t),
+    )
+
+
 class _HostStruct(c.Structure):
     _fields_ = (
         ("buffer_init", c.c_void_p),
@@ -222,6 +239,7 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_free", None, pointer)
     declare(library, "caravan_wire_device", pointer, pointer)
     declare(library, "caravan_wire_buffer_type", pointer, pointer)
+    declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer)
     declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_wire_begin_made_up", None, pointer)
     declare(library, "caravan_wire_end", c.c_char_p, pointer)
@@ -230,6 +248,11 @@ def wire() -> c.CDLL:
     declare(library, "caravan_fence_free", None, pointer)
     declare(library, "caravan_layer_of", c.c_int, pointer)
     declare(library, "caravan_memory_breakdown", c.c_size_t, pointer, c.POINTER(BytesStruct), c.c_size_t)
+    declare(library, "caravan_partial_open", pointer, c.c_int, c.POINTER(PartialStruct))
+    declare(library, "caravan_partial_stream", pointer, pointer)
+    declare(library, "caravan_partial_read_bytes", c.c_int64, pointer)
+    declare(library, "caravan_partial_skipped_bytes", c.c_int64, pointer)
+    declare(library, "caravan_partial_close", None, pointer)
     _check(library)
     return library
 

@@ -8,17 +8,21 @@ import llama_cpp
 from native.errors import LoadFailedError, UnsupportedModelError
 from native.layout import ModelLayout
 from native.library import forget_errors, last_errors
+from native.partial_file import PartialFile
 
 
-def load_handle(layout: ModelLayout, params: llama_cpp.llama_model_params) -> int:
-    """Loads what `params` says and returns llama.cpp's model handle.
+def load_handle(layout: ModelLayout, params: llama_cpp.llama_model_params, file: PartialFile | None = None) -> int:
+    """Loads what `params` says, through `file` if there is one, and returns llama.cpp's model handle.
 
     Raises:
         UnsupportedModelError: an architecture that this llama.cpp does not know.
         LoadFailedError: any other refusal, with llama.cpp's reason.
     """
     forget_errors()
-    handle = llama_cpp.llama_model_load_from_file(str(layout.path).encode(), params)
+    if file is None:
+        handle = llama_cpp.llama_model_load_from_file(str(layout.path).encode(), params)
+    else:
+        handle = llama_cpp.llama_model_load_from_file_ptr(file.stream, params)
     if handle:
         return int(handle)
     reason = last_errors()

@@ -9,6 +9,7 @@ have no memory.
 from __future__ import annotations
 
 import ctypes as c
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,11 @@ from native.errors import LoadCancelledError, NativeError
 from native.layout import ModelLayout, check_generative, check_splittable, read_layout
 from native.library import wire
 from native.loading import load_handle
+from native.partial_file import PartialFile, open_partly
 from native.ranges import LayerRange
 from native.vocabulary import Vocabulary
+
+_LOG = logging.getLogger(__name__)
 
 # A wire has no bound of its own beyond its layers; the last one stands for "all that follow".
 _NO_END = 1 << 30
@@ -101,13 +105,15 @@ class Model:
         """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
 
         Blocking, for as long as reading the weights takes. Without `layers` and `device` this is exactly llama.cpp's
-        default load; with either the file is read, not mapped.
+        default load; with either the file is read, not mapped, and of other layers nothing is read where that can be
+        (native/partial_file.py).
 
         Args:
             path: the GGUF, or the first file of a split one.
             layers: half-open; the stage from layer 0 embeds tokens, the one that ends at n_layer has the output.
             device: a name of `native.devices`.
-            on_progress: called with 0..1 on this thread; returning False cancels.
+            on_progress: called with the part of the bytes to read that is read, 0..1, on this thread; returning False
+                cancels.
             allocate: False for a dry run that reads the header only.
 
         Raises:
@@ -181,6 +187,7 @@ class _LoadSetup:
         self.is_dry = not allocate
         self.wires = Wires()
         self.cancelled = False
+        self.file: PartialFile | None = None
         self.params = llama_cpp.llama_model_default_params()
         if self.is_dry:
             # Nothing is mapped either, so that a header with a hole behind it will do.
@@ -219,12 +226,29 @@ class _LoadSetup:
     def load(self) -> int:
         """Runs the load; on failure frees the wires and says why."""
         try:
-            return load_handle(self.layout, self.params)
+            return self._load_partly() or load_handle(self.layout, self.params)
         except NativeError:
             self.wires.close()
             if self.cancelled:
                 raise LoadCancelledError(f"loading {self.layout.path.name} was cancelled") from None
             raise
+
+    def _load_partly(self) -> int | None:
+        """Loads without reading what other layers have; None where that cannot be done."""
+        if self.wires.fence is None or self.is_dry:
+            return None
+        with open_partly(self.layout, self.layers) as self.file:
+            if self.file is None:
+                return None
+            handle = load_handle(self.layout, self.params, self.file)
+            wires = [each for each in (self.wires.before, self.wires.after) if each is not None]
+            # What was not read must have gone to a wire, every byte of it: nothing that computes may hold such bytes.
+            if self.file.skipped_bytes == sum(wire().caravan_wire_weight_bytes(each) for each in wires):
+                return handle
+        self.file = None
+        llama_cpp.llama_model_free(handle)
+        _LOG.warning("%s is read as a whole: llama.cpp put layers in unforeseen places", self.layout.path.name)
+        return None
 
     def _set_devices(self, devices: list[int]) -> None:
         self.devices = (c.c_void_p * (len(devices) + 1))(*devices, None)
@@ -264,7 +288,7 @@ class _LoadSetup:
 
         def report(fraction: float, _user_data: object) -> bool:
             try:
-                go_on = on_progress(fraction)
+                go_on = on_progress(self._fraction_read(fraction))
             except BaseException:
                 self.cancelled = True
                 raise
@@ -273,3 +297,7 @@ class _LoadSetup:
 
         self.callback = llama_cpp.llama_progress_callback(report)
         self.params.progress_callback = self.callback
+
+    def _fraction_read(self, fraction: float) -> float:
+        """llama.cpp counts tensors that are not read like others; only its last report is always 1."""
+        return fraction if self.file is None or fraction >= 1 else self.file.fraction_read

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // What Python sees of the native library: wires and fences (devices for llama.cpp's device list), the steps of a
-// wire, and the memory breakdown of a context. No exception and no C++ type crosses this border.
+// wire, the memory breakdown of a context, and files of which only a part is read. No exception and no C++ type crosses
+// this border.
 #pragma once
 
 #include <stddef.h>
@@ -48,6 +49,21 @@ struct caravan_bytes {
     size_t compute;
 };
 
+// A tensor's bytes [start, end) in its file, and whether anybody will look at them.
+struct caravan_range {
+    int64_t start;
+    int64_t end;
+    int32_t is_needed;
+};
+
+// A file of which only a part is read: its first bytes, read already, and all of its tensors, ascending and apart.
+struct caravan_partial {
+    const char * header;
+    size_t n_header;
+    const struct caravan_range * tensors;
+    size_t n_tensors;
+};
+
 // Once per process: NULL, or what differs between the running library and the one this was built for.
 CARAVAN_API const char * caravan_init(const struct caravan_host * host, void * any_device);
 // A device that stands for layers [start, end) elsewhere; more than max_step_bytes in one step fail the step.
@@ -55,6 +71,8 @@ CARAVAN_API void * caravan_wire_new(const char * name, int start, int end, size_
 CARAVAN_API void caravan_wire_free(void * wire);
 CARAVAN_API void * caravan_wire_device(void * wire);
 CARAVAN_API void * caravan_wire_buffer_type(void * wire);
+// Weights of its layers that llama.cpp has set there, since the wire was made.
+CARAVAN_API int64_t caravan_wire_weight_bytes(void * wire);
 CARAVAN_API void caravan_wire_begin(void * wire, const struct caravan_crossing * incoming, size_t n);
 CARAVAN_API void caravan_wire_begin_made_up(void * wire);  // a step to be timed: what should arrive is made up
 CARAVAN_API const char * caravan_wire_end(void * wire);  // NULL, or the step's first fault; valid until the next begin
@@ -64,4 +82,10 @@ CARAVAN_API void * caravan_fence_new(void * device, int start, int end);
 CARAVAN_API void caravan_fence_free(void * fence);
 CARAVAN_API int caravan_layer_of(const void * tensor);  // -1: of no layer
 CARAVAN_API size_t caravan_memory_breakdown(void * context, struct caravan_bytes * out, size_t capacity);
+// A FILE* over an open file; all that is given here is borrowed until it is closed. NULL: not on this system.
+CARAVAN_API void * caravan_partial_open(int fd, const struct caravan_partial * what);
+CARAVAN_API void * caravan_partial_stream(void * partial);
+CARAVAN_API int64_t caravan_partial_read_bytes(void * partial);
+CARAVAN_API int64_t caravan_partial_skipped_bytes(void * partial);
+CARAVAN_API void caravan_partial_close(void * partial);
 }

@@ -39,6 +39,7 @@ struct wire {
     // What ops on this wire read, and whether it crosses; as many as a graph has tensors, since they lie in one arena.
     std::unordered_map<const tensor *, bool> crossing;
     std::atomic<uintptr_t> next_address{ first_address };
+    int64_t weight_bytes = 0;
     caravan::device device = {};
     buffer_type buft = {};
 
@@ -104,7 +105,14 @@ void * buffer_get_base(buffer * b) {
 
 void buffer_memset_tensor(buffer *, tensor *, uint8_t, size_t, size_t) {}
 
-void buffer_set_tensor(buffer *, tensor *, const void *, size_t, size_t) {}
+// The data of a weight may be anything: the file it comes from is read in part (partial_file.cpp).
+void buffer_set_tensor(buffer * b, tensor * t, const void *, size_t, size_t size) {
+    wire * w = wire_of(b->buft);
+    const int layer = b->usage == usage_weights ? told_layer(t) : no_layer;
+    if (layer != no_layer && layer >= w->start && layer < w->end) {
+        w->weight_bytes += static_cast<int64_t>(size);
+    }
+}
 
 // Only a wire before gives values. A wire after is asked just when llama.cpp collects the outputs of a graph that it
 // believes whole; on a stage that is not the last nobody reads those, and they must not look like values.
@@ -337,6 +345,10 @@ void * caravan_wire_device(void * handle) {
 
 void * caravan_wire_buffer_type(void * handle) {
     return &as_wire(handle)->buft;
+}
+
+int64_t caravan_wire_weight_bytes(void * handle) {
+    return as_wire(handle)->weight_bytes;
 }
 
 void caravan_wire_begin(void * handle, const struct caravan_crossing * incoming, size_t n) {
