@@ -70,7 +70,7 @@ def test_blocks_behind_the_last_layer_are_the_last_stages(tmp_path: Path) -> Non
 
 def test_a_model_that_llama_cpp_maps_or_that_has_several_files_is_loaded_from_its_path(tiny: Path) -> None:
     layout, layers = read_layout(tiny), LayerRange(1, 3)
-    huge = TensorLayout("per_layer_token_embd.weight", "f16", 0, 1 << 20, (4 << 30) + 1, None)
+    huge = TensorLayout("per_layer_token_embd.weight", "f16", 0, 1 << 20, (4 << 30) + 1, (2 << 30) + 1, None)
     assert tensors_to_skip(layout, layers)
     assert tensors_to_skip(replace(layout, tensors=(*layout.tensors, huge)), layers) == frozenset()
     assert tensors_to_skip(replace(layout, files=(tiny, tiny)), layers) == frozenset()
