@@ -182,7 +182,8 @@ def _speeds(prediction: Prediction) -> str:
         many = f", {prediction.parallel_tokens_per_s:.1f} for {prediction.parallel} together"
     first = ""
     if prediction.ttft_s is not None:
-        first = f"; first token of a long prompt ({PROMPT_TOKENS} tokens) after {prediction.ttft_s:.1f} s"
+        after = f"{prediction.ttft_s:.1f} s" if prediction.ttft_s >= 1 else f"{prediction.ttft_s * 1000:.0f} ms"
+        first = f"; first token of a long prompt ({PROMPT_TOKENS} tokens) after {after}"
     return f"{prediction.tokens_per_s:.1f} tokens per second for one stream{many}{first}"
 
 
