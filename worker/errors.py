@@ -42,7 +42,8 @@ class WorkerError(Exception):
 class CallError(WorkerError):
     """Ends a gRPC call with `code`; `retry_safe`: trying again, unchanged, can succeed."""
 
-    code: ClassVar[error_pb2.ErrorCode]
+    # Quoted: to Python 3.10 an enum of protobuf is no type.
+    code: ClassVar["error_pb2.ErrorCode"]
     retry_safe: ClassVar[bool] = False
 
 
