@@ -96,7 +96,7 @@ def candidates_of(
 def _shares(sharers: Sequence[FoundWorker]) -> dict[str, int]:
     """What each worker on one device may count on: as much as the others, unless it says that it may have less, which
     leaves more to them."""
-    left_bytes = max(worker.device.free_bytes for worker in sharers) + sum(map(_held_bytes, sharers))
+    left_bytes = min(worker.device.shared_free_bytes for worker in sharers) + sum(map(_held_bytes, sharers))
     shares = {}
     by_own = sorted(sharers, key=lambda worker: worker.device.free_bytes + _held_bytes(worker))
     for n_done, worker in enumerate(by_own):

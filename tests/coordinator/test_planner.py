@@ -48,7 +48,7 @@ def _worker(name: str, *, host: str = "desk", device: str = "CPU", kind: str = "
         host_name=host,
         contract_version="1",
         versions=BuildVersions("", "", "", ""),
-        device=WorkerDevice(device, "", "", kind, free, 2 * free),
+        device=WorkerDevice(device, "", "", kind, free, 2 * free, free),
     )
 
 
