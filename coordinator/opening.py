@@ -32,8 +32,9 @@ from coordinator.loading import (
     LoadPhase,
     ModelOrder,
     OnProgress,
+    PlanOrder,
     confirmed_plan,
-    load_stages,
+    load_line,
     unload_stages,
 )
 from coordinator.local_workers import LocalWorkers
@@ -221,38 +222,35 @@ async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> Plan:
     """
     async with contextlib.AsyncExitStack() as resources:
         with _native_errors():
-            return (await _plan(options, on_progress, resources)).plan
+            return await confirmed_plan((await _prepare(options, on_progress, resources)).order, on_progress)
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    """All that is known before anything is loaded; `clients` are of the plan's workers, in line order."""
+class _Prepared:
+    """All that is known before anything is planned."""
 
-    order: ModelOrder
+    order: PlanOrder
     vocabulary: Vocabulary
     admission: Admission
-    plan: Plan
     left_out: tuple[LeftOutWorker, ...]
-    clients: tuple[WorkerClient, ...]
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
-    planned = await _plan(options, on_progress, resources)
-    session_id = secrets.token_hex(8)
-    plan = await load_stages(
-        planned.order, planned.plan, planned.clients, session_id=session_id, epoch=_FIRST_EPOCH, on_progress=on_progress
-    )
-    resources.push_async_callback(unload_stages, planned.clients, session_id)
-    session = await _start_session(options.queue, planned, session_id)
+    prepared = await _prepare(options, on_progress, resources)
+    order, session_id = prepared.order, secrets.token_hex(8)
+    plan = await load_line(order, on_progress, session_id=session_id, epoch=_FIRST_EPOCH)
+    clients = [order.clients[stage.worker] for stage in plan.stages]
+    resources.push_async_callback(unload_stages, clients, session_id)
+    session = await _start_session(options.queue, prepared, plan, clients, session_id)
     resources.push_async_callback(session.close)
-    resources.callback(planned.admission.close)
+    resources.callback(prepared.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, plan.explain()))
     return OpenMesh(
-        planned.order, plan, planned.left_out, planned.vocabulary, planned.admission, session, resources.pop_all()
+        order.model, plan, prepared.left_out, prepared.vocabulary, prepared.admission, session, resources.pop_all()
     )
 
 
-async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Planned:
+async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Prepared:
     order, vocabulary, admission = await _read_model(options, resources)
     found = await _find_workers(options, on_progress)
     wishes = options.wishes
@@ -263,17 +261,8 @@ async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contex
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
-    plan = await confirmed_plan(
-        order,
-        found.found,
-        clients,
-        wishes=wishes,
-        predicted=options.predicted,
-        on_progress=on_progress,
-        left_out=found.left_out,
-    )
-    in_line = tuple(clients[stage.worker] for stage in plan.stages)
-    return _Planned(order, vocabulary, admission, plan, found.left_out, in_line)
+    plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, found.left_out)
+    return _Prepared(plan_order, vocabulary, admission, found.left_out)
 
 
 async def _read_model(
@@ -371,9 +360,11 @@ def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[
     return clients
 
 
-async def _start_session(queue: int, planned: _Planned, session_id: str) -> Session:
-    order, vocabulary, clients = planned.order, planned.vocabulary, planned.clients
-    params, stages = order.params, planned.plan.stages
+async def _start_session(
+    queue: int, prepared: _Prepared, plan: Plan, clients: Sequence[WorkerClient], session_id: str
+) -> Session:
+    model, vocabulary = prepared.order.model, prepared.vocabulary
+    params, stages = model.params, plan.stages
     limits = Limits(
         n_slots=params.n_seq_max,
         n_batch=params.n_batch,
@@ -387,7 +378,7 @@ async def _start_session(queue: int, planned: _Planned, session_id: str) -> Sess
         _FIRST_EPOCH,
         stages=tuple(Callee(stage.worker, stage.address, stage.layers) for stage in stages),
         n_batch=params.n_batch,
-        n_embd=order.layout.n_embd,
+        n_embd=model.layout.n_embd,
     )
     line = await Line.open(spec, clients)
     session = Session(line, Scheduler(limits, ends), vocabulary.piece, lambda: line.diagnose(clients))
