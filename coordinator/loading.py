@@ -197,13 +197,35 @@ async def _dry_runs(order: ModelOrder, plan: Plan, clients: Mapping[str, WorkerC
 
 
 async def load_line(order: PlanOrder, on_progress: OnProgress, *, session_id: str, epoch: int) -> Plan:
-    """Plans and loads.
+    """Plans and loads. If a worker's memory no longer suffices when it is to load, plans once more with what is free by
+    then.
 
     Raises:
         CaravanError: As `confirmed_plan` and `load_stages`; nothing is left loaded.
     """
     plan = await confirmed_plan(order, on_progress)
+    try:
+        return await load_stages(order, plan, session_id=session_id, epoch=epoch, on_progress=on_progress)
+    except DoesNotFitError as error:
+        note = f"planned anew, because memory had changed when it was to be loaded: {error}"
+    on_progress(LoadEvent(LoadPhase.PLANNING, note))
+    plan = await confirmed_plan(await _asked_again(order), on_progress, notes=[note])
     return await load_stages(order, plan, session_id=session_id, epoch=epoch, on_progress=on_progress)
+
+
+async def _asked_again(order: PlanOrder) -> PlanOrder:
+    """The same over what the workers have now; without those that are gone."""
+
+    async def ask(worker: FoundWorker) -> FoundWorker | LeftOutWorker:
+        try:
+            return await order.clients[worker.name].describe()
+        except CaravanError as error:
+            return LeftOutWorker(worker.name, worker.address, error)
+
+    answers = await asyncio.gather(*map(ask, order.workers))
+    workers = [answer for answer in answers if isinstance(answer, FoundWorker)]
+    gone = [answer for answer in answers if isinstance(answer, LeftOutWorker)]
+    return replace(order, workers=workers, left_out=[*order.left_out, *gone])
 
 
 async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: int, on_progress: OnProgress) -> Plan:
