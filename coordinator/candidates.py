@@ -49,7 +49,7 @@ class Candidate:
 def candidates_of(
     workers: Sequence[FoundWorker],
     *,
-    compute_bytes: int,
+    compute_bytes: Mapping[str, int],
     speeds: Mapping[str, Speed] = {},
     shared: bool = True,
 ) -> tuple[list[Candidate], list[str]]:
@@ -59,7 +59,7 @@ def candidates_of(
     may not, the first of them has all.
 
     Args:
-        compute_bytes: Expected compute buffers of a stage, until its dry run tells.
+        compute_bytes: By worker name, the compute buffers that any stage has there; 0 where that is not known.
         speeds: By worker name, as far as measured.
         shared: Whether several workers on one device may take part.
     """
@@ -81,7 +81,7 @@ def candidates_of(
             address=worker.address,
             device=worker.device.name,
             free_bytes=shares[worker.name],
-            reserve_bytes=compute_bytes + MARGIN_BYTES,
+            reserve_bytes=compute_bytes.get(worker.name, 0) + MARGIN_BYTES,
             holds_input=worker.device.is_cpu,
             held_bytes=_held_bytes(worker),
             others_bytes=worker.device.free_bytes + _held_bytes(worker) - shares[worker.name],
@@ -96,7 +96,7 @@ def candidates_of(
 def _shares(sharers: Sequence[FoundWorker]) -> dict[str, int]:
     """What each worker on one device may count on: as much as the others, unless it says that it may have less, which
     leaves more to them."""
-    left_bytes = max(worker.device.free_bytes for worker in sharers) + sum(map(_held_bytes, sharers))
+    left_bytes = min(worker.device.shared_free_bytes for worker in sharers) + sum(map(_held_bytes, sharers))
     shares = {}
     by_own = sorted(sharers, key=lambda worker: worker.device.free_bytes + _held_bytes(worker))
     for n_done, worker in enumerate(by_own):

@@ -269,6 +269,7 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
             kind=_KINDS.get(device.kind, "unknown"),
             free_bytes=device.free_bytes,
             total_bytes=device.total_bytes,
+            shared_free_bytes=device.shared_free_bytes or device.free_bytes,
         ),
         loaded=tuple(
             LoadedStage(

@@ -12,6 +12,7 @@ from coordinator.candidates import MARGIN_BYTES, Candidate
 from coordinator.errors import DoesNotFitError
 from coordinator.plan import Demand, Plan, shown, size
 from coordinator.workers import StageMemory
+from native import LayerRange
 
 _CONTEXT_STEP = 256
 """llama.cpp rounds a context up to this many tokens."""
@@ -47,8 +48,8 @@ def misfits(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, D
 
 
 def adjust(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, DryRunReport]) -> list[Candidate]:
-    """The candidates with what the dry runs (by worker name) taught: free bytes as reported, and a reserve of what the
-    stage took beyond its weights and KV."""
+    """The candidates with what the dry runs (by worker name) taught: free bytes as reported, and a reserve of the most
+    that a stage took beyond its weights and KV. It only grows, so that plans settle."""
     stages = {stage.worker: stage for stage in plan.stages}
     adjusted = []
     for candidate in candidates:
@@ -56,15 +57,23 @@ def adjust(plan: Plan, candidates: Sequence[Candidate], reports: Mapping[str, Dr
         if report is None or stage is None:
             adjusted.append(candidate)
             continue
-        beyond_bytes = max(0, report.memory.device_bytes - stage.memory.total_bytes)
+        beyond = beyond_bytes(plan.demand, stage.layers, report.memory, holds_input=candidate.holds_input)
         adjusted.append(
             replace(
                 candidate,
                 free_bytes=candidate.share_of(report.free_bytes),
-                reserve_bytes=beyond_bytes + MARGIN_BYTES,
+                reserve_bytes=max(candidate.reserve_bytes, beyond + MARGIN_BYTES),
             )
         )
     return adjusted
+
+
+def beyond_bytes(demand: Demand, layers: LayerRange, memory: StageMemory, *, holds_input: bool) -> int:
+    """What a stage takes on its device beyond what the planner reckons with for these layers."""
+    reckoned_bytes = demand.stage_memory(layers, holds_input=holds_input).total_bytes
+    if layers.end == demand.n_layer:
+        reckoned_bytes += demand.output_compute_bytes
+    return max(0, memory.device_bytes - reckoned_bytes)
 
 
 def does_not_fit(demand: Demand, candidates: Sequence[Candidate], *, most: int | None = None) -> DoesNotFitError:

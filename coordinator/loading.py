@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import NextStage, StageOrder, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
-from coordinator.fitting import DryRunReport, adjust, misfits
+from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
 from coordinator.measuring import Measured, measure_all
 from coordinator.plan import Demand, Plan, Stage, shown
 from coordinator.planner import Distribution, Wishes, make_plan
@@ -81,17 +82,32 @@ class ModelOrder:
         return StageOrder(self.layout.path, self.layout.identity, layers, self.params)
 
 
-async def measure(order: ModelOrder) -> tuple[Demand, int]:
-    """The model's exact bytes per layer, and the compute buffers that a stage of this machine's CPU would need (the
-    planner's first guess for everybody's).
+@dataclass(frozen=True, slots=True)
+class PlanOrder:
+    """What is to be planned, and over whom.
+
+    Attributes:
+        clients: By worker name.
+        predicted: Whether speed is measured also where it decides nothing.
+        left_out: Who cannot take part, for the plan's notes.
+    """
+
+    model: ModelOrder
+    workers: Sequence[FoundWorker]
+    clients: Mapping[str, WorkerClient]
+    wishes: Wishes
+    predicted: bool
+    left_out: Sequence[LeftOutWorker] = ()
+
+
+async def measure(order: ModelOrder) -> Demand:
+    """The model's exact bytes per layer; what the output layer computes in, as on this machine's CPU.
 
     Raises:
         NativeError: llama.cpp cannot make this context.
     """
     layout, params = order.layout, order.params
     costs = await asyncio.to_thread(measure_layers, layout.path, params)
-    whole = LayerRange(0, layout.n_layer)
-    memory = await asyncio.to_thread(dry_run, layout.path, whole, _CPU, params)
     demand = Demand(
         order.name,
         costs,
@@ -100,48 +116,42 @@ async def measure(order: ModelOrder) -> tuple[Demand, int]:
         n_batch=params.n_batch,
         n_embd=layout.n_embd,
     )
-    return demand, memory.compute_bytes
+    ends = (_least_stage(demand), LayerRange(layout.n_layer - 1, layout.n_layer))
+    least, last = [await asyncio.to_thread(dry_run, layout.path, layers, _CPU, params) for layers in ends]
+    return replace(demand, output_compute_bytes=last.compute_bytes - least.compute_bytes)
 
 
-async def confirmed_plans(
-    order: ModelOrder,
-    workers: Sequence[FoundWorker],
-    clients: Mapping[str, WorkerClient],
-    *,
-    wishes: Wishes,
-    predicted: bool,
-    on_progress: OnProgress,
-    left_out: Sequence[LeftOutWorker] = (),
-) -> list[Plan]:
+async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: Sequence[str] = ()) -> list[Plan]:
     """A plan for each line, over workers of its own, that every worker's dry run says fits.
 
     Args:
-        clients: By worker name.
-        predicted: Whether speed is measured also where it decides nothing.
+        notes: What else the plans are to say.
 
     Raises:
         PlanError, DoesNotFitError: There is none.
         CaravanError: A worker failed its dry run (no such file there, another file, gone).
     """
-    demand, compute_bytes = await measure(order)
+    model, workers, clients, wishes = order.model, order.workers, order.clients, order.wishes
+    demand = await measure(model)
     measured = Measured({}, Links({}), ())
-    if predicted or (len(workers) > 1 and wishes.layer_ranges is None):
+    if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
-        measured = await measure_all(order.layout, order.params, demand, workers, clients)
+        measured = await measure_all(model.layout, model.params, demand, workers, clients)
+    compute_bytes = await _least_compute(model, demand, workers, clients)
     candidates, dropped = candidates_of(
         workers, compute_bytes=compute_bytes, speeds=measured.speeds, shared=wishes.shares_devices
     )
-    notes = [*_notes(workers, left_out), *measured.notes, *dropped]
+    all_notes = [*notes, *_notes(workers, order.left_out), *measured.notes, *dropped]
 
     async def confirmed(some: Sequence[Candidate]) -> Plan:
-        return await _confirmed(order, demand, some, clients, wishes=wishes, links=measured.links, notes=notes)
+        return await _confirmed(order, demand, some, links=measured.links, notes=all_notes)
 
     if wishes.replicas == 1:
         return [await confirmed(candidates)]
     if wishes.replicas is not None and wishes.replicas > len(candidates):
         raise PlanError(
             f"{wishes.replicas} lines need {wishes.replicas} workers or more, and {len(candidates)} can take part"
-            + "".join(f"; {note}" for note in notes)
+            + "".join(f"; {note}" for note in all_notes)
         )
     if wishes.distribution is Distribution.ON and wishes.replicas is not None:
         return [await confirmed(group) for group in dealt(candidates, wishes.replicas)]
@@ -167,24 +177,43 @@ async def _one_after_another(
 
 
 async def _confirmed(
-    order: ModelOrder,
-    demand: Demand,
-    candidates: Sequence[Candidate],
-    clients: Mapping[str, WorkerClient],
-    *,
-    wishes: Wishes,
-    links: Links,
-    notes: Sequence[str],
+    order: PlanOrder, demand: Demand, candidates: Sequence[Candidate], *, links: Links, notes: Sequence[str]
 ) -> Plan:
     errors: list[DoesNotFitError] = []
     for _ in range(_MAX_PLANS):
-        plan = make_plan(demand, candidates, wishes=wishes, links=links, notes=notes)
-        reports = await _dry_runs(order, plan, clients)
+        plan = make_plan(demand, candidates, wishes=order.wishes, links=links, notes=notes)
+        reports = await _dry_runs(order.model, plan, order.clients)
         errors = misfits(plan, candidates, reports)
         if not errors:
             return plan.with_memory({worker: report.memory for worker, report in reports.items()})
         candidates = adjust(plan, candidates, reports)
     raise errors[0]
+
+
+def _least_stage(demand: Demand) -> LayerRange:
+    """The layer that takes least, without the output layer if there is more than one."""
+    layers = demand.costs.layers[:-1] or demand.costs.layers
+    least = min(range(len(layers)), key=lambda layer: layers[layer].weights_bytes + layers[layer].kv_bytes)
+    return LayerRange(least, least + 1)
+
+
+async def _least_compute(
+    order: ModelOrder, demand: Demand, workers: Sequence[FoundWorker], clients: Mapping[str, WorkerClient]
+) -> dict[str, int]:
+    """By worker name, what the smallest stage takes there beyond its weights and KV: what any stage needs, so that
+    nobody is left out who can hold one. Who does not tell fails later, if anything is planned for it."""
+    layers = _least_stage(demand)
+
+    async def ask(worker: FoundWorker) -> int:
+        try:
+            report = await clients[worker.name].dry_run(order.stage(layers))
+        except CaravanError:
+            return 0
+        return beyond_bytes(demand, layers, report.memory, holds_input=worker.device.is_cpu)
+
+    return {
+        worker.name: n_bytes for worker, n_bytes in zip(workers, await asyncio.gather(*map(ask, workers)), strict=True)
+    }
 
 
 def _notes(workers: Sequence[FoundWorker], left_out: Sequence[LeftOutWorker]) -> list[str]:
@@ -205,25 +234,70 @@ async def _dry_runs(order: ModelOrder, plan: Plan, clients: Mapping[str, WorkerC
     return {stage.worker: report for stage, report in zip(plan.stages, reports, strict=True)}
 
 
-async def load_stages(
-    order: ModelOrder,
-    plan: Plan,
-    clients: Sequence[WorkerClient],
-    *,
-    session_id: str,
-    epoch: int,
-    on_progress: OnProgress,
-) -> Plan:
-    """Loads all stages at once; gives the plan with the bytes that they took.
+@dataclass(frozen=True, slots=True)
+class LoadedLine:
+    """A line whose stages are loaded, as the session of that id; `clients` are of its workers, in line order."""
 
-    Args:
-        clients: Of the plan's workers, in line order.
+    plan: Plan
+    session_id: str
+    clients: tuple[WorkerClient, ...]
+
+
+async def load_lines(order: PlanOrder, on_progress: OnProgress, *, epoch: int) -> list[LoadedLine]:
+    """Plans and loads. If a worker's memory no longer suffices when it is to load, plans once more with what is free by
+    then.
+
+    Raises:
+        CaravanError: As `confirmed_plans` and `load_stages`; nothing is left loaded.
+    """
+    plans = await confirmed_plans(order, on_progress)
+    try:
+        return await _load_all(order, plans, epoch, on_progress)
+    except DoesNotFitError as error:
+        note = f"planned anew, because memory had changed when it was to be loaded: {error}"
+    on_progress(LoadEvent(LoadPhase.PLANNING, note))
+    plans = await confirmed_plans(await _asked_again(order), on_progress, notes=[note])
+    return await _load_all(order, plans, epoch, on_progress)
+
+
+async def _load_all(order: PlanOrder, plans: Sequence[Plan], epoch: int, on_progress: OnProgress) -> list[LoadedLine]:
+    """One line after another; if one fails, those before are unloaded again."""
+    async with contextlib.AsyncExitStack() as loaded:
+        lines = []
+        for plan in plans:
+            clients = tuple(order.clients[stage.worker] for stage in plan.stages)
+            session_id = secrets.token_hex(8)
+            plan = await load_stages(order, plan, session_id=session_id, epoch=epoch, on_progress=on_progress)
+            loaded.push_async_callback(unload_stages, clients, session_id)
+            lines.append(LoadedLine(plan, session_id, clients))
+        loaded.pop_all()
+        return lines
+
+
+async def _asked_again(order: PlanOrder) -> PlanOrder:
+    """The same over what the workers have now; without those that are gone."""
+
+    async def ask(worker: FoundWorker) -> FoundWorker | LeftOutWorker:
+        try:
+            return await order.clients[worker.name].describe()
+        except CaravanError as error:
+            return LeftOutWorker(worker.name, worker.address, error)
+
+    answers = await asyncio.gather(*map(ask, order.workers))
+    workers = [answer for answer in answers if isinstance(answer, FoundWorker)]
+    gone = [answer for answer in answers if isinstance(answer, LeftOutWorker)]
+    return replace(order, workers=workers, left_out=[*order.left_out, *gone])
+
+
+async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: int, on_progress: OnProgress) -> Plan:
+    """Loads all stages at once; gives the plan with the bytes that they took.
 
     Raises:
         CaravanError: The first failure; the other loads are cancelled, and what was loaded is unloaded again.
     """
+    clients = [order.clients[stage.worker] for stage in plan.stages]
     tasks = [
-        asyncio.ensure_future(_load(order, stage, next_stage, client, session_id, epoch, on_progress))
+        asyncio.ensure_future(_load(order.model, stage, next_stage, client, session_id, epoch, on_progress))
         for stage, next_stage, client in zip(plan.stages, [*plan.stages[1:], None], clients, strict=True)
     ]
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,12 +26,14 @@ from coordinator.errors import (
 )
 from coordinator.line import Line, LineSpec
 from coordinator.loading import (
+    LoadedLine,
     LoadEvent,
     LoadPhase,
     ModelOrder,
     OnProgress,
+    PlanOrder,
     confirmed_plans,
-    load_stages,
+    load_lines,
     unload_stages,
 )
 from coordinator.local_workers import LocalWorkers
@@ -71,18 +72,18 @@ class OpenMesh:
 
     def __init__(
         self,
-        planned: _Planned,
+        prepared: _Prepared,
         lines: tuple[OpenLine, ...],
         resources: contextlib.AsyncExitStack,
     ) -> None:
-        order = planned.order
+        order = prepared.order.model
         self.model_name = order.name
         self.model_path = order.layout.path
         self.params = order.params
         self.lines = lines
-        self.left_out = planned.left_out
-        self.vocabulary = planned.vocabulary
-        self.admission = planned.admission
+        self.left_out = prepared.left_out
+        self.vocabulary = prepared.vocabulary
+        self.admission = prepared.admission
         self._resources = resources
         self._closing: asyncio.Task[None] | None = None
 
@@ -126,15 +127,8 @@ async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan
     """
     async with contextlib.AsyncExitStack() as resources:
         with native_errors():
-            return tuple(line.plan for line in (await _plan(options, on_progress, resources)).lines)
-
-
-@dataclass(frozen=True, slots=True)
-class _PlannedLine:
-    """A line to be loaded; `clients` are of the plan's workers, in line order."""
-
-    plan: Plan
-    clients: tuple[WorkerClient, ...]
+            prepared = await _prepare(options, on_progress, resources)
+            return tuple(await confirmed_plans(prepared.order, on_progress))
 
 
 async def read_order(options: MeshOptions) -> ModelOrder:
@@ -168,42 +162,31 @@ def native_errors() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    """All that is known before anything is loaded."""
+class _Prepared:
+    """All that is known before anything is planned."""
 
-    order: ModelOrder
+    order: PlanOrder
     vocabulary: Vocabulary
     admission: Admission
-    lines: tuple[_PlannedLine, ...]
     left_out: tuple[LeftOutWorker, ...]
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
-    planned = await _plan(options, on_progress, resources)
-    opened = [await _open_line(planned, line, options.queue, on_progress, resources) for line in planned.lines]
-    resources.callback(planned.admission.close)
+    prepared = await _prepare(options, on_progress, resources)
+    loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
+    for line in loaded:
+        resources.push_async_callback(unload_stages, line.clients, line.session_id)
+    opened = []
+    for line in loaded:
+        session = await _start_session(options.queue, prepared, line)
+        resources.push_async_callback(session.close)
+        opened.append(OpenLine(line.plan, session))
+    resources.callback(prepared.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, "\n".join(line.plan.explain() for line in opened)))
-    return OpenMesh(planned, tuple(opened), resources.pop_all())
+    return OpenMesh(prepared, tuple(opened), resources.pop_all())
 
 
-async def _open_line(
-    planned: _Planned,
-    line: _PlannedLine,
-    queue: int,
-    on_progress: OnProgress,
-    resources: contextlib.AsyncExitStack,
-) -> OpenLine:
-    session_id = secrets.token_hex(8)
-    plan = await load_stages(
-        planned.order, line.plan, line.clients, session_id=session_id, epoch=_FIRST_EPOCH, on_progress=on_progress
-    )
-    resources.push_async_callback(unload_stages, line.clients, session_id)
-    session = await _start_session(queue, planned, line, session_id)
-    resources.push_async_callback(session.close)
-    return OpenLine(plan, session)
-
-
-async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Planned:
+async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Prepared:
     order, vocabulary, admission = await _read_model(options, resources)
     found = await _find_workers(options, on_progress)
     wishes = options.wishes
@@ -214,17 +197,8 @@ async def _plan(options: MeshOptions, on_progress: OnProgress, resources: contex
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
-    plans = await confirmed_plans(
-        order,
-        found.found,
-        clients,
-        wishes=wishes,
-        predicted=options.predicted,
-        on_progress=on_progress,
-        left_out=found.left_out,
-    )
-    lines = tuple(_PlannedLine(plan, tuple(clients[stage.worker] for stage in plan.stages)) for plan in plans)
-    return _Planned(order, vocabulary, admission, lines, found.left_out)
+    plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, found.left_out)
+    return _Prepared(plan_order, vocabulary, admission, found.left_out)
 
 
 async def _read_model(
@@ -319,9 +293,9 @@ def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[
     return clients
 
 
-async def _start_session(queue: int, planned: _Planned, planned_line: _PlannedLine, session_id: str) -> Session:
-    order, vocabulary, clients = planned.order, planned.vocabulary, planned_line.clients
-    params, stages = order.params, planned_line.plan.stages
+async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) -> Session:
+    model, vocabulary, clients = prepared.order.model, prepared.vocabulary, loaded.clients
+    params, stages = model.params, loaded.plan.stages
     limits = Limits(
         n_slots=params.n_seq_max,
         n_batch=params.n_batch,
@@ -331,11 +305,11 @@ async def _start_session(queue: int, planned: _Planned, planned_line: _PlannedLi
     )
     ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(
-        session_id,
+        loaded.session_id,
         _FIRST_EPOCH,
         stages=tuple(Callee(stage.worker, stage.address, stage.layers) for stage in stages),
         n_batch=params.n_batch,
-        n_embd=order.layout.n_embd,
+        n_embd=model.layout.n_embd,
     )
     line = await Line.open(spec, clients)
     session = Session(line, Scheduler(limits, ends), vocabulary.piece, lambda: line.diagnose(clients))

@@ -23,6 +23,8 @@ class Demand:
         n_sequences: Parallel sequences.
         n_batch: Tokens per frame, at most.
         n_embd: Floats of a hidden state.
+        output_compute_bytes: What the output layer adds to the compute buffers of the stage that holds it; below 0 if
+            the last stage needs less of them than others.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Demand:
     n_sequences: int
     n_batch: int = 512
     n_embd: int = 0
+    output_compute_bytes: int = 0
 
     @property
     def n_layer(self) -> int:

@@ -178,7 +178,7 @@ class _Planning:
         return Machine(
             capacity_bytes=candidate.capacity_bytes,
             input_bytes=costs.input_bytes if candidate.holds_input else 0,
-            output_bytes=costs.output_bytes,
+            output_bytes=max(0, costs.output_bytes + self._demand.output_compute_bytes),
             layer_s=tuple(speed.layer_s(layer, n_tokens) for layer in range(self._demand.n_layer)),
             output_s=speed.output.at(n_tokens),
             step_s=STAGE_OVERHEAD_S,
@@ -244,17 +244,22 @@ class _Planning:
     def _why_left_out(self, index: int, solution: Solution, prediction: Prediction | None) -> str:
         candidate = self._candidates[index]
         smallest = min(layer.weights_bytes + layer.kv_bytes for layer in self._demand.costs.layers)
+        room = (
+            f"it can give {size(candidate.capacity_bytes)} of {size(candidate.free_bytes)} free, and one layer "
+            f"with its KV cache takes {size(smallest)}"
+        )
         if candidate.capacity_bytes < smallest:
-            return (
-                f"it can give {size(candidate.capacity_bytes)} of {size(candidate.free_bytes)} free, and one layer "
-                f"with its KV cache takes {size(smallest)}"
-            )
+            return room
         members = [*(used for used, _ in solution.stages), index]
         with_it = None
         if prediction is not None and len(members) <= EXACT_MACHINES:
             with_it = self._solve(members, self._wishes.objective, use_all=True)
         if with_it is None or len(with_it.stages) < len(members):
-            return "there is no layer for it that fits beside the others'"
+            machine = self._machine(index, 1)
+            first, last = size(smallest + machine.input_bytes), size(smallest + machine.output_bytes)
+            return (
+                f"no layer for it fits beside the others': {room} ({first} at the start of the line, {last} at its end)"
+            )
         predicted = self._predicted(with_it.stages)
         if prediction is None or predicted is None:
             return "the model fits without it"

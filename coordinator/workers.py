@@ -24,7 +24,12 @@ class BuildVersions:
 @dataclass(frozen=True, slots=True)
 class WorkerDevice:
     """A worker's device as llama.cpp names it; `kind` is "cpu", "gpu", "integrated_gpu", "accelerator" or "unknown".
-    Bytes are as of the moment it was asked."""
+    Bytes are as of the moment it was asked.
+
+    Attributes:
+        free_bytes: For this worker, within its own limits.
+        shared_free_bytes: For all workers on the device together.
+    """
 
     name: str
     description: str
@@ -32,6 +37,7 @@ class WorkerDevice:
     kind: str
     free_bytes: int
     total_bytes: int
+    shared_free_bytes: int
 
     @property
     def is_cpu(self) -> bool:

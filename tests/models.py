@@ -50,8 +50,8 @@ def write_model(
         size: layers, width and vocabulary, if the kind's own do not do; n_layer still wins.
         quantisation: a key of QUANTISATIONS, made of the f32 weights by llama.cpp itself; the kind's own size is
             widened to what blocks of 256 need.
-        with_text: give it a SentencePiece vocabulary (bytes, letters, some English syllables), which sets the number
-            of tokens, and CHAT_TEMPLATE; without it a model knows token ids only.
+        with_text: give it a SentencePiece vocabulary (bytes, letters, some English syllables, and fillers up to the
+            size's number of tokens), and CHAT_TEMPLATE; without it a model knows token ids only.
         seed: of the weights.
     """
     described = KINDS.get(kind) or REFUSED[kind]
@@ -60,7 +60,7 @@ def write_model(
         size = replace(described.size, n_embd=_QUANTISED_N_EMBD) if is_blocked else described.size
     size = replace(size, n_layer=n_layer or size.n_layer)
     if with_text:
-        size = replace(size, n_vocab=len(_spm_pieces()))
+        size = replace(size, n_vocab=len(_spm_pieces(size.n_vocab)))
     if quantisation == "f32":
         _write(path, described, size, with_text, seed)
         return path
@@ -84,7 +84,7 @@ def _write(path: Path, kind: Kind, size: Size, with_text: bool, seed: int) -> No
     for key, value in (common | kind.metadata(size)).items():
         _add(writer, f"{kind.architecture}.{key}", value)
     if with_text:
-        _add_spm(writer)
+        _add_spm(writer, size.n_vocab)
     else:
         writer.add_string("tokenizer.ggml.model", "no_vocab")
         _add(writer, "tokenizer.ggml.token_type_count", 2)
@@ -140,21 +140,23 @@ _SYLLABLES = (
 )
 
 
-def _spm_pieces() -> list[tuple[str, float, int]]:
+def _spm_pieces(n_vocab: int) -> list[tuple[str, float, int]]:
     """Text, score and type of every token. Merging prefers a higher score: longer pieces have one."""
     letters = [chr(c) for c in range(ord(" ") + 1, 127)]
     words = ["▁", *_SYLLABLES, *(f"▁{s}" for s in _SYLLABLES)]
-    return [
+    pieces = [
         ("<unk>", 0.0, _UNKNOWN),
         ("<s>", 0.0, _CONTROL),
         ("</s>", 0.0, _CONTROL),
         *((f"<0x{byte:02X}>", 0.0, _BYTE) for byte in range(256)),
         *((piece, float(len(piece) - 100), _NORMAL) for piece in dict.fromkeys([*letters, *words])),
     ]
+    fillers = [(f"<filler {i}>", 0.0, _CONTROL) for i in range(n_vocab - len(pieces))]
+    return [*pieces, *fillers]
 
 
-def _add_spm(writer: GGUFWriter) -> None:
-    pieces = _spm_pieces()
+def _add_spm(writer: GGUFWriter, n_vocab: int) -> None:
+    pieces = _spm_pieces(n_vocab)
     writer.add_string("tokenizer.ggml.model", "llama")
     writer.add_string("tokenizer.ggml.pre", "default")
     writer.add_array("tokenizer.ggml.tokens", [text for text, _, _ in pieces])

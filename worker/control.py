@@ -71,7 +71,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
                 llama_cpp=about.engine.llama_cpp,
                 ggml=about.engine.ggml,
             ),
-            device=_device(self._holder.device()),
+            device=_device(self._holder.device(), self._holder.shared_free_bytes()),
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
         )
@@ -237,7 +237,7 @@ def _context_params(params: control_pb2.ContextParams, n_threads: int | None) ->
         raise BadRequestError(str(error)) from error
 
 
-def _device(device: Device) -> control_pb2.Device:
+def _device(device: Device, shared_free_bytes: int) -> control_pb2.Device:
     return control_pb2.Device(
         name=device.name,
         description=device.description,
@@ -245,6 +245,7 @@ def _device(device: Device) -> control_pb2.Device:
         kind=_DEVICE_KINDS[device.kind],
         free_bytes=device.free_bytes,
         total_bytes=device.total_bytes,
+        shared_free_bytes=shared_free_bytes,
     )
 
 

@@ -100,6 +100,10 @@ class Holder:
             held_bytes = 0 if self._stage is None else self._stage.memory.device_bytes
         return self._limits.apply(find_device(self._device), held_bytes)
 
+    def shared_free_bytes(self) -> int:
+        """Free on the device for all workers on it together, now."""
+        return self._limits.shared(find_device(self._device))
+
     def find_model(self, spec: StageSpec) -> ModelLayout:
         """The layout of the file that `spec` means, checked against what is asked of it.
 

@@ -25,6 +25,10 @@ class MemoryLimits:
             total_bytes = min(total_bytes, self.max_bytes)
         return replace(device, free_bytes=max(0, free_bytes), total_bytes=total_bytes)
 
+    def shared(self, device: Device) -> int:
+        """Bytes free on the device for all workers on it together, as far as this one has a say."""
+        return max(0, device.free_bytes - self.reserve_bytes)
+
     def named(self, device: Device) -> str:
         """Which option decides what is free on `device`, for a sentence; empty if none does."""
         if self.max_bytes is not None and self.max_bytes < device.free_bytes - self.reserve_bytes:

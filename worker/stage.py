@@ -7,6 +7,7 @@ Loaded on the loading thread, stepped on the engine thread, never on two at once
 from collections.abc import Callable
 
 from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, dry_run, find_device
+from worker import malloc
 from worker.errors import BadRequestError
 from worker.frames import FrameLimits
 from worker.memory import MemoryLimits, check_fits
@@ -56,6 +57,7 @@ class Stage:
         except BaseException:
             model.close()
             raise
+        malloc.trim()
         return cls(spec, model, context, layout)
 
     @property
@@ -83,6 +85,7 @@ class Stage:
         self.samplers.close()
         self.context.close()
         self._model.close()
+        malloc.trim()
 
     def limits(self, order: LoadOrder, logits_limit_bytes: int) -> FrameLimits:
         """What a frame of this order's epoch may hold here."""

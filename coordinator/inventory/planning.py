@@ -19,11 +19,12 @@ from coordinator.inventory.estimates import (
 )
 from coordinator.inventory.machines import Inventory
 from coordinator.inventory.reading import read_inventory
-from coordinator.loading import measure
+from coordinator.loading import ModelOrder, measure
 from coordinator.opening import native_errors, read_order
 from coordinator.options import MeshOptions
-from coordinator.plan import Plan
+from coordinator.plan import Demand, Plan
 from coordinator.planner import make_plan
+from native import LayerRange, dry_run
 
 
 async def plan_inventory(options: MeshOptions, path: Path) -> Plan:
@@ -38,7 +39,8 @@ async def plan_inventory(options: MeshOptions, path: Path) -> Plan:
     inventory = await asyncio.to_thread(read_inventory, path)
     with native_errors():
         order = await read_order(options)
-        demand, compute_bytes = await measure(order)
+        demand = await measure(order)
+        compute_bytes = await _compute_bytes(order, demand)
     candidates = candidates_of_inventory(
         inventory, order.layout, demand, n_ubatch=order.params.n_ubatch, compute_bytes=compute_bytes
     )
@@ -51,6 +53,14 @@ async def plan_inventory(options: MeshOptions, path: Path) -> Plan:
     )
     memory = {stage.worker: replace(stage.memory, compute_bytes=compute_bytes) for stage in plan.stages}
     return _without_made_up(replace(plan.with_memory(memory), basis=_basis(inventory)), inventory)
+
+
+async def _compute_bytes(order: ModelOrder, demand: Demand) -> int:
+    """The compute buffers that any stage would need on this machine's CPU: those of the whole model, less what its
+    output layer adds."""
+    layers = LayerRange(0, order.layout.n_layer)
+    memory = await asyncio.to_thread(dry_run, order.layout.path, layers, "CPU", order.params)
+    return max(0, memory.compute_bytes - demand.output_compute_bytes)
 
 
 def _basis(inventory: Inventory) -> str:

@@ -48,7 +48,7 @@ def _worker(name: str, *, host: str = "desk", device: str = "CPU", kind: str = "
         host_name=host,
         contract_version="1",
         versions=BuildVersions("", "", "", ""),
-        device=WorkerDevice(device, "", "", kind, free, 2 * free),
+        device=WorkerDevice(device, "", "", kind, free, 2 * free, free),
     )
 
 
@@ -297,7 +297,7 @@ def test_with_room_enough_nobody_is_left_out_and_none_has_more_than_its_share(n_
 
 def test_workers_on_one_device_share_its_memory() -> None:
     workers = [_worker("a"), _worker("b"), _worker("c", host="attic"), _worker("d", device="CUDA0", kind="gpu")]
-    candidates, notes = candidates_of(workers, compute_bytes=0)
+    candidates, notes = candidates_of(workers, compute_bytes={})
     assert notes == []
     assert [candidate.free_bytes for candidate in candidates] == [GIB // 2, GIB // 2, GIB, GIB]
     assert [candidate.holds_input for candidate in candidates] == [True, True, True, False]
@@ -305,14 +305,20 @@ def test_workers_on_one_device_share_its_memory() -> None:
 
 def test_a_worker_that_may_have_little_leaves_the_rest_to_those_it_shares_with() -> None:
     small = replace(_worker("a"), device=replace(_worker("a").device, free_bytes=GIB // 4))
-    candidates, _ = candidates_of([small, _worker("b"), _worker("c")], compute_bytes=0)
+    candidates, _ = candidates_of([small, _worker("b"), _worker("c")], compute_bytes={})
     assert [candidate.free_bytes for candidate in candidates] == [GIB // 4, 3 * GIB // 8, 3 * GIB // 8]
     assert [candidate.share_of(GIB // 2) for candidate in candidates[1:]] == [0, 0]
 
 
+def test_limits_of_workers_on_a_large_device_do_not_make_it_smaller() -> None:
+    limited = [replace(_worker(n), device=replace(_worker(n).device, free_bytes=GIB // 4)) for n in ("a", "b", "c")]
+    candidates, _ = candidates_of(limited, compute_bytes={})
+    assert [candidate.free_bytes for candidate in candidates] == [GIB // 4] * 3
+
+
 def test_one_worker_can_have_all_of_a_device_for_itself() -> None:
     workers = [_worker("a"), _worker("b"), _worker("c", host="attic")]
-    candidates, (note,) = candidates_of(workers, compute_bytes=0, shared=False)
+    candidates, (note,) = candidates_of(workers, compute_bytes={}, shared=False)
     assert [(candidate.name, candidate.free_bytes) for candidate in candidates] == [("a", GIB), ("c", GIB)]
     assert note.startswith("left out: b: it computes on the same CPU as a")
 
@@ -322,8 +328,24 @@ def test_memory_that_a_new_load_frees_counts_as_free() -> None:
         "old", 1, LayerRange(0, 4), StageMemory(300 * MIB, 100 * MIB, 50 * MIB, host_bytes=10 * MIB), is_serving=False
     )
     worker = _worker("a", free=500 * MIB)
-    (candidate,), _ = candidates_of([replace(worker, loaded=(stage,))], compute_bytes=0)
+    (candidate,), _ = candidates_of([replace(worker, loaded=(stage,))], compute_bytes={})
     assert candidate.free_bytes == 940 * MIB
+
+
+def test_who_has_no_room_for_the_logits_does_not_get_the_output_layer() -> None:
+    demand = replace(_demand(ends=0), output_compute_bytes=300 * MIB)
+    plan = make_plan(demand, [_candidate("a", 1000), _candidate("b", 350)], wishes=ON)
+    assert [stage.worker for stage in plan.stages] == ["b", "a"]
+
+
+def test_what_a_dry_run_taught_is_not_forgotten_by_a_smaller_one() -> None:
+    candidates = [_candidate("a", 1000, reserve_mib=500), _candidate("b", 1000)]
+    plan = make_plan(_demand(), candidates, wishes=ON)
+    reports = {
+        stage.worker: DryRunReport(replace(stage.memory, compute_bytes=100 * MIB), 1000 * MIB) for stage in plan.stages
+    }
+    reserves = [candidate.reserve_bytes for candidate in adjust(plan, candidates, reports)]
+    assert reserves == [500 * MIB, 100 * MIB + MARGIN_BYTES]
 
 
 def test_a_dry_run_that_finds_too_little_room_moves_layers_away() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
@@ -17,14 +18,29 @@ _THAW_S = 0.2
 class WorkerProcess:
     """A worker that is ready, on loopback."""
 
-    def __init__(self, name: str, *arguments: str, announced: bool = False) -> None:
-        """Starts it, with one thread so that several share a small machine, and waits until it is ready."""
+    def __init__(
+        self,
+        name: str,
+        *arguments: str,
+        announced: bool = False,
+        module: Sequence[str] = ("worker",),
+        cache: Path | None = None,
+    ) -> None:
+        """Starts it, with one thread so that several share a small machine, and waits until it is ready.
+
+        Args:
+            module: What to run, with arguments of its own.
+            cache: Where it remembers what it measured; None: where all do.
+        """
         self.name = name
         self._is_frozen = False
         quiet = [] if announced else ["--no-mdns"]
-        command = [sys.executable, "-m", "worker", "--json", "--name", name, "--parent-pid", str(os.getpid())]
+        command = [sys.executable, "-m", *module, "--json", "--name", name, "--parent-pid", str(os.getpid())]
         command += ["--threads", "1", *quiet, *arguments]
-        self._process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = os.environ if cache is None else {**os.environ, "CARAVAN_CACHE": str(cache)}
+        self._process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

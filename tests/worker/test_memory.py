@@ -59,6 +59,11 @@ def test_limits_take_from_what_is_free(
     assert limited == replace(CPU, free_bytes=free_bytes, total_bytes=total_bytes)
 
 
+def test_a_limit_of_its_own_leaves_the_rest_of_a_device_to_others() -> None:
+    assert MemoryLimits(max_bytes=GIB, reserve_bytes=GIB).shared(CPU) == 3 * GIB
+    assert MemoryLimits(reserve_bytes=5 * GIB).shared(CPU) == 0
+
+
 @pytest.mark.parametrize(
     ("limits", "said"),
     [

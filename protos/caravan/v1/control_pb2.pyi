@@ -84,20 +84,22 @@ class Versions(_message.Message):
     def __init__(self, caravan: _Optional[str] = ..., llama_cpp_python: _Optional[str] = ..., llama_cpp: _Optional[str] = ..., ggml: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "description", "backend", "kind", "free_bytes", "total_bytes")
+    __slots__ = ("name", "description", "backend", "kind", "free_bytes", "total_bytes", "shared_free_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     backend: str
     kind: DeviceKind
     free_bytes: int
     total_bytes: int
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., backend: _Optional[str] = ..., kind: _Optional[_Union[DeviceKind, str]] = ..., free_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+    shared_free_bytes: int
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., backend: _Optional[str] = ..., kind: _Optional[_Union[DeviceKind, str]] = ..., free_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., shared_free_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelReference(_message.Message):
     __slots__ = ("path", "identity")
