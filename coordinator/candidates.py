@@ -56,7 +56,7 @@ def candidates_of(
     """The workers as candidates, in the same order, and sentences about those left out here.
 
     Workers on one device of one machine (two on a CPU, say) each report the same free bytes: they share them. If they
-    may not, the first of them has all.
+    may not, the one that may have most has all.
 
     Args:
         compute_bytes: By worker name, the compute buffers that any stage has there; 0 where that is not known.
@@ -66,15 +66,15 @@ def candidates_of(
     groups: dict[tuple[str, str], list[FoundWorker]] = {}
     for worker in workers:
         groups.setdefault((worker.host_name, worker.device.name), []).append(worker)
+    sharers = {place: group if shared else [max(group, key=_own_bytes)] for place, group in groups.items()}
+    shares = {name: share for group in sharers.values() for name, share in _shares(group).items()}
     notes = [
-        f"left out: {worker.name}: it computes on the same {worker.device.name} as {group[0].name}, which can have all "
-        "of its memory (--distribution on uses both)"
-        for group in groups.values()
-        for worker in ([] if shared else group[1:])
+        f"left out: {worker.name}: it computes on the same {worker.device.name} as {sharers[place][0].name}, which can "
+        "have all of its memory (--distribution on uses both)"
+        for place, group in groups.items()
+        for worker in group
+        if worker.name not in shares
     ]
-    shares = {
-        name: share for group in groups.values() for name, share in _shares(group if shared else group[:1]).items()
-    }
     candidates = [
         Candidate(
             name=worker.name,
@@ -84,7 +84,7 @@ def candidates_of(
             reserve_bytes=compute_bytes.get(worker.name, 0) + MARGIN_BYTES,
             holds_input=worker.device.is_cpu,
             held_bytes=_held_bytes(worker),
-            others_bytes=worker.device.free_bytes + _held_bytes(worker) - shares[worker.name],
+            others_bytes=_own_bytes(worker) - shares[worker.name],
             speed=speeds.get(worker.name),
         )
         for worker in workers
@@ -98,12 +98,15 @@ def _shares(sharers: Sequence[FoundWorker]) -> dict[str, int]:
     leaves more to them."""
     left_bytes = min(worker.device.shared_free_bytes for worker in sharers) + sum(map(_held_bytes, sharers))
     shares = {}
-    by_own = sorted(sharers, key=lambda worker: worker.device.free_bytes + _held_bytes(worker))
-    for n_done, worker in enumerate(by_own):
-        own_bytes = worker.device.free_bytes + _held_bytes(worker)
-        shares[worker.name] = min(own_bytes, left_bytes // (len(sharers) - n_done))
+    for n_done, worker in enumerate(sorted(sharers, key=_own_bytes)):
+        shares[worker.name] = min(_own_bytes(worker), left_bytes // (len(sharers) - n_done))
         left_bytes -= shares[worker.name]
     return shares
+
+
+def _own_bytes(worker: FoundWorker) -> int:
+    """What a worker may have for a new load, if it has its device to itself."""
+    return worker.device.free_bytes + _held_bytes(worker)
 
 
 def _held_bytes(worker: FoundWorker) -> int:

@@ -138,20 +138,36 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
         measured = await measure_all(model.layout, model.params, demand, workers, clients)
     compute_bytes = await _least_compute(model, demand, workers, clients)
-    candidates, dropped = candidates_of(
-        workers, compute_bytes=compute_bytes, speeds=measured.speeds, shared=wishes.shares_devices
-    )
-    all_notes = [*notes, *_notes(workers, order.left_out), *measured.notes, *dropped]
+    all_notes = [*notes, *_notes(workers, order.left_out), *measured.notes]
+
+    async def plans(*, shared: bool) -> list[Plan]:
+        candidates, dropped = candidates_of(workers, compute_bytes=compute_bytes, speeds=measured.speeds, shared=shared)
+        return await _lines(order, demand, candidates, measured.links, [*all_notes, *dropped])
+
+    if wishes.shares_devices:
+        return await plans(shared=True)
+    try:
+        return await plans(shared=False)
+    except DoesNotFitError:
+        # Several workers on one device may together have more of it than any of them.
+        return await plans(shared=True)
+
+
+async def _lines(
+    order: PlanOrder, demand: Demand, candidates: Sequence[Candidate], links: Links, notes: Sequence[str]
+) -> list[Plan]:
+    """As many lines as are wished for."""
+    wishes = order.wishes
 
     async def confirmed(some: Sequence[Candidate]) -> Plan:
-        return await _confirmed(order, demand, some, links=measured.links, notes=all_notes)
+        return await _confirmed(order, demand, some, links=links, notes=notes)
 
     if wishes.replicas == 1:
         return [await confirmed(candidates)]
     if wishes.replicas is not None and wishes.replicas > len(candidates):
         raise PlanError(
             f"{wishes.replicas} lines need {wishes.replicas} workers or more, and {len(candidates)} can take part"
-            + "".join(f"; {note}" for note in all_notes)
+            + "".join(f"; {note}" for note in notes)
         )
     if wishes.distribution is Distribution.ON and wishes.replicas is not None:
         return [await confirmed(group) for group in dealt(candidates, wishes.replicas)]

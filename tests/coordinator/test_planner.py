@@ -323,6 +323,13 @@ def test_one_worker_can_have_all_of_a_device_for_itself() -> None:
     assert note.startswith("left out: b: it computes on the same CPU as a")
 
 
+def test_of_workers_on_one_device_the_one_that_may_have_most_has_it_to_itself() -> None:
+    small = replace(_worker("a"), device=replace(_worker("a").device, free_bytes=GIB // 4))
+    candidates, (note,) = candidates_of([small, _worker("b")], compute_bytes={}, shared=False)
+    assert [(candidate.name, candidate.free_bytes) for candidate in candidates] == [("b", GIB)]
+    assert note.startswith("left out: a: ")
+
+
 def test_memory_that_a_new_load_frees_counts_as_free() -> None:
     stage = LoadedStage(
         "old", 1, LayerRange(0, 4), StageMemory(300 * MIB, 100 * MIB, 50 * MIB, host_bytes=10 * MIB), is_serving=False

@@ -70,6 +70,17 @@ def test_small_workers_take_part_until_no_layer_fits_them(fleet: Fleet, model: P
     assert _check(fleet, model, fleet.options(n_ctx)) == n_stages
 
 
+def test_workers_on_one_device_share_a_model_that_none_of_them_may_hold_alone(
+    start_worker: StartWorker, model: Path
+) -> None:
+    halves = _start({"one": 250 * MIB, "other": 250 * MIB}, start_worker)
+    alone: OpenOptions = {**halves.options(512), "distribution": Distribution.OFF}
+    with pytest.raises(DoesNotFitError):
+        plan_alone(MeshOptions(model, **alone))
+    together: OpenOptions = {**alone, "distribution": Distribution.AUTO}
+    assert len(plan_alone(MeshOptions(model, **together)).stages) == 2
+
+
 def test_what_fits_nowhere_is_refused_with_numbers_and_remedies(fleet: Fleet, model: Path) -> None:
     with pytest.raises(DoesNotFitError) as caught:
         Mesh.open(model, **fleet.options(16384))
