@@ -13,7 +13,7 @@ import click
 from coordinator.cli.console import emit
 from coordinator.cli.exits import ExitCode
 from coordinator.cli.interrupts import interruptible
-from coordinator.cli.options import option, worker_address
+from coordinator.cli.options import discovery_timeout_option, option, worker_option
 from coordinator.cli.settings import debug_option
 from coordinator.diagnosis import Finding, Verdict, diagnose
 from coordinator.plan import columns
@@ -22,21 +22,8 @@ _MARKS = {Verdict.GOOD: "ok", Verdict.NOTE: "note", Verdict.BAD: "BAD"}
 
 
 @click.command("doctor")
-@option(
-    "--worker",
-    "-w",
-    multiple=True,
-    type=worker_address,
-    show_default=False,
-    help="A worker's address, beside those found on the network; may be given several times.",
-)
-@option(
-    "--discovery-timeout",
-    default=2.0,
-    type=click.FloatRange(0, 600),
-    metavar="SECONDS",
-    help="How long to look for workers on the network; 0: only those given with --worker.",
-)
+@worker_option
+@discovery_timeout_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> int:

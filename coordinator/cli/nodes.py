@@ -11,7 +11,7 @@ import click
 
 from coordinator.cli.console import emit, say
 from coordinator.cli.interrupts import interruptible
-from coordinator.cli.options import option, worker_address
+from coordinator.cli.options import discovery_timeout_option, option, worker_option
 from coordinator.cli.progress import layers_text
 from coordinator.cli.settings import debug_option
 from coordinator.discovery import Discovery, discover
@@ -22,21 +22,8 @@ _COLUMNS = ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP",
 
 
 @click.command("nodes")
-@option(
-    "--worker",
-    "-w",
-    multiple=True,
-    type=worker_address,
-    show_default=False,
-    help="A worker's address, beside those found on the network; may be given several times.",
-)
-@option(
-    "--discovery-timeout",
-    default=2.0,
-    type=click.FloatRange(0, 600),
-    metavar="SECONDS",
-    help="How long to look for workers on the network; 0: only those given with --worker.",
-)
+@worker_option
+@discovery_timeout_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> None:

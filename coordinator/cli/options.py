@@ -104,10 +104,28 @@ class _Replicas(click.ParamType[str]):
         return value
 
 
-worker_address = _WorkerAddress()
+_worker_address = _WorkerAddress()
 
 option = functools.partial(click.option, show_envvar=True, show_default=True)
 """Every option tells its environment variable and its default."""
+
+
+worker_option = option(
+    "--worker",
+    "-w",
+    multiple=True,
+    type=_worker_address,
+    show_default=False,
+    help="A worker's address, beside those found on the network; may be given several times.",
+)
+
+discovery_timeout_option = option(
+    "--discovery-timeout",
+    default=2.0,
+    type=click.FloatRange(0, 600),
+    metavar="SECONDS",
+    help="How long to look for workers on the network; 0: only those given with --worker.",
+)
 
 
 def line_options(command: Command) -> Command:
@@ -119,10 +137,8 @@ def line_options(command: Command) -> Command:
         return command(line=line, **given)
 
     options = [
-        option("--worker", "-w", multiple=True, type=worker_address, show_default=False,
-               help="A worker's address, beside those found on the network; may be given several times."),
-        option("--discovery-timeout", default=2.0, type=click.FloatRange(0, 600), metavar="SECONDS",
-               help="How long to look for workers on the network; 0: only those given with --worker."),
+        worker_option,
+        discovery_timeout_option,
         option("--context", "-c", type=click.IntRange(8, 1 << 23), metavar="TOKENS",
                help="Context of one sequence.  [default: what the model was trained for, at most 4096]"),
         option("--parallel", default=4, type=click.IntRange(1, 256), metavar="N",
