@@ -81,7 +81,7 @@ class OpenMesh:
         self.model_path = order.layout.path
         self.params = order.params
         self.lines = lines
-        self.left_out = prepared.left_out
+        self.left_out = tuple(prepared.order.left_out)
         self.vocabulary = prepared.vocabulary
         self.admission = prepared.admission
         self._resources = resources
@@ -168,7 +168,6 @@ class _Prepared:
     order: PlanOrder
     vocabulary: Vocabulary
     admission: Admission
-    left_out: tuple[LeftOutWorker, ...]
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
@@ -198,7 +197,7 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     clients = _connect(found, resources)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
     plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, found.left_out)
-    return _Prepared(plan_order, vocabulary, admission, found.left_out)
+    return _Prepared(plan_order, vocabulary, admission)
 
 
 async def _read_model(
@@ -256,11 +255,7 @@ def _only_wanted(found: Discovery, options: MeshOptions) -> Discovery:
     if unknown:
         there = ", ".join(sorted(names)) or "none"
         raise PlanError(f"no worker is named {', '.join(unknown)}; found: {there}")
-    kept = tuple(
-        worker
-        for worker in found.found
-        if worker.name not in options.exclude and (not options.only or worker.name in options.only)
-    )
+    kept = tuple(worker for worker in found.found if options.wants(worker.name))
     if names and not kept:
         raise NoWorkersError(f"of the workers found ({', '.join(sorted(names))}) none may take part")
     return Discovery(kept, found.left_out)

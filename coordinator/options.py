@@ -80,6 +80,10 @@ class MeshOptions:
     queue: int = 64
     predicted: bool = False
 
+    def wants(self, name: str) -> bool:
+        """Whether a worker of that name may take part."""
+        return name not in self.exclude and (not self.only or name in self.only)
+
     @property
     def wishes(self) -> Wishes:
         """What is asked of the plan.

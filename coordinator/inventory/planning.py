@@ -75,11 +75,7 @@ def _wanted(candidates: list[Candidate], options: MeshOptions) -> list[Candidate
     unknown = sorted({*options.only, *options.exclude} - {*names})
     if unknown:
         raise PlanError(f"no device is named {', '.join(unknown)}; the inventory has: {', '.join(names)}")
-    kept = [
-        candidate
-        for candidate in candidates
-        if candidate.name not in options.exclude and (not options.only or candidate.name in options.only)
-    ]
+    kept = [candidate for candidate in candidates if options.wants(candidate.name)]
     if not kept:
         raise PlanError(f"of the inventory's devices ({', '.join(names)}) none may take part: exclude fewer")
     return kept

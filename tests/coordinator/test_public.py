@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The public face: what it promises is there, and nothing else."""
 
+import dataclasses
 import inspect
 
 import coordinator
-from coordinator import AsyncMesh, CaravanError, Mesh, errors
+from coordinator import AsyncMesh, CaravanError, Mesh, MeshOptions, errors
+from coordinator.mesh import OpenOptions
 
 
 def test_everything_promised_is_there_and_once() -> None:
@@ -29,3 +31,9 @@ def test_both_faces_of_a_mesh_have_the_same_members_and_arguments() -> None:
         theirs = inspect.signature(getattr(AsyncMesh, name)).parameters.values()
         ours = inspect.signature(getattr(Mesh, name)).parameters.values()
         assert [(p.name, p.kind, p.default) for p in theirs] == [(p.name, p.kind, p.default) for p in ours]
+
+
+def test_the_options_that_open_takes_are_those_that_are_documented() -> None:
+    documented = {option.name: option.type for option in dataclasses.fields(MeshOptions)}
+    del documented["model"]
+    assert {name: typed.__forward_arg__ for name, typed in OpenOptions.__annotations__.items()} == documented
