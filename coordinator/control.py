@@ -62,12 +62,17 @@ _FLASH_ATTENTION = {
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """What a worker is to load: a layer range of a model file, with these context parameters."""
+    """What a worker is to load: a layer range of a model file, with these context parameters.
+
+    Attributes:
+        n_cpu_moe: Of the first so many layers of the range that have experts, these lie in system memory.
+    """
 
     path: Path
     identity: str
     layers: LayerRange
     params: ContextParams
+    n_cpu_moe: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +233,7 @@ def _stage_spec(order: StageOrder) -> control_pb2.StageSpec:
         layer_start=order.layers.start,
         layer_end=order.layers.end,
         context=_context(order.params),
+        n_cpu_moe=order.n_cpu_moe,
     )
 
 
@@ -270,6 +276,7 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
             free_bytes=device.free_bytes,
             total_bytes=device.total_bytes,
             shared_free_bytes=device.shared_free_bytes or device.free_bytes,
+            host_free_bytes=device.host_free_bytes,
         ),
         loaded=tuple(
             LoadedStage(

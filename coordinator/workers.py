@@ -29,6 +29,7 @@ class WorkerDevice:
     Attributes:
         free_bytes: For this worker, within its own limits.
         shared_free_bytes: For all workers on the device together.
+        host_free_bytes: Of system memory beside the device, for experts that do not fit there.
     """
 
     name: str
@@ -38,6 +39,7 @@ class WorkerDevice:
     free_bytes: int
     total_bytes: int
     shared_free_bytes: int
+    host_free_bytes: int = 0
 
     @property
     def is_cpu(self) -> bool:
@@ -50,7 +52,8 @@ class StageMemory:
     """Bytes of one stage by purpose, wherever they lie.
 
     Attributes:
-        host_bytes: Of the three together, how much lies in system memory though the device is another; 0 on CPUs.
+        host_bytes: Of the three together, how much counts as system memory beside the device: what lies there though
+            the device is another, and on a CPU the experts that were moved there (`n_cpu_moe`).
     """
 
     weights_bytes: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes as c
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import llama_cpp
@@ -25,10 +25,11 @@ from native.ranges import LayerRange
 
 @dataclass(frozen=True, slots=True)
 class LayerBytes:
-    """What one layer takes, wherever it lies."""
+    """What one layer takes, wherever it lies. `expert_bytes` of its weights are experts, of which a token uses some."""
 
     weights_bytes: int
     kv_bytes: int
+    expert_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,22 @@ def measure_layers(path: str | Path, params: ContextParams) -> LayerCosts:
     for start in range(0, layout.n_layer, at_once):
         some = _measure_some(layout, start, min(start + at_once, layout.n_layer), params)
         layers += some.layers
+    expert_bytes = _expert_bytes(layout)
+    layers = [replace(layer, expert_bytes=n_bytes) for layer, n_bytes in zip(layers, expert_bytes, strict=True)]
     # Gemma 3n's projection in front of the first layer, which llama.cpp places with the output.
     misplaced_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name.startswith("altup_proj."))
     input_bytes, output_bytes = some.input_bytes + misplaced_bytes, some.behind_bytes - misplaced_bytes
     tied = all(tensor.name != "output.weight" for tensor in layout.tensors)
     return LayerCosts(tuple(layers), input_bytes, output_bytes, tied)
+
+
+def _expert_bytes(layout: ModelLayout) -> list[int]:
+    """Of each layer."""
+    n_bytes = [0] * layout.n_layer
+    for tensor in layout.tensors:
+        if tensor.is_expert and tensor.layer is not None and tensor.layer < layout.n_layer:
+            n_bytes[tensor.layer] += tensor.n_bytes
+    return n_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded")
+    __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded", "telemetry")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class DescribeResponse(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     HOST_NAME_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance_id: str
     contract_version: str
@@ -69,7 +70,24 @@ class DescribeResponse(_message.Message):
     device: Device
     host_name: str
     loaded: _containers.RepeatedCompositeFieldContainer[LoadedStage]
-    def __init__(self, name: _Optional[str] = ..., instance_id: _Optional[str] = ..., contract_version: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., host_name: _Optional[str] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ...) -> None: ...
+    telemetry: _containers.RepeatedCompositeFieldContainer[Telemetry]
+    def __init__(self, name: _Optional[str] = ..., instance_id: _Optional[str] = ..., contract_version: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., host_name: _Optional[str] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., telemetry: _Optional[_Iterable[_Union[Telemetry, _Mapping]]] = ...) -> None: ...
+
+class Telemetry(_message.Message):
+    __slots__ = ("device", "used_bytes", "utilisation", "temperature_c", "power_w", "power_limit_w")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    POWER_LIMIT_W_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    used_bytes: int
+    utilisation: float
+    temperature_c: float
+    power_w: float
+    power_limit_w: float
+    def __init__(self, device: _Optional[str] = ..., used_bytes: _Optional[int] = ..., utilisation: _Optional[float] = ..., temperature_c: _Optional[float] = ..., power_w: _Optional[float] = ..., power_limit_w: _Optional[float] = ...) -> None: ...
 
 class Versions(_message.Message):
     __slots__ = ("caravan", "llama_cpp_python", "llama_cpp", "ggml")
@@ -84,7 +102,7 @@ class Versions(_message.Message):
     def __init__(self, caravan: _Optional[str] = ..., llama_cpp_python: _Optional[str] = ..., llama_cpp: _Optional[str] = ..., ggml: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "description", "backend", "kind", "free_bytes", "total_bytes", "shared_free_bytes")
+    __slots__ = ("name", "description", "backend", "kind", "free_bytes", "total_bytes", "shared_free_bytes", "host_free_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +110,7 @@ class Device(_message.Message):
     FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHARED_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     backend: str
@@ -99,7 +118,8 @@ class Device(_message.Message):
     free_bytes: int
     total_bytes: int
     shared_free_bytes: int
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., backend: _Optional[str] = ..., kind: _Optional[_Union[DeviceKind, str]] = ..., free_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., shared_free_bytes: _Optional[int] = ...) -> None: ...
+    host_free_bytes: int
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., backend: _Optional[str] = ..., kind: _Optional[_Union[DeviceKind, str]] = ..., free_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., shared_free_bytes: _Optional[int] = ..., host_free_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelReference(_message.Message):
     __slots__ = ("path", "identity")
@@ -130,16 +150,18 @@ class ContextParams(_message.Message):
     def __init__(self, n_ctx_seq: _Optional[int] = ..., n_seq_max: _Optional[int] = ..., n_batch: _Optional[int] = ..., n_ubatch: _Optional[int] = ..., kv_type_k: _Optional[str] = ..., kv_type_v: _Optional[str] = ..., flash_attention: _Optional[_Union[FlashAttention, str]] = ..., kv_unified: _Optional[bool] = ...) -> None: ...
 
 class StageSpec(_message.Message):
-    __slots__ = ("model", "layer_start", "layer_end", "context")
+    __slots__ = ("model", "layer_start", "layer_end", "context", "n_cpu_moe")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
     LAYER_END_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    N_CPU_MOE_FIELD_NUMBER: _ClassVar[int]
     model: ModelReference
     layer_start: int
     layer_end: int
     context: ContextParams
-    def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., context: _Optional[_Union[ContextParams, _Mapping]] = ...) -> None: ...
+    n_cpu_moe: int
+    def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., context: _Optional[_Union[ContextParams, _Mapping]] = ..., n_cpu_moe: _Optional[int] = ...) -> None: ...
 
 class DryRunRequest(_message.Message):
     __slots__ = ("stage",)
@@ -182,12 +204,14 @@ class BenchmarkRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., context: _Optional[_Union[ContextParams, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[BenchmarkRun, _Mapping]]] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., limit_s: _Optional[float] = ...) -> None: ...
 
 class BenchmarkRun(_message.Message):
-    __slots__ = ("layer_start", "layer_end")
+    __slots__ = ("layer_start", "layer_end", "n_cpu_moe")
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
     LAYER_END_FIELD_NUMBER: _ClassVar[int]
+    N_CPU_MOE_FIELD_NUMBER: _ClassVar[int]
     layer_start: int
     layer_end: int
-    def __init__(self, layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ...) -> None: ...
+    n_cpu_moe: int
+    def __init__(self, layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., n_cpu_moe: _Optional[int] = ...) -> None: ...
 
 class BenchmarkResponse(_message.Message):
     __slots__ = ("runs", "was_remembered")
