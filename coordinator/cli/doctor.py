@@ -48,12 +48,11 @@ def _config(ctx: click.Context) -> list[Finding]:
     config, root = ctx.ensure_object(Settings).config, ctx.find_root()
     if config is None:
         return [Finding("config", Verdict.GOOD, f"there is no file; it would be {default_path()}")]
-    findings = [Finding("config", Verdict.GOOD, str(config.path))]
-    mode = config.path.stat().st_mode
+    path = config.path.absolute()
+    findings = [Finding("config", Verdict.GOOD, str(path))]
+    mode = path.stat().st_mode
     if os.name == "posix" and stat.S_ISREG(mode) and mode & stat.S_IWOTH:
-        findings = [
-            Finding("config", Verdict.NOTE, f"{config.path} can be written by anyone", f"chmod o-w {config.path}")
-        ]
+        findings = [Finding("config", Verdict.NOTE, f"{path} can be written by anyone", f"chmod o-w {path}")]
     return findings + [Finding("config", Verdict.BAD, fault, "mend it there") for fault in config.faults(root)]
 
 
