@@ -160,6 +160,9 @@ class AsyncMesh(_Face):
     ) -> AsyncMesh:
         """Finds workers, makes a plan, loads the model and connects the line.
 
+        The command line's configuration file and variables are not read: what is not asked for here has its default.
+        (A worker that is started here has its own variables, CARAVAN_WORKER_MEMORY and the like.)
+
         Args:
             model: Path of a GGUF file, or "demo".
             on_progress: Called on the loop with each step.
@@ -257,8 +260,8 @@ class Mesh(_Face):
         on_progress: Callable[[LoadEvent], None] | None = None,
         **options: Unpack[OpenOptions],
     ) -> Mesh:
-        """As `AsyncMesh.open`, blocking; `on_progress` is called on the mesh's own thread. Ctrl-C ends what was
-        started."""
+        """As `AsyncMesh.open`, blocking, and as there no configuration file is read; `on_progress` is called on the
+        mesh's own thread. Ctrl-C ends what was started."""
         thread = LoopThread("caravan-mesh")
         try:
             opened = thread.run(AsyncMesh.open(model, on_progress=on_progress, **options))

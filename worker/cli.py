@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
 from protos.sizes import parse_size, shown
 from worker.daemon import Daemon, Ready, Settings
 from worker.errors import StartError
@@ -106,7 +107,8 @@ def command(
 ) -> None:
     """Lend this machine's device to a caravan: holds some of a model's layers for a coordinator.
 
-    Every option has a variable, CARAVAN_WORKER_DEVICE for --device and so on; --insecure alone must be typed out.
+    Every option has a variable, CARAVAN_WORKER_DEVICE for --device and so on, and may stand below [worker] in the
+    configuration file (docs/config.md); --insecure alone must be typed out.
     """
     _set_up_logging(verbose=verbose, debug=debug)
     settings = Settings(
@@ -129,9 +131,23 @@ def command(
         sys.exit(error.exit_code)
 
 
+name_variables(command, "CARAVAN_WORKER")
+
+
 def main() -> None:
     """The process's entry point."""
-    command.main(prog_name="caravan worker", auto_envvar_prefix="CARAVAN_WORKER")
+    try:
+        defaults = _defaults()
+    except OptionTableError as error:
+        click.echo(f"caravan worker: {error}", err=True)
+        sys.exit(error.exit_code)
+    command.main(prog_name="caravan worker", default_map=defaults)
+
+
+def _defaults() -> dict[str, object]:
+    """What `caravan worker` found in its table of the configuration file."""
+    packed = os.environ.get(TABLE_VARIABLE)
+    return OptionTable.unpack(packed).defaults_for(command, "caravan worker") if packed else {}
 
 
 def _say(ready: Ready) -> None:

@@ -6,23 +6,28 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from coordinator.cli.console import emit
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line import open_arguments
-from coordinator.cli.options import LineOptions, line_options, option
+from coordinator.cli.options import LayersOption, LineOptions, line_options, option
 from coordinator.cli.progress import LoadProgress
-from coordinator.cli.settings import debug_option
+from coordinator.cli.settings import debug_option, source_of
 from coordinator.inventory import plan_inventory
 from coordinator.last_plan import last_plan
 from coordinator.opening import plan_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
 from coordinator.prediction import Prediction
+
+_NO_NAMES: dict[str, Any] = {"only": (), "exclude": (), "layers": LayersOption()}
+"""The options that go by workers' names, when they name none."""
 
 
 @click.command("plan")
@@ -47,8 +52,8 @@ def command(model: str | None, last: bool, as_json: bool, inventory: Path | None
     """
     if (model is None) is not last:
         raise click.UsageError("give either MODEL or --last")
-    if inventory is not None and line.worker:
-        raise click.UsageError("--inventory plans for machines that need not be there: leave out --worker")
+    if inventory is not None:
+        line = _without_network(line)
     if model is None:
         kept = last_plan()
         emit((json.dumps(asdict(kept), indent=2) if as_json else kept.explain()) + "\n")
@@ -60,6 +65,19 @@ def command(model: str | None, last: bool, as_json: bool, inventory: Path | None
         else:
             plans = (asyncio.run(plan_inventory(options, inventory)),)
     emit((json.dumps(_all_as_data(plans), indent=2) if as_json else _explained(plans)) + "\n")
+
+
+def _without_network(line: LineOptions) -> LineOptions:
+    """The options without the workers that are there, which an inventory is not about: a configuration file and
+    variables name those, but nobody types them.
+
+    Raises:
+        UsageError: Somebody did.
+    """
+    if source_of("worker") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--inventory plans for machines that need not be there: leave out --worker")
+    names = {name: value for name, value in _NO_NAMES.items() if source_of(name) is not ParameterSource.COMMANDLINE}
+    return replace(line, worker=(), **names)
 
 
 def _explained(plans: Sequence[Plan]) -> str:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import sys
 
 import click
+from click.core import ParameterSource
 
 from coordinator.cli.exits import UserError
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line import note_speed, open_arguments, opened, print_text, tell_speed
 from coordinator.cli.options import LineOptions, SamplingOptions, line_options, local_option, option, sampling_options
-from coordinator.cli.settings import debug_option
+from coordinator.cli.settings import debug_option, source_of
 from coordinator.generation import Generation
 from coordinator.mesh import Mesh
 
@@ -44,7 +45,7 @@ def command(
     \b
     caravan run model.gguf "Once upon a time" --temperature 0 --max-tokens 100
     """
-    if system is not None and not chat:
+    if system is not None and not chat and source_of("system") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--system needs --chat")
     if prompt == "-":
         prompt = _read_prompt()
