@@ -15,7 +15,8 @@ from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
 from worker.answering import failures_answered
 from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
-from worker.errors import BadRequestError, Culprit
+from worker.errors import BadRequestError
+from worker.failures import Culprit
 from worker.holder import Health, Holder, Loaded
 from worker.link import measure_link
 from worker.listening import Endpoint
