@@ -22,7 +22,8 @@
         ├── BadNameError            exit 1
         ├── EngineMismatchError     exit 3
         ├── PortError               exit 3
-        └── NameTakenError          exit 3
+        ├── NameTakenError          exit 3
+        └── ListingError            exit 3
 
 llama.cpp's failures arrive as native.NativeError. What a caller is told of either is in worker/failures.py. Imported by
 the supervisor too, so nothing here loads llama.cpp.
@@ -137,4 +138,8 @@ class PortError(StartError):
 
 
 class NameTakenError(StartError):
+    exit_code = 3
+
+
+class ListingError(StartError):
     exit_code = 3
