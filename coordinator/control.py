@@ -6,6 +6,7 @@ loop by `discovery`, `loading` and `session`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from coordinator.workers import (
     Benchmarked,
     BenchmarkedRun,
     BuildVersions,
+    CardFigures,
     FoundWorker,
     Link,
     LoadedStage,
@@ -289,4 +291,10 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
             for stage in answer.loaded
             if stage.layer_start < stage.layer_end
         ),
+        telemetry=tuple(map(_card_figures, answer.telemetry)),
     )
+
+
+def _card_figures(card: control_pb2.Telemetry) -> CardFigures:
+    told = {field.name: value for field, value in card.ListFields() if field.name != "device" and math.isfinite(value)}
+    return CardFigures(device=card.device, **told)

@@ -113,6 +113,24 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class CardFigures:
+    """A card under a worker as its driver sees it, whoever uses it; None: not told.
+
+    Attributes:
+        device: llama.cpp's name of it.
+        utilisation: Of its compute units, 0 to 1.
+        power_limit_w: What it may draw.
+    """
+
+    device: str
+    used_bytes: int | None = None
+    utilisation: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FoundWorker:
     """A worker that answered.
 
@@ -122,6 +140,7 @@ class FoundWorker:
         address: Where it was reached, ``host:port``.
         host_name: Its machine's name, as it says.
         loaded: Stages it holds already.
+        telemetry: Of each card under its device.
     """
 
     name: str
@@ -132,6 +151,7 @@ class FoundWorker:
     versions: BuildVersions
     device: WorkerDevice
     loaded: tuple[LoadedStage, ...] = ()
+    telemetry: tuple[CardFigures, ...] = ()
 
     @property
     def is_serving(self) -> bool:

@@ -6,7 +6,7 @@ Imported by the worker and the coordinator; imports nothing of theirs, and nothi
 
 from native.chat_template import ChatTemplate
 from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse, default_threads
-from native.devices import Device, DeviceKind, devices, find_device
+from native.devices import Device, DeviceKind, backends, bus_id, devices, find_device
 from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
 from native.errors import (
     ChatTemplateError,
@@ -68,6 +68,8 @@ __all__ = [
     "UnsupportedModelError",
     "Versions",
     "Vocabulary",
+    "backends",
+    "bus_id",
     "check_params",
     "check_splittable",
     "default_threads",

@@ -15,11 +15,14 @@ from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
 from worker.answering import failures_answered
 from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
-from worker.errors import BadRequestError, Culprit
+from worker.errors import BadRequestError
+from worker.failures import Culprit
+from worker.figures import CardFigures
 from worker.holder import Health, Holder, Loaded
 from worker.link import measure_link
 from worker.listening import Endpoint
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
+from worker.telemetry import Telemetry
 
 _FLASH_ATTENTION = {
     control_pb2.FLASH_ATTENTION_AUTO: FlashAttention.AUTO,
@@ -48,12 +51,20 @@ MAX_CELLS = 1 << 24
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """What the coordinator asks of this worker outside the line."""
 
-    def __init__(self, holder: Holder, benchmarks: Benchmarks, description: Description, n_threads: int | None) -> None:
+    def __init__(
+        self,
+        holder: Holder,
+        benchmarks: Benchmarks,
+        description: Description,
+        n_threads: int | None,
+        telemetry: Telemetry,
+    ) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
         self._benchmarks = benchmarks
         self._description = description
         self._n_threads = n_threads
+        self._telemetry = telemetry
 
     def Describe(
         self, request: control_pb2.DescribeRequest, context: grpc.ServicerContext
@@ -74,6 +85,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             device=_device(self._holder.device(), self._holder.shared_free_bytes()),
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
+            telemetry=map(_card_figures, self._telemetry.read()),
         )
 
     def DryRun(self, request: control_pb2.DryRunRequest, context: grpc.ServicerContext) -> control_pb2.DryRunResponse:
@@ -246,6 +258,17 @@ def _device(device: Device, shared_free_bytes: int) -> control_pb2.Device:
         free_bytes=device.free_bytes,
         total_bytes=device.total_bytes,
         shared_free_bytes=shared_free_bytes,
+    )
+
+
+def _card_figures(card: CardFigures) -> control_pb2.Telemetry:
+    return control_pb2.Telemetry(
+        device=card.device,
+        used_bytes=card.used_bytes,
+        utilisation=card.utilisation,
+        temperature_c=card.temperature_c,
+        power_w=card.power_w,
+        power_limit_w=card.power_limit_w,
     )
 
 

@@ -34,6 +34,7 @@ from worker.listening import Endpoint, check_allowed
 from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
+from worker.telemetry import Telemetry
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,7 +182,8 @@ class Daemon:
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
-        control = ControlServicer(holder, benchmarks, about, self._settings.n_threads)
+        telemetry = Telemetry(device.name.split(","))
+        control = ControlServicer(holder, benchmarks, about, self._settings.n_threads, telemetry)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()

@@ -20,14 +20,13 @@ from worker import session
 from worker.engine import Engine
 from worker.errors import (
     BadRequestError,
-    Culprit,
     LeavingError,
     NeighbourError,
     NoSuchSessionError,
     StreamLostError,
     WrongEpochError,
-    detail_of,
 )
+from worker.failures import Culprit, detail_of
 from worker.feed import Feed
 from worker.frames import Step
 from worker.handover import Handover

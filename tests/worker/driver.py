@@ -5,6 +5,7 @@ The tests play the coordinator. Everything blocks with a timeout; what is starte
 """
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -39,12 +40,12 @@ def worker_command(*arguments: str) -> list[str]:
 
 
 class WorkerProcess:
-    """A worker that serves."""
+    """A worker that serves, without a supervisor."""
 
     def __init__(self, *arguments: str) -> None:
         """Starts it and waits for its ready line."""
         self.process = subprocess.Popen(
-            worker_command("--json", *arguments),
+            worker_command("--json", "--parent-pid", str(os.getpid()), *arguments),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

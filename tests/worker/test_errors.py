@@ -10,16 +10,8 @@ import native
 from native import LayerRange, NativeError
 from protos.caravan.v1 import error_pb2
 from protos.failures import status_of
-from worker.errors import (
-    BadFrameError,
-    CallError,
-    Culprit,
-    DoesNotFitError,
-    NeighbourError,
-    StartError,
-    code_of_native,
-    detail_of,
-)
+from worker.errors import BadFrameError, CallError, DoesNotFitError, NeighbourError, StartError
+from worker.failures import Culprit, code_of_native, detail_of
 
 E = TypeVar("E", bound=Exception)
 CULPRIT = Culprit("attic", LayerRange(4, 8))

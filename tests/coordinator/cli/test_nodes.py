@@ -28,7 +28,11 @@ def test_nodes_lists_a_worker_with_its_device_and_memory(attic: str) -> None:
     ended = caravan("nodes", "--worker", attic, *ALONE)
     assert ended.returncode == 0, ended.stderr
     heading, row = ended.stdout.splitlines()
-    assert heading.split() == ["WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS"]
+    before, behind = ["WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL"], ["LLAMA.CPP", "HOLDS"]
+    told = [column for column in heading.split() if column not in before + behind]
+    assert heading.split() == before + told + behind
+    # What else is told of a processor depends on the machine.
+    assert told[0] == "USED"
     assert row.startswith(f"attic   {attic}")
     assert "CPU (" in row
     assert "GiB" in row
@@ -43,6 +47,9 @@ def test_nodes_as_json_holds_the_same(attic: str) -> None:
     assert (worker["name"], worker["address"], worker["loaded"]) == ("attic", attic, [])
     assert 0 < worker["device"]["free_bytes"] <= worker["device"]["total_bytes"]
     assert report["left_out"] == []
+    (told,) = worker["telemetry"]
+    assert told["device"] == "CPU"
+    assert told["used_bytes"] > 0
 
 
 def test_nodes_without_workers_says_how_to_start_one() -> None:
