@@ -66,6 +66,14 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     show_default=True,
     help="How much of the device's memory to leave free, like 2GiB.",
 )
+@click.option(
+    "--ram",
+    "max_host_bytes",
+    metavar="SIZE",
+    callback=_parse_size,
+    help="Most system memory to use beside the device, like 32GiB, for experts that do not fit there; default: what is"
+    " free less 2 GiB or a tenth of all. Without a GPU: the most to use at all, or beside --memory.",
+)
 @click.option("--name", help="Name in the mesh; default: from the host's and the device's.")
 @click.option(
     "--models",
@@ -94,6 +102,7 @@ def command(
     listen: Endpoint,
     max_bytes: int | None,
     reserve_bytes: int,
+    max_host_bytes: int | None,
     name: str | None,
     model_folders: tuple[Path, ...],
     no_mdns: bool,
@@ -113,7 +122,7 @@ def command(
         endpoint=listen,
         device=device,
         name=name,
-        limits=MemoryLimits(max_bytes, reserve_bytes),
+        limits=MemoryLimits(max_bytes, reserve_bytes, max_host_bytes),
         model_folders=model_folders,
         use_mdns=not no_mdns,
         insecure=insecure,
