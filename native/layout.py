@@ -48,6 +48,11 @@ _MAX_BLOCKS = 512
 
 _LAYER_NAME = re.compile(r"^blk\.(\d+)\.")
 
+# Behind "blk.N": a layer's experts, of which a token uses some; those that every token uses are called `shexp`.
+# Source: LLM_FFN_EXPS_REGEX in common/common.h.
+EXPERT_NAME = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+_EXPERT_NAME = re.compile(EXPERT_NAME)
+
 # GGUF value types. Source: enum gguf_type in ggml/include/gguf.h.
 _INTEGER_READERS: dict[int, tuple[str, type[c._SimpleCData[int]]]] = {
     0: ("gguf_get_val_u8", c.c_uint8),
@@ -77,9 +82,8 @@ class TensorLayout:
 
     @property
     def is_expert(self) -> bool:
-        """Whether it holds a layer's experts, of which a token uses some. Source: LLM_TENSOR_NAMES in
-        src/llama-arch.cpp; experts that every token uses are called `shexp`."""
-        return "_exps." in self.name
+        """Whether it holds a layer's experts, of which a token uses some."""
+        return _EXPERT_NAME.search(self.name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,9 @@ class _HostStruct(c.Structure):
         ("graph_node", c.c_void_p),
         ("nbytes", c.c_void_p),
         ("tensor_overhead", c.c_void_p),
+        ("sched_n_backends", c.c_void_p),
+        ("sched_backend", c.c_void_p),
+        ("sched_set_backend", c.c_void_p),
         ("memory_breakdown", c.c_void_p),
         ("op_get_rows", c.c_int32),
         ("view_ops", c.c_int32 * 4),
@@ -178,6 +181,9 @@ _HOST_FUNCTIONS = (
     "ggml_graph_node",
     "ggml_nbytes",
     "ggml_tensor_overhead",
+    "ggml_backend_sched_get_n_backends",
+    "ggml_backend_sched_get_backend",
+    "ggml_backend_sched_set_tensor_backend",
 )
 
 # Ops that only show what another made.
@@ -188,6 +194,9 @@ _BREAKDOWN_NAMES = (
     "_Z26llama_get_memory_breakdownPK13llama_context",
     "llama_get_memory_breakdown",
 )
+
+# llama_context::get_sched() const as the Itanium C++ ABI spells it.
+_SCHEDULER_NAME = "_ZNK13llama_context9get_schedEv"
 
 # More ops than ggml has; the search for one by name ends there.
 _MAX_OPS = 200
@@ -212,6 +221,14 @@ def _breakdown_address() -> int:
     raise LibraryMismatchError(
         f"the installed llama.cpp has no llama_get_memory_breakdown: install llama-cpp-python=={BUILT_FOR}"
     )
+
+
+def scheduler_of(context: int) -> int | None:
+    """ggml's scheduler of a context; None where the library does not give it away."""
+    if not hasattr(llama, _SCHEDULER_NAME):
+        return None
+    scheduler: int | None = declare(llama, _SCHEDULER_NAME, c.c_void_p, c.c_void_p)(context)
+    return scheduler
 
 
 def _wire_path() -> Path:
@@ -242,6 +259,7 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer)
     declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_wire_begin_made_up", None, pointer)
+    declare(library, "caravan_wire_hold", None, pointer, pointer, pointer)
     declare(library, "caravan_wire_end", c.c_char_p, pointer)
     declare(library, "caravan_wire_captured", c.c_size_t, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_fence_new", pointer, pointer, c.c_int, c.c_int)

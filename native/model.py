@@ -19,6 +19,7 @@ import llama_cpp
 
 from native.devices import buffer_type_of, cpu_handle, handle_of
 from native.errors import LoadCancelledError, NativeError
+from native.experts import HostExperts, host_experts
 from native.layout import ModelLayout, check_generative, check_splittable, read_layout
 from native.library import wire
 from native.loading import load_handle
@@ -90,6 +91,7 @@ class Model:
         self.device = setup.device
         self.is_cpu = setup.is_cpu
         self.is_dry = setup.is_dry
+        self.host_experts = setup.host_experts
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(handle), model_handle=handle)
 
     @classmethod
@@ -101,6 +103,7 @@ class Model:
         device: str | None = None,
         on_progress: OnProgress | None = None,
         allocate: bool = True,
+        n_cpu_moe: int = 0,
     ) -> Model:
         """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
 
@@ -115,10 +118,13 @@ class Model:
             on_progress: called with the part of the bytes to read that is read, 0..1, on this thread; returning False
                 cancels.
             allocate: False for a dry run that reads the header only.
+            n_cpu_moe: of the first so many of these layers that have experts, these lie in system memory and are
+                computed there, as with llama.cpp's option of that name. On the CPU that changes nothing but what
+                counts as `host_bytes`.
 
         Raises:
             ModelFileError, UnsupportedModelError, UnknownDeviceError, LoadCancelledError.
-            ValueError: layers beyond the model's.
+            ValueError: layers beyond the model's, or fewer with experts than `n_cpu_moe`.
             LoadFailedError: llama.cpp refused, with its reason; nothing is left loaded.
         """
         layout = read_layout(path)
@@ -127,7 +133,8 @@ class Model:
         if layers.end > layout.n_layer:
             raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
         check_generative(layout)
-        setup = _LoadSetup(layout, layers, device, on_progress, allocate)
+        experts = host_experts(layout, layers, n_cpu_moe)
+        setup = _LoadSetup(layout, layers, device, on_progress, allocate, experts)
         if layers != whole:
             check_splittable(layout)
             setup.add_wires()
@@ -179,12 +186,14 @@ class _LoadSetup:
         device: str | None,
         on_progress: OnProgress | None,
         allocate: bool,
+        experts: HostExperts,
     ) -> None:
         self.layout = layout
         self.layers = layers
         self.device = handle_of(device)
         self.is_cpu = self.device == cpu_handle()
         self.is_dry = not allocate
+        self.host_experts = experts
         self.wires = Wires()
         self.cancelled = False
         self.file: PartialFile | None = None
@@ -221,10 +230,10 @@ class _LoadSetup:
         self.params.n_gpu_layers = n_block + 1
         self.params.split_mode = _SPLIT_MODE_LAYER
         self.params.load_mode = _LOAD_MODE_NONE
-        self._set_overrides()
 
     def load(self) -> int:
         """Runs the load; on failure frees the wires and says why."""
+        self._set_overrides()
         try:
             return self._load_partly() or load_handle(self.layout, self.params)
         except NativeError:
@@ -255,6 +264,19 @@ class _LoadSetup:
         self.params.devices = c.cast(self.devices, c.c_void_p)
 
     def _set_overrides(self) -> None:
+        """Says where tensors lie that llama.cpp would place elsewhere; the first pattern that fits a name decides."""
+        overrides = [] if self.wires.fence is None else self._stage_overrides()
+        if self.host_experts.layers and not self.is_cpu:
+            overrides.append((self.host_experts.pattern, buffer_type_of(cpu_handle())))
+        if not overrides:
+            return
+        array = (_Override * (len(overrides) + 1))()
+        for i, (pattern, buffer_type) in enumerate(overrides):
+            array[i] = _Override(pattern.encode(), buffer_type)
+        self.overrides = array
+        self.params.tensor_buft_overrides = c.cast(array, c.c_void_p)
+
+    def _stage_overrides(self) -> list[tuple[str, int]]:
         """Sends what only the first stage reads to the wire before; names what lies on the CPU as such.
 
         Only tensors overridden to the CPU's buffer type get the repacked layouts that llama.cpp picks by itself for a
@@ -276,11 +298,7 @@ class _LoadSetup:
             overrides.append((rf"^blk\.({own})\.", device))
             if is_last:
                 overrides.append((f"{_OUTPUT_TENSORS}|{_EMBEDDING}" if is_tied else _OUTPUT_TENSORS, device))
-        array = (_Override * (len(overrides) + 1))()
-        for i, (pattern, buffer_type) in enumerate(overrides):
-            array[i] = _Override(pattern.encode(), buffer_type)
-        self.overrides = array
-        self.params.tensor_buft_overrides = c.cast(array, c.c_void_p)
+        return overrides
 
     def _report_to(self, on_progress: OnProgress | None) -> None:
         if on_progress is None:

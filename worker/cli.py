@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -84,6 +85,15 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     show_default=True,
     help="How much of the device's memory to leave free, like 2GiB.",
 )
+@click.option(
+    "--ram",
+    "max_host_bytes",
+    metavar="SIZE",
+    callback=_parse_size,
+    help="Most system memory to use beside the devices, like 32GiB, for experts that do not fit there, in equal parts if"
+    " there are several workers; default: what is free less 2 GiB or a tenth of all. Without a GPU: the most to use at"
+    " all, or beside --memory.",
+)
 @click.option("--name", help="Name in the mesh, of several workers with the device's; default: the host's with it.")
 @click.option(
     "--models",
@@ -119,6 +129,7 @@ def command(
     listen: Endpoint,
     max_bytes: int | None,
     reserve_bytes: int,
+    max_host_bytes: int | None,
     name: str | None,
     model_folders: tuple[Path, ...],
     no_mdns: bool,
@@ -135,7 +146,7 @@ def command(
     configuration file (docs/config.md); --insecure alone must be typed out.
     """
     if parent_pid is None:
-        workers = _orders(arguments, devices, listen, name, integrated=integrated)
+        workers = _orders(arguments, Wishes(devices, listen, name, max_host_bytes), integrated=integrated)
         sys.exit(Supervisor(workers, holds_back=not (verbose or debug)).run())
     if len(devices) > 1:
         raise click.UsageError("with --parent-pid there is one worker, and it has one --device; join cards by a comma")
@@ -147,7 +158,7 @@ def command(
         endpoint=listen,
         device=devices[0] if devices else None,
         name=name,
-        limits=MemoryLimits(max_bytes, reserve_bytes),
+        limits=MemoryLimits(max_bytes, reserve_bytes, max_host_bytes),
         model_folders=model_folders,
         use_mdns=not no_mdns,
         insecure=insecure,
@@ -182,15 +193,13 @@ def _defaults() -> dict[str, object]:
     return OptionTable.unpack(packed).defaults_for(command, "caravan worker") if packed else {}
 
 
-def _orders(
-    arguments: Sequence[str], devices: tuple[str, ...], listen: Endpoint, name: str | None, *, integrated: bool
-) -> list[WorkerOrder]:
+def _orders(arguments: Sequence[str], wishes: Wishes, *, integrated: bool) -> list[WorkerOrder]:
     """The workers to run; each gets the command line as it is but for what the supervisor deals out."""
     options = [option for option in command.params if isinstance(option, click.Option)]
     with_value = {name for option in options if not option.is_flag for name in option.opts}
     try:
-        wishes = Wishes(devices or default_devices(integrated=integrated), listen, name)
-        return orders(wishes, arguments, with_value)
+        devices = wishes.devices or default_devices(integrated=integrated)
+        return orders(replace(wishes, devices=devices), arguments, with_value)
     except StartError as error:
         _fail(error)
 

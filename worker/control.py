@@ -82,7 +82,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
                 llama_cpp=about.engine.llama_cpp,
                 ggml=about.engine.ggml,
             ),
-            device=_device(self._holder.device(), self._holder.shared_free_bytes()),
+            device=_device(self._holder.device(), self._holder.shared_free_bytes(), self._holder.host_free_bytes()),
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
             telemetry=map(_card_figures, self._telemetry.read()),
@@ -221,6 +221,7 @@ def _run_spec(
         identity=model.identity,
         layers=LayerRange(run.layer_start, run.layer_end),
         params=params,
+        n_cpu_moe=run.n_cpu_moe,
     )
 
 
@@ -249,7 +250,7 @@ def _context_params(params: control_pb2.ContextParams, n_threads: int | None) ->
         raise BadRequestError(str(error)) from error
 
 
-def _device(device: Device, shared_free_bytes: int) -> control_pb2.Device:
+def _device(device: Device, shared_free_bytes: int, host_free_bytes: int) -> control_pb2.Device:
     return control_pb2.Device(
         name=device.name,
         description=device.description,
@@ -258,6 +259,7 @@ def _device(device: Device, shared_free_bytes: int) -> control_pb2.Device:
         free_bytes=device.free_bytes,
         total_bytes=device.total_bytes,
         shared_free_bytes=shared_free_bytes,
+        host_free_bytes=host_free_bytes,
     )
 
 

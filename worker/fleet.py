@@ -25,7 +25,7 @@ _LONG_LIFE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the command line says about all workers together; `devices` has one entry per worker.
+    """What the command line says about all workers together; `devices` has one entry per worker (none: not named).
 
     `ram_bytes`: for all of them together, beside their devices; None: not given.
     """

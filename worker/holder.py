@@ -95,13 +95,15 @@ class Holder:
 
     def device(self) -> Device:
         """The device as this worker may use it, its free memory read now."""
-        with self._lock:
-            held_bytes = 0 if self._stage is None else self._stage.memory.device_bytes
-        return self._limits.apply(find_device(self._device), held_bytes)
+        return self._limits.apply(find_device(self._device), self._held().device_bytes)
 
     def shared_free_bytes(self) -> int:
         """Free on the device for all workers on it together, now."""
         return self._limits.shared(find_device(self._device))
+
+    def host_free_bytes(self) -> int:
+        """What this worker may use now of system memory beside its device, for experts."""
+        return self._limits.host_free(find_device(self._device), find_device("CPU"), self._held())
 
     def find_model(self, spec: StageSpec) -> ModelLayout:
         """The layout of the file that `spec` means, checked against what is asked of it.
@@ -310,6 +312,11 @@ class Holder:
             with self._lock:
                 self._state = IDLE
         return tuple(seen)
+
+    def _held(self) -> MemoryUse:
+        """By the stage that is loaded."""
+        with self._lock:
+            return MemoryUse(0, 0, 0, 0) if self._stage is None else self._stage.memory
 
     def _drop_stage(self) -> None:
         with self._lock:

@@ -42,12 +42,16 @@ class StreamPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """Which layers of which model, and the context around them: equal specs may share what is loaded."""
+    """Which layers of which model, and the context around them: equal specs may share what is loaded.
+
+    Of the first `n_cpu_moe` of the layers that have experts, these lie in system memory.
+    """
 
     path: str
     identity: str
     layers: LayerRange
     params: ContextParams
+    n_cpu_moe: int = 0
 
 
 @dataclass(frozen=True, slots=True)

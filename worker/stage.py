@@ -47,8 +47,8 @@ class Stage:
             NativeError: LoadCancelledError among them; nothing is left loaded.
         """
         use = needed_memory(spec, layout, device)
-        check_fits(use, spec.layers, find_device(device), find_device("CPU"), limits)
-        model = Model.load(layout.path, layers=spec.layers, device=device, on_progress=report)
+        check_fits(use, spec, find_device(device), find_device("CPU"), limits)
+        model = Model.load(layout.path, layers=spec.layers, device=device, on_progress=report, n_cpu_moe=spec.n_cpu_moe)
         try:
             context = Context(model, spec.params)
             if not report(1.0):
@@ -109,10 +109,10 @@ def needed_memory(spec: StageSpec, layout: ModelLayout, device: str) -> MemoryUs
     """What loading would take, byte for byte, allocating nothing.
 
     Raises:
-        BadRequestError: parameters that this model cannot have.
+        BadRequestError: parameters that this model cannot have, more layers with experts than there are among them.
         NativeError: llama.cpp refuses the model.
     """
     try:
-        return dry_run(layout.path, spec.layers, device, spec.params)
+        return dry_run(layout.path, spec.layers, device, spec.params, spec.n_cpu_moe)
     except ValueError as error:
         raise BadRequestError(str(error)) from error

@@ -36,6 +36,9 @@ struct caravan_host {
     void * graph_node;
     void * nbytes;
     void * tensor_overhead;
+    void * sched_n_backends;
+    void * sched_backend;
+    void * sched_set_backend;
     void * memory_breakdown;
     int32_t op_get_rows;
     int32_t view_ops[4];
@@ -75,6 +78,9 @@ CARAVAN_API void * caravan_wire_buffer_type(void * wire);
 CARAVAN_API int64_t caravan_wire_weight_bytes(void * wire);
 CARAVAN_API void caravan_wire_begin(void * wire, const struct caravan_crossing * incoming, size_t n);
 CARAVAN_API void caravan_wire_begin_made_up(void * wire);  // a step to be timed: what should arrive is made up
+// What crosses to a wire is made behind this fence, where that can be, until told otherwise (NULL, NULL). The scheduler
+// must be that of the context about to compute.
+CARAVAN_API void caravan_wire_hold(void * wire, void * fence, void * sched);
 CARAVAN_API const char * caravan_wire_end(void * wire);  // NULL, or the step's first fault; valid until the next begin
 CARAVAN_API size_t caravan_wire_captured(void * wire, struct caravan_crossing * out, size_t capacity);
 // The real device, limited to ops of layers [start, end) and of no layer.

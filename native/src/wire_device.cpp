@@ -40,6 +40,9 @@ struct wire {
     std::unordered_map<const tensor *, bool> crossing;
     std::atomic<uintptr_t> next_address{ first_address };
     int64_t weight_bytes = 0;
+    // Behind which what crosses is made, and who decides that; both or neither.
+    caravan::device * fence = nullptr;
+    scheduler * sched = nullptr;
     caravan::device device = {};
     buffer_type buft = {};
 
@@ -93,6 +96,32 @@ bool owns(const wire * w, const tensor * op) {
     }
     // An op without a layer is not taken: an op of the stage's own may write into its result, which needs memory.
     return layer != no_layer && layer >= w->start && layer < w->end;
+}
+
+bool reads_weights(const tensor * op) {
+    for (const tensor * src : op->src) {
+        if (src != nullptr && src->buffer != nullptr && src->buffer->usage == usage_weights) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Gives the op that made a crossing tensor to the real device, and so what led there since the last op on weights: the
+// scheduler hands ops without weights to the device that follows, and here none follows but the wire. Without it, they
+// would stay on the CPU behind experts that lie in system memory, and a sum on the CPU is not always that of a GPU.
+void hold(const wire * w, const tensor * crossing) {
+    const tensor * op = op_that_made(crossing);
+    const tensor * storage = op->view_src != nullptr ? op->view_src : op;
+    if (storage->buffer != nullptr || reads_weights(op) || !w->fence->iface.supports_op(w->fence, op)) {
+        return;
+    }
+    for (int i = 0; i < host.sched_n_backends(w->sched); i++) {
+        backend * b = host.sched_backend(w->sched, i);
+        if (b->device == w->fence) {
+            host.sched_set_backend(w->sched, const_cast<tensor *>(op), b);
+        }
+    }
 }
 
 // buffer
@@ -266,8 +295,13 @@ bool device_supports_op(device * dev, const tensor * op) {
     }
     if (!w->stands_before()) {
         for (const tensor * src : op->src) {
-            if (src != nullptr) {
-                w->crossing[src] = crosses(w, src);
+            if (src == nullptr) {
+                continue;
+            }
+            const bool does_cross = crosses(w, src);
+            w->crossing[src] = does_cross;
+            if (does_cross && w->sched != nullptr) {
+                hold(w, src);
             }
         }
     }
@@ -357,6 +391,12 @@ void caravan_wire_begin(void * handle, const struct caravan_crossing * incoming,
 
 void caravan_wire_begin_made_up(void * handle) {
     as_wire(handle)->step.begin_made_up();
+}
+
+void caravan_wire_hold(void * handle, void * fence, void * sched) {
+    wire * w = as_wire(handle);
+    w->fence = static_cast<device *>(fence);
+    w->sched = static_cast<scheduler *>(sched);
 }
 
 const char * caravan_wire_end(void * handle) {

@@ -4,6 +4,7 @@
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -43,6 +44,8 @@ def test_experts_are_told_from_what_every_token_uses(tmp_path: Path) -> None:
     assert (layout.n_expert, layout.n_expert_used) == (4, 2)
     experts = {tensor.name.split(".")[2] for tensor in layout.tensors if tensor.is_expert}
     assert experts == {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+    for name, is_expert in (("ffn_gate_up_exps", True), ("ffn_up_chexps", True), ("ffn_norm_exps", False)):
+        assert replace(layout.tensors[0], name=f"blk.1.{name}.weight").is_expert is is_expert
     dense = read_layout(write_model(tmp_path / "dense.gguf", "llama"))
     assert (dense.n_expert, dense.n_expert_used) == (0, 0)
 
