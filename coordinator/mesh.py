@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
+from coordinator.events import LoadEvent
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
-from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.planner import Distribution
 from coordinator.search import Objective
+from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.errors import PlanError
-from coordinator.planner import Distribution, Wishes
 from coordinator.search import Objective
+from coordinator.wishes import Distribution, Wishes
 from native import ContextParams, FlashAttention, LayerRange
 
 _DEFAULT_CONTEXT = 4096
