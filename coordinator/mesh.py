@@ -45,6 +45,8 @@ class OpenOptions(TypedDict, total=False):
     replicas: int | None
     layer_ranges: Sequence[LayerRange] | None
     pinned: Mapping[str, LayerRange]
+    main: str | None
+    gpu_layers: int | None
     context: int | None
     parallel: int
     batch: int
@@ -162,7 +164,8 @@ class AsyncMesh(_Face):
 
         Args:
             model: Path of a GGUF file, or "demo".
-            on_progress: Called on the loop with each step.
+            on_progress: Called on the loop with each step: what is done, and of each worker that loads which layers and
+                how much of them is there.
             options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:

@@ -48,7 +48,7 @@ def does_not_fit(chooser: Chooser) -> DoesNotFitError:
     return DoesNotFitError(
         f"{demand.model} needs {size(needed_bytes)} ({size(demand.weights_bytes)} of weights, "
         f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens) and {problem} "
-        f"(after compute buffers and margin: {each}): {remedies(demand, missing_bytes, _slower_ways(chooser))}",
+        f"(after compute buffers and margin: {each}): {remedies(demand, missing_bytes, _better_ways(chooser))}",
         needed_bytes=needed_bytes,
         available_bytes=available_bytes,
     )
@@ -64,8 +64,14 @@ def _room_bytes(candidate: Candidate, demand: Demand) -> int:
     return candidate.capacity_bytes + min(candidate.host_capacity_bytes, demand.expert_bytes)
 
 
-def _slower_ways(chooser: Chooser) -> list[str]:
-    """What costs nothing but speed: for workers with a GPU, as much of the machine's memory as would do."""
+def _better_ways(chooser: Chooser) -> list[str]:
+    """What costs nothing but speed: no wishes, and beside GPUs as much of the machine's memory as would do."""
+    options = {"--main": chooser.wishes.main, "--gpu-layers": chooser.wishes.gpu_layers}
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        free = replace(chooser, wishes=replace(chooser.wishes, main=None, gpu_layers=None))
+        if free.best(free.everybody, Objective.LATENCY) is not None:
+            return [f"let the planner choose (leave out {' and '.join(given)})"]
     gpus = [index for index, each in enumerate(chooser.candidates) if not each.is_cpu]
     gpus.sort(key=lambda index: -chooser.candidates[index].capacity_bytes)
     if not gpus:

@@ -70,22 +70,24 @@ def check_wishes(demand: Demand, candidates: Sequence[Candidate], wishes: Wishes
     Raises:
         PlanError: They are not, or cannot.
     """
-    names = {candidate.name: candidate for candidate in candidates}
-    there = ", ".join(names)
+    named = {candidate.name: candidate for candidate in candidates}
+    there = ", ".join(named)
     for name, layers in wishes.pinned.items():
-        if name not in names:
+        if name not in named:
             raise PlanError(f"layers are given to {name}, which does not take part; there are: {there}")
         if layers.end > demand.n_layer:
             raise PlanError(f"{shown(layers)} are given to {name}, and {demand.model} has {demand.n_layer} layers")
-        if wishes.place_of(names[name], demand.n_layer) is None:
-            raise PlanError(
-                f"{shown(layers)} are given to {name}, and with {wishes.gpu_layers} of {demand.n_layer} layers on GPUs "
-                "it gets none: leave out one of the two"
-            )
-    if wishes.main is not None and wishes.main not in names:
+    if wishes.main is not None and wishes.main not in named:
         raise PlanError(f"{wishes.main} is to be the main device, and does not take part; there are: {there}")
-    if wishes.gpu_layers is not None:
-        _check_gpu_layers(demand, candidates, wishes.gpu_layers)
+    if wishes.gpu_layers is None:
+        return
+    _check_gpu_layers(demand, candidates, wishes.gpu_layers)
+    for name in (*wishes.pinned, *([] if wishes.main is None else [wishes.main])):
+        if wishes.place_of(named[name], demand.n_layer) is None:
+            raise PlanError(
+                f"{name} is to take part, and with {wishes.gpu_layers} of {demand.n_layer} layers on GPUs it gets "
+                "none: leave out one of the two"
+            )
 
 
 def _check_gpu_layers(demand: Demand, candidates: Sequence[Candidate], gpu_layers: int) -> None:

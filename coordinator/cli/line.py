@@ -43,6 +43,10 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "context": line.context,
         "parallel": line.parallel,
         "batch": line.batch,
+        "main": line.main,
+        "gpu_layers": line.gpu_layers,
+        "kv_type_k": line.kv_type,
+        "kv_type_v": line.kv_type,
         "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
