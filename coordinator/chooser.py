@@ -9,7 +9,7 @@ everybody, without GPUs) that does without.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from coordinator.candidates import Candidate, beside_experts
@@ -54,6 +54,8 @@ class Chooser:
     candidates: Sequence[Candidate]
     wishes: Wishes
     links: Links
+    _known: dict[object, Solution | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was looked for already."""
 
     @property
     def use_all(self) -> bool:
@@ -115,10 +117,14 @@ class Chooser:
             hosted: Whether experts may lie in system memory.
             max_stages: At most; None: as wished for.
         """
-        solution = solve(self._problem(members, objective, hosted, max_stages), objective, use_all=use_all)
-        if solution is None:
-            return None
-        return replace(solution, stages=tuple((members[index], layers) for index, layers in solution.stages))
+        asked = (tuple(members), objective, use_all, hosted, max_stages)
+        if asked not in self._known:
+            solution = solve(self._problem(members, objective, hosted, max_stages), objective, use_all=use_all)
+            if solution is not None:
+                stages = tuple((members[index], layers) for index, layers in solution.stages)
+                solution = replace(solution, stages=stages)
+            self._known[asked] = solution
+        return self._known[asked]
 
     def alone(self) -> Solution | None:
         """The fastest device that can hold it all."""

@@ -81,19 +81,31 @@ def _better_ways(chooser: Chooser) -> list[str]:
 
 
 def _more_ram(chooser: Chooser, gpus: Sequence[int]) -> str | None:
-    """Experts in system memory: of the largest worker with a GPU, or else of all of them."""
+    """Experts in system memory, of as few workers with a GPU as will do, the largest first."""
     if not chooser.demand.expert_bytes:
         return None
-    for some in (gpus[:1], gpus):
-        generous = [
-            replace(each, host_free_bytes=_most_ram(chooser, each)) if index in some else each
-            for index, each in enumerate(chooser.candidates)
-        ]
-        other = replace(chooser, candidates=generous)
-        solution = other.solved(other.everybody, Objective.LATENCY, hosted=True)
-        if solution is not None:
-            return _ram_for(chooser, solution, some)
-    return None
+    best = _with_ram(chooser, gpus)
+    if best is None:
+        return None
+    low, high = 1, len(gpus)
+    while low < high:
+        middle = (low + high) // 2
+        solution = _with_ram(chooser, gpus[:middle])
+        if solution is None:
+            low = middle + 1
+        else:
+            high, best = middle, solution
+    return _ram_for(chooser, best, gpus[:high])
+
+
+def _with_ram(chooser: Chooser, some: Sequence[int]) -> Solution | None:
+    """The best line if these may have all of their machines' memory for experts."""
+    generous = [
+        replace(each, host_free_bytes=_most_ram(chooser, each)) if index in some else each
+        for index, each in enumerate(chooser.candidates)
+    ]
+    other = replace(chooser, candidates=generous)
+    return other.solved(other.everybody, Objective.LATENCY, hosted=True)
 
 
 def _most_ram(chooser: Chooser, candidate: Candidate) -> int:
