@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Control calls to one worker: who it is, what would fit, how fast it and its links are, load, unload, health. A thin
 gRPC client: it translates messages to our values and failures to our errors, and decides nothing. Used on the event
-loop by `discovery`, `loading` and `session`.
+loop by `discovery`, `confirming`, `loading` and `session`.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class BenchmarkOrder:
 
     Attributes:
         runs: Layer ranges, each loaded alone.
+        n_cpu_moe: Of each run, of how many of its first layers with experts these lie in system memory; empty: of none.
         batch_sizes: Tokens, ascending, each at most n_batch.
         limit_s: Of computing, per run: a size that would exceed it is left out, save the first.
     """
@@ -93,6 +94,7 @@ class BenchmarkOrder:
     runs: tuple[LayerRange, ...]
     batch_sizes: tuple[int, ...]
     limit_s: float
+    n_cpu_moe: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,10 @@ class WorkerClient:
         request = control_pb2.BenchmarkRequest(
             model=control_pb2.ModelReference(path=str(order.path), identity=order.identity),
             context=_context(order.params),
-            runs=[control_pb2.BenchmarkRun(layer_start=run.start, layer_end=run.end) for run in order.runs],
+            runs=[
+                control_pb2.BenchmarkRun(layer_start=run.start, layer_end=run.end, n_cpu_moe=n_cpu_moe)
+                for run, n_cpu_moe in zip(order.runs, order.n_cpu_moe or (0,) * len(order.runs), strict=True)
+            ],
             batch_sizes=order.batch_sizes,
             limit_s=order.limit_s,
         )

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
+from coordinator.events import LoadEvent
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
-from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.planner import Distribution
 from coordinator.search import Objective
+from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
 
@@ -45,6 +45,8 @@ class OpenOptions(TypedDict, total=False):
     replicas: int | None
     layer_ranges: Sequence[LayerRange] | None
     pinned: Mapping[str, LayerRange]
+    main: str | None
+    gpu_layers: int | None
     context: int | None
     parallel: int
     batch: int
@@ -165,7 +167,8 @@ class AsyncMesh(_Face):
 
         Args:
             model: Path of a GGUF file, or "demo".
-            on_progress: Called on the loop with each step.
+            on_progress: Called on the loop with each step: what is done, and of each worker that loads which layers and
+                how much of them is there.
             options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.admission import Admission
+from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
 from coordinator.control import WorkerClient
 from coordinator.discovery import Discovery, discover
 from coordinator.errors import (
@@ -24,26 +25,17 @@ from coordinator.errors import (
     UnsupportedModelError,
     WorkerBusyError,
 )
+from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
-from coordinator.loading import (
-    LoadedLine,
-    LoadEvent,
-    LoadPhase,
-    ModelOrder,
-    OnProgress,
-    PlanOrder,
-    confirmed_plans,
-    load_lines,
-    unload_stages,
-)
+from coordinator.loading import LoadedLine, load_lines, unload_stages
 from coordinator.local_workers import LocalWorkers
 from coordinator.models import ModelFile, resolve_model
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.planner import Distribution
 from coordinator.scheduler import Limits, Scheduler
 from coordinator.session import Session
 from coordinator.statuses import Callee
+from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import (
     ChatTemplateError,

@@ -49,11 +49,20 @@ def _one_way_s(link: Link, n_bytes: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PredictedStage:
-    """A stage as far as speed goes."""
+    """A stage as far as speed goes.
+
+    Attributes:
+        experts_from: The experts of layers before this one lie in system memory.
+    """
 
     worker: str
     layers: LayerRange
     speed: Speed
+    experts_from: int = 0
+
+    def computes_s(self, n_tokens: int) -> float:
+        """Seconds that it computes a frame of so many tokens."""
+        return self.speed.stage_s(self.layers, n_tokens, experts_from=self.experts_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,7 @@ def predict(
 
 
 def _stage_seconds(stages: Sequence[PredictedStage], n_tokens: int) -> list[float]:
-    return [stage.speed.stage_s(stage.layers, n_tokens) + STAGE_OVERHEAD_S for stage in stages]
+    return [stage.computes_s(n_tokens) + STAGE_OVERHEAD_S for stage in stages]
 
 
 def _hops_s(stages: Sequence[PredictedStage], links: Links, n_embd: int, n_tokens: int) -> float:

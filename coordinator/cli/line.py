@@ -17,9 +17,9 @@ from coordinator.cli.progress import LoadProgress, layers_text
 from coordinator.generation import Generation
 from coordinator.last_plan import keep_plan
 from coordinator.mesh import Mesh
-from coordinator.plan import Plan, size
-from coordinator.planner import Distribution
+from coordinator.plan import Plan, in_ram, size
 from coordinator.search import Objective
+from coordinator.wishes import Distribution
 from native import FlashAttention
 
 _MIN_MEASURED_TOKENS = 16
@@ -43,6 +43,10 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "context": line.context,
         "parallel": line.parallel,
         "batch": line.batch,
+        "main": line.main,
+        "gpu_layers": line.gpu_layers,
+        "kv_type_k": line.kv_type,
+        "kv_type_v": line.kv_type,
         "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
@@ -73,7 +77,9 @@ def _tell_line(plan: Plan) -> None:
     width = max(len(stage.worker) for stage in plan.stages)
     for stage in plan.stages:
         layers = f"{layers_text(stage.layers.start, stage.layers.end)} of {plan.demand.n_layer}"
-        tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {size(stage.memory.total_bytes)} on {stage.device}")
+        hosted = f", {in_ram(stage.n_cpu_moe)}" if stage.n_cpu_moe else ""
+        taken = f"{size(stage.memory.total_bytes)} on {stage.device}{hosted}"
+        tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {taken}")
     if plan.prediction is not None:
         tell(f"predicted: {plan.prediction.tokens_per_s:.1f} tokens per second for one stream")
     for note in plan.sentences:

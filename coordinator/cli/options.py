@@ -19,6 +19,9 @@ from native import LayerRange, SamplingParams
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""Those that llama.cpp's KV cache can have."""
+
 _MAX_GRAMMAR_BYTES = 1 << 20
 
 
@@ -38,6 +41,7 @@ class LineOptions:
     discovery_timeout: float
     context: int | None
     flash_attention: str
+    kv_type: str
     parallel: int
     batch: int
     layers: LayersOption
@@ -47,6 +51,8 @@ class LineOptions:
     objective: str
     max_stages: int | None
     replicas: str
+    main: str | None
+    gpu_layers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,8 @@ def line_options(command: Command) -> Command:
                help="Tokens in one frame at most."),
         option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
                help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
+        option("--kv-type", default="f16", type=click.Choice(KV_TYPES),
+               help="How the KV cache keeps keys and values; smaller ones than f16 need flash attention."),
         option("--distribution", default="auto", type=click.Choice(["auto", "on", "off"]),
                help="Over as many devices as it pays, over all that can hold a layer, or over one."),
         option("--objective", default="latency", type=click.Choice(["latency", "throughput"]),
@@ -160,6 +168,10 @@ def line_options(command: Command) -> Command:
         option("--replicas", default="1", type=_Replicas(), metavar="N|auto",
                help="Lay the model over so many lines of workers, each a whole; auto: as many as find room."),
         option("--max-stages", type=click.IntRange(min=1), metavar="N", help="Use at most so many workers."),
+        option("--main", metavar="NAME",
+               help="This worker has the output layer and samples; with --distribution off it is the one used."),
+        option("--gpu-layers", type=click.IntRange(min=0), metavar="N",
+               help="Put the last so many layers on GPU workers and all others on CPU workers; 0: none on GPUs."),
     ]  # fmt: skip
     return _with_options(options, with_line)  # type: ignore[return-value]
 

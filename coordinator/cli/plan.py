@@ -23,7 +23,7 @@ from coordinator.inventory import plan_inventory
 from coordinator.last_plan import last_plan
 from coordinator.opening import plan_mesh
 from coordinator.options import MeshOptions
-from coordinator.plan import Plan
+from coordinator.plan import Alternative, Plan
 from coordinator.prediction import Prediction
 
 _NO_NAMES: dict[str, Any] = {"only": (), "exclude": (), "layers": LayersOption()}
@@ -109,6 +109,8 @@ def _as_data(plan: Plan) -> dict[str, object]:
                 "weights_bytes": stage.memory.weights_bytes,
                 "kv_bytes": stage.memory.kv_bytes,
                 "compute_bytes": stage.memory.compute_bytes,
+                "host_bytes": stage.memory.host_bytes,
+                "n_cpu_moe": stage.n_cpu_moe,
                 "free_bytes": stage.free_bytes,
             }
             for stage in plan.stages
@@ -116,18 +118,21 @@ def _as_data(plan: Plan) -> dict[str, object]:
         "basis": plan.basis,
         "headline": plan.headline,
         "prediction": None if plan.prediction is None else _speeds(plan.prediction),
-        "alternatives": [
-            {
-                "label": alternative.label,
-                "stages": [
-                    {"worker": name, "layer_start": layers.start, "layer_end": layers.end}
-                    for name, layers in alternative.stages
-                ],
-                "prediction": _speeds(alternative.prediction),
-            }
-            for alternative in plan.alternatives
-        ],
+        "alternatives": list(map(_alternative, plan.alternatives)),
         "notes": list(plan.sentences),
+    }
+
+
+def _alternative(alternative: Alternative) -> dict[str, object]:
+    hosted = alternative.n_cpu_moe or (0,) * len(alternative.stages)
+    return {
+        "label": alternative.label,
+        "weights_bytes": alternative.size_bytes,
+        "stages": [
+            {"worker": name, "layer_start": layers.start, "layer_end": layers.end, "n_cpu_moe": n_cpu_moe}
+            for (name, layers), n_cpu_moe in zip(alternative.stages, hosted, strict=True)
+        ],
+        "prediction": _speeds(alternative.prediction),
     }
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from coordinator.cli.console import say, stderr
-from coordinator.loading import LoadEvent, LoadPhase
+from coordinator.events import LoadEvent, LoadPhase
 
 
 class LoadProgress:

@@ -20,9 +20,9 @@ from coordinator.cli.line import open_arguments, tell_lines
 from coordinator.cli.options import LineOptions, line_options, local_option, option
 from coordinator.cli.progress import LoadProgress
 from coordinator.cli.settings import debug_option
+from coordinator.events import LoadEvent
 from coordinator.http.server import HttpServer, ListenAddress, bind
 from coordinator.http.service import Service
-from coordinator.loading import LoadEvent
 from coordinator.mesh import AsyncMesh
 from coordinator.models import resolve_model
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from coordinator.candidates import Candidate
+from coordinator.confirming import ModelOrder, measure
 from coordinator.errors import PlanError
 from coordinator.inventory.estimates import (
     BANDWIDTH_EFFICIENCY,
@@ -19,7 +20,6 @@ from coordinator.inventory.estimates import (
 )
 from coordinator.inventory.machines import Inventory
 from coordinator.inventory.reading import read_inventory
-from coordinator.loading import ModelOrder, measure
 from coordinator.opening import native_errors, read_order
 from coordinator.options import MeshOptions
 from coordinator.plan import Demand, Plan
