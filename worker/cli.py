@@ -91,7 +91,7 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     metavar="SIZE",
     callback=_parse_size,
     help="Most system memory to use beside the devices, like 32GiB, for experts that do not fit there; several workers"
-    " have equal parts of it. Default: what is free less 2 GiB or a tenth of all. Without a GPU: the most to use at all,"
+    " share it equally. Default: what is free less 2 GiB or a tenth of all. Without a GPU: the most to use at all,"
     " or beside --memory.",
 )
 @click.option("--name", help="Name in the mesh, of several workers with the device's; default: the host's with it.")
