@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import StageOrder, WorkerClient
+from coordinator.correction_store import read_corrections
+from coordinator.corrections import Correction, corrected
 from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
@@ -82,6 +84,7 @@ async def measure(order: ModelOrder) -> Demand:
         n_sequences=params.n_seq_max,
         n_batch=params.n_batch,
         n_embd=layout.n_embd,
+        identity=layout.identity,
         bits_per_weight=8 * layout.n_bytes / max(1, sum(tensor.n_elements for tensor in layout.tensors)),
     )
     ends = (_least_stage(demand), LayerRange(layout.n_layer - 1, layout.n_layer))
@@ -106,6 +109,7 @@ class _Basis:
 
     Attributes:
         compute_bytes: By worker name, what any stage takes there to compute.
+        corrections: What earlier runs taught, by place.
         notes: What all plans have to say.
     """
 
@@ -113,6 +117,7 @@ class _Basis:
     measured: Measured
     hosted: HostedSpeeds
     compute_bytes: Mapping[str, int]
+    corrections: Mapping[str, Correction]
     notes: Sequence[str]
 
 
@@ -138,6 +143,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
         measured,
         HostedSpeeds(subject, measured.speeds),
         await _least_compute(model, demand, workers, clients),
+        await asyncio.to_thread(read_corrections, model.layout.identity),
         [*notes, *_notes(workers, order.left_out)],
     )
     try:
@@ -215,7 +221,8 @@ async def _confirmed(order: PlanOrder, basis: _Basis, candidates: Sequence[Candi
             for name, error in basis.measured.errors.items()
             if name in unknown
         ]
-        plan = make_plan(demand, candidates, wishes=wishes, links=links, notes=[*basis.notes, *notes])
+        known = [corrected(candidate, basis.corrections) for candidate in candidates]
+        plan = make_plan(demand, known, wishes=wishes, links=links, notes=[*basis.notes, *notes])
         reports = await _dry_runs(order.model, plan, order.clients)
         errors = misfits(plan, candidates, reports)
         if not errors:

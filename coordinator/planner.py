@@ -15,6 +15,7 @@ from dataclasses import replace
 from coordinator.alternatives import alternatives
 from coordinator.candidates import Candidate
 from coordinator.chooser import Chooser, Laid, LaidLine, line_of
+from coordinator.corrections import changes
 from coordinator.errors import DoesNotFitError, NoWorkersError, PlanError
 from coordinator.explanation import headline, left_out
 from coordinator.plan import Demand, Plan, shown, size
@@ -48,17 +49,22 @@ def make_plan(
     check_wishes(demand, candidates, wishes)
     chooser = Chooser(demand, candidates, wishes, links)
     if wishes.layer_ranges is not None:
-        return chooser.plan_of(_manual(chooser, wishes.layer_ranges), notes=notes)
+        return _noted(chooser.plan_of(_manual(chooser, wishes.layer_ranges), notes=notes))
     solution = chooser.best(chooser.everybody, wishes.objective, use_all=chooser.use_all)
     if solution is None:
         raise _no_plan(chooser)
-    plan = chooser.plan_of(line_of(solution), notes=notes)
+    plan = _noted(chooser.plan_of(line_of(solution), notes=notes))
     return replace(
         plan,
         headline=headline(chooser, solution),
         alternatives=() if plan.prediction is None or wishes.pinned else alternatives(chooser, solution),
         left_out=tuple(left_out(chooser, solution, plan.prediction)),
     )
+
+
+def _noted(plan: Plan) -> Plan:
+    """With what earlier runs have changed."""
+    return replace(plan, notes=(*plan.notes, *changes(plan)))
 
 
 def needs_hosted_experts(demand: Demand, candidates: Sequence[Candidate], wishes: Wishes, links: Links) -> bool:
