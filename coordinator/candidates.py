@@ -25,6 +25,7 @@ class Candidate:
     """A worker as the planner sees it.
 
     Attributes:
+        address: Where it is reached; empty for a machine that one does not have.
         free_bytes: For a new stage: its share of what is free on its device.
         reserve_bytes: Of these, not for weights and KV: compute buffers and margin.
         holds_input: Whether the token embedding lies in the same memory (CPU); llama.cpp keeps it off GPUs.

@@ -215,14 +215,9 @@ async def _confirmed(order: PlanOrder, basis: _Basis, candidates: Sequence[Candi
     for _ in range(_MAX_PLANS):
         if _wants_hosted(order, basis, candidates):
             candidates = await basis.hosted.added_to(candidates)
-        unknown = {candidate.name for candidate in candidates if candidate.speed is None}
-        notes = [
-            f"the speed of {name} is not known: {error}"
-            for name, error in basis.measured.errors.items()
-            if name in unknown
-        ]
         known = [corrected(candidate, basis.corrections) for candidate in candidates]
-        plan = make_plan(demand, known, wishes=wishes, links=links, notes=[*basis.notes, *notes])
+        plan = make_plan(demand, known, wishes=wishes, links=links, notes=basis.notes)
+        plan = plan.noting(_unmeasured(basis, candidates, plan))
         reports = await _dry_runs(order.model, plan, order.clients)
         errors = misfits(plan, candidates, reports)
         if not errors:
@@ -231,12 +226,29 @@ async def _confirmed(order: PlanOrder, basis: _Basis, candidates: Sequence[Candi
     raise errors[0]
 
 
+def _unmeasured(basis: _Basis, candidates: Sequence[Candidate], plan: Plan) -> list[str]:
+    """A sentence for everybody whose speed is not known, and for every stage whose experts' is not."""
+    without = {candidate.name for candidate in candidates if candidate.speed is None}
+    hosted = {stage.worker for stage in plan.stages if stage.n_cpu_moe} - without
+    errors, hosted_errors = basis.measured.errors, basis.hosted.errors
+    return [
+        *(f"the speed of {name} is not known: {error}" for name, error in errors.items() if name in without),
+        *(
+            f"the speed of {name} with experts in RAM is not known: {error}"
+            for name, error in hosted_errors.items()
+            if name in hosted
+        ),
+    ]
+
+
 def _wants_hosted(order: PlanOrder, basis: _Basis, candidates: Sequence[Candidate]) -> bool:
     """Whether it is to be known how fast layers are with their experts in system memory: if speeds decide and experts
     have to lie there, or if somebody wants to see what it would be like."""
     if not (basis.measured.speeds or basis.measured.errors) or not basis.demand.expert_bytes:
         return False
-    return order.predicted or needs_hosted_experts(basis.demand, candidates, order.wishes, basis.measured.links)
+    if order.predicted and len(candidates) > 1:
+        return True
+    return needs_hosted_experts(basis.demand, candidates, order.wishes, basis.measured.links)
 
 
 def _least_stage(demand: Demand) -> LayerRange:

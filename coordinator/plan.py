@@ -5,7 +5,7 @@ the rest of the room reads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.prediction import PROMPT_TOKENS, Prediction
@@ -194,6 +194,10 @@ class Plan:
             f"{size(max(0, stage.free_bytes - memory.device_bytes))} of {size(stage.free_bytes)}",
         )
         return cells if self.prediction is None else (*cells, f"{self.prediction.stage_s[number] * 1000:.1f} ms")
+
+    def noting(self, notes: Iterable[str]) -> Plan:
+        """The same plan with these notes too."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def besides(self, workers: Collection[str]) -> Plan:
         """The same plan where other lines have these workers: then none of them is left out."""

@@ -49,22 +49,19 @@ def make_plan(
     check_wishes(demand, candidates, wishes)
     chooser = Chooser(demand, candidates, wishes, links)
     if wishes.layer_ranges is not None:
-        return _noted(chooser.plan_of(_manual(chooser, wishes.layer_ranges), notes=notes))
+        by_hand = chooser.plan_of(_manual(chooser, wishes.layer_ranges), notes=notes)
+        return by_hand.noting(changes(by_hand))
     solution = chooser.best(chooser.everybody, wishes.objective, use_all=chooser.use_all)
     if solution is None:
         raise _no_plan(chooser)
-    plan = _noted(chooser.plan_of(line_of(solution), notes=notes))
+    plan = chooser.plan_of(line_of(solution), notes=notes)
+    plan = plan.noting(changes(plan))
     return replace(
         plan,
         headline=headline(chooser, solution),
         alternatives=() if plan.prediction is None or wishes.pinned else alternatives(chooser, solution),
         left_out=tuple(left_out(chooser, solution, plan.prediction)),
     )
-
-
-def _noted(plan: Plan) -> Plan:
-    """With what earlier runs have changed."""
-    return replace(plan, notes=(*plan.notes, *changes(plan)))
 
 
 def needs_hosted_experts(demand: Demand, candidates: Sequence[Candidate], wishes: Wishes, links: Links) -> bool:
