@@ -43,6 +43,7 @@ from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
 from coordinator.prediction import Prediction
 from coordinator.search import Objective
+from coordinator.timings import MeasuredTokens
 from coordinator.wishes import Distribution
 from coordinator.workers import (
     BuildVersions,
@@ -79,6 +80,7 @@ __all__ = [
     "LoadEvent",
     "LoadPhase",
     "LoadedStage",
+    "MeasuredTokens",
     "Mesh",
     "MeshOptions",
     "Messages",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from coordinator.prediction import STAGE_OVERHEAD_S
 from coordinator.speed import Speed
 from coordinator.workers import FoundWorker
 
@@ -24,12 +25,15 @@ class Candidate:
     """A worker as the planner sees it.
 
     Attributes:
+        address: Where it is reached; empty for a machine that one does not have.
         free_bytes: For a new stage: its share of what is free on its device.
         reserve_bytes: Of these, not for weights and KV: compute buffers and margin.
         holds_input: Whether the token embedding lies in the same memory (CPU); llama.cpp keeps it off GPUs.
         held_bytes: Held on the device by stages that a new load replaces, this worker's own.
         others_bytes: Of the device, what other workers on it may have.
         speed: As measured; None: it could not be.
+        speed_factor: How many times as long as measured `speed` says, as earlier runs taught.
+        overhead_s: What handing on a frame takes.
         host: Its machine; empty if that is not known.
         host_free_bytes: Its share of the machine's memory, beside the device, for experts.
         host_reserve_bytes: Of these, not for experts.
@@ -49,6 +53,8 @@ class Candidate:
     host_free_bytes: int = 0
     host_reserve_bytes: int = 0
     unused_bytes: int = 0
+    speed_factor: float = 1.0
+    overhead_s: float = STAGE_OVERHEAD_S
 
     @property
     def is_cpu(self) -> bool:

@@ -16,7 +16,6 @@ from coordinator.candidates import Candidate, beside_experts
 from coordinator.plan import Demand, Plan, Stage
 from coordinator.prediction import (
     COORDINATOR,
-    STAGE_OVERHEAD_S,
     Links,
     PredictedStage,
     Prediction,
@@ -65,7 +64,7 @@ class Chooser:
     def with_weights(self, factor: float) -> Chooser:
         """The same for the model with so many times its bytes of weights."""
         candidates = [
-            replace(each, speed=None if each.speed is None else each.speed.with_weights(factor))
+            replace(each, speed=None if each.speed is None else each.speed.stretched(factor))
             for each in self.candidates
         ]
         return Chooser(with_weights(self.demand, factor), candidates, self.wishes, self.links)
@@ -153,7 +152,7 @@ class Chooser:
             candidate, speed = self.candidates[laid.index], self.candidates[laid.index].speed
             if speed is None or (laid.experts_from > laid.layers.start and speed.hosted is None):
                 return None
-            stages.append(PredictedStage(candidate.name, laid.layers, speed, laid.experts_from))
+            stages.append(PredictedStage(candidate.name, laid.layers, speed, laid.experts_from, candidate.overhead_s))
         demand = self.demand
         return predict(
             stages,
@@ -174,7 +173,7 @@ class Chooser:
             output_bytes=max(0, costs.output_bytes + demand.output_compute_bytes),
             layer_s=tuple(speed.layer_s(layer, n_tokens) for layer in range(n_layer)),
             output_s=speed.output.at(n_tokens),
-            step_s=STAGE_OVERHEAD_S,
+            step_s=candidate.overhead_s,
             pinned=self.wishes.pinned.get(candidate.name),
             within=self.wishes.place_of(candidate, n_layer),
             is_main=candidate.name == self.wishes.main,
@@ -204,6 +203,8 @@ class Chooser:
             memory=demand.stage_memory(laid.layers, holds_input=candidate.holds_input, n_cpu_moe=n_cpu_moe),
             free_bytes=candidate.free_bytes,
             n_cpu_moe=n_cpu_moe,
+            host=candidate.host,
+            speed_factor=candidate.speed_factor,
         )
 
     def _problem(self, members: Sequence[int], objective: Objective, hosted: bool, max_stages: int | None) -> Problem:

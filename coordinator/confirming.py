@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import StageOrder, WorkerClient
+from coordinator.correction_store import read_corrections
+from coordinator.corrections import Correction, corrected
 from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
@@ -82,6 +84,7 @@ async def measure(order: ModelOrder) -> Demand:
         n_sequences=params.n_seq_max,
         n_batch=params.n_batch,
         n_embd=layout.n_embd,
+        identity=layout.identity,
         bits_per_weight=8 * layout.n_bytes / max(1, sum(tensor.n_elements for tensor in layout.tensors)),
     )
     ends = (_least_stage(demand), LayerRange(layout.n_layer - 1, layout.n_layer))
@@ -106,6 +109,7 @@ class _Basis:
 
     Attributes:
         compute_bytes: By worker name, what any stage takes there to compute.
+        corrections: What earlier runs taught, by place.
         notes: What all plans have to say.
     """
 
@@ -113,6 +117,7 @@ class _Basis:
     measured: Measured
     hosted: HostedSpeeds
     compute_bytes: Mapping[str, int]
+    corrections: Mapping[str, Correction]
     notes: Sequence[str]
 
 
@@ -138,6 +143,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
         measured,
         HostedSpeeds(subject, measured.speeds),
         await _least_compute(model, demand, workers, clients),
+        await asyncio.to_thread(read_corrections, model.layout.identity),
         [*notes, *_notes(workers, order.left_out)],
     )
     try:
@@ -209,13 +215,9 @@ async def _confirmed(order: PlanOrder, basis: _Basis, candidates: Sequence[Candi
     for _ in range(_MAX_PLANS):
         if _wants_hosted(order, basis, candidates):
             candidates = await basis.hosted.added_to(candidates)
-        unknown = {candidate.name for candidate in candidates if candidate.speed is None}
-        notes = [
-            f"the speed of {name} is not known: {error}"
-            for name, error in basis.measured.errors.items()
-            if name in unknown
-        ]
-        plan = make_plan(demand, candidates, wishes=wishes, links=links, notes=[*basis.notes, *notes])
+        known = [corrected(candidate, basis.corrections) for candidate in candidates]
+        plan = make_plan(demand, known, wishes=wishes, links=links, notes=basis.notes)
+        plan = plan.noting(_unmeasured(basis, candidates, plan))
         reports = await _dry_runs(order.model, plan, order.clients)
         errors = misfits(plan, candidates, reports)
         if not errors:
@@ -224,12 +226,29 @@ async def _confirmed(order: PlanOrder, basis: _Basis, candidates: Sequence[Candi
     raise errors[0]
 
 
+def _unmeasured(basis: _Basis, candidates: Sequence[Candidate], plan: Plan) -> list[str]:
+    """A sentence for everybody whose speed is not known, and for every stage whose experts' is not."""
+    without = {candidate.name for candidate in candidates if candidate.speed is None}
+    hosted = {stage.worker for stage in plan.stages if stage.n_cpu_moe} - without
+    errors, hosted_errors = basis.measured.errors, basis.hosted.errors
+    return [
+        *(f"the speed of {name} is not known: {error}" for name, error in errors.items() if name in without),
+        *(
+            f"the speed of {name} with experts in RAM is not known: {error}"
+            for name, error in hosted_errors.items()
+            if name in hosted
+        ),
+    ]
+
+
 def _wants_hosted(order: PlanOrder, basis: _Basis, candidates: Sequence[Candidate]) -> bool:
     """Whether it is to be known how fast layers are with their experts in system memory: if speeds decide and experts
     have to lie there, or if somebody wants to see what it would be like."""
     if not (basis.measured.speeds or basis.measured.errors) or not basis.demand.expert_bytes:
         return False
-    return order.predicted or needs_hosted_experts(basis.demand, candidates, order.wishes, basis.measured.links)
+    if order.predicted and len(candidates) > 1:
+        return True
+    return needs_hosted_experts(basis.demand, candidates, order.wishes, basis.measured.links)
 
 
 def _least_stage(demand: Demand) -> LayerRange:

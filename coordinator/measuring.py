@@ -80,6 +80,8 @@ class HostedSpeeds:
         self._subject = subject
         self._speeds = dict(speeds)
         self._is_measured = False
+        self.errors: dict[str, CaravanError] = {}
+        """Why some workers could not be measured, by name."""
 
     async def added_to(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with these speeds, where system memory may be used. Where the device could not be measured,
@@ -87,7 +89,7 @@ class HostedSpeeds:
         if not self._is_measured:
             self._is_measured = True
             users = [worker for worker in self._subject.workers if worker.device.host_free_bytes]
-            hosted, _ = await _measure_devices(self._subject, users, hosted=True)
+            hosted, self.errors = await _measure_devices(self._subject, users, hosted=True)
             self._speeds |= {
                 name: replace(self._speeds.get(name, speed), hosted=speed.layers) for name, speed in hosted.items()
             }

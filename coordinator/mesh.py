@@ -22,6 +22,7 @@ from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
 from coordinator.search import Objective
+from coordinator.timings import MeasuredTokens
 from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
@@ -117,6 +118,12 @@ class _Face:
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return sum(line.session.n_waiting for line in self._mesh.lines)
+
+    @property
+    def measured(self) -> MeasuredTokens | None:
+        """How long the tokens of streams that were alone in the first line took, there and on each stage, to be held
+        against `plan.prediction`; None: there were none."""
+        return self._mesh.lines[0].session.measured
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """The tokens that `generate` would make of a prompt. From any thread: a server tokenises long prompts beside

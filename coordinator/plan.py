@@ -5,7 +5,7 @@ the rest of the room reads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.prediction import PROMPT_TOKENS, Prediction
@@ -27,6 +27,7 @@ class Demand:
             the last stage needs less of them than others.
         bits_per_weight: On the average of all its tensors; 0: not known.
         compact_kv_bytes: What the KV cache would take as q8_0; None: not known, or no less.
+        identity: The model's, by its header; empty if it is not known.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Demand:
     output_compute_bytes: int = 0
     bits_per_weight: float = 0.0
     compact_kv_bytes: int | None = None
+    identity: str = ""
 
     @property
     def n_layer(self) -> int:
@@ -90,6 +92,8 @@ class Stage:
         free_bytes: On its device when it was asked.
         memory: What the stage takes; with compute buffers once the worker's dry run has confirmed it.
         n_cpu_moe: Of the first so many of its layers that have experts, these lie in system memory.
+        host: Its machine; empty if that is not known.
+        speed_factor: How many times as long as the device was measured to take the prediction counts.
     """
 
     worker: str
@@ -99,6 +103,8 @@ class Stage:
     memory: StageMemory
     free_bytes: int
     n_cpu_moe: int = 0
+    host: str = ""
+    speed_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,10 @@ class Plan:
             f"{size(max(0, stage.free_bytes - memory.device_bytes))} of {size(stage.free_bytes)}",
         )
         return cells if self.prediction is None else (*cells, f"{self.prediction.stage_s[number] * 1000:.1f} ms")
+
+    def noting(self, notes: Iterable[str]) -> Plan:
+        """The same plan with these notes too."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def besides(self, workers: Collection[str]) -> Plan:
         """The same plan where other lines have these workers: then none of them is left out."""

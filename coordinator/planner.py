@@ -15,6 +15,7 @@ from dataclasses import replace
 from coordinator.alternatives import alternatives
 from coordinator.candidates import Candidate
 from coordinator.chooser import Chooser, Laid, LaidLine, line_of
+from coordinator.corrections import changes
 from coordinator.errors import DoesNotFitError, NoWorkersError, PlanError
 from coordinator.explanation import headline, left_out
 from coordinator.plan import Demand, Plan, shown, size
@@ -48,11 +49,13 @@ def make_plan(
     check_wishes(demand, candidates, wishes)
     chooser = Chooser(demand, candidates, wishes, links)
     if wishes.layer_ranges is not None:
-        return chooser.plan_of(_manual(chooser, wishes.layer_ranges), notes=notes)
+        by_hand = chooser.plan_of(_manual(chooser, wishes.layer_ranges), notes=notes)
+        return by_hand.noting(changes(by_hand))
     solution = chooser.best(chooser.everybody, wishes.objective, use_all=chooser.use_all)
     if solution is None:
         raise _no_plan(chooser)
     plan = chooser.plan_of(line_of(solution), notes=notes)
+    plan = plan.noting(changes(plan))
     return replace(
         plan,
         headline=headline(chooser, solution),

@@ -21,6 +21,9 @@ from coordinator.speed import Curve, Speed
 _PLENTY_BYTES = 1 << 50
 """More than anybody has."""
 
+_BESIDE_BYTES = 32 << 20
+"""Of system memory, for llama.cpp's own buffers beside experts; the dry run tells how many."""
+
 _RELUCTANT_S = 10.0
 """Per layer, of a machine that is to get as few as possible."""
 
@@ -72,7 +75,7 @@ def _better_ways(chooser: Chooser) -> list[str]:
         free = replace(chooser, wishes=replace(chooser.wishes, main=None, gpu_layers=None))
         if free.best(free.everybody, Objective.LATENCY) is not None:
             return [f"let the planner choose (leave out {' and '.join(given)})"]
-    gpus = [index for index, each in enumerate(chooser.candidates) if not each.is_cpu]
+    gpus = [index for index, each in enumerate(chooser.candidates) if each.address and not each.is_cpu]
     gpus.sort(key=lambda index: -chooser.candidates[index].capacity_bytes)
     if not gpus:
         return []
@@ -122,7 +125,7 @@ def _ram_for(chooser: Chooser, solution: Solution, some: Sequence[int]) -> str |
             candidate = chooser.candidates[laid.index]
             n_bytes = demand.stage_memory(laid.layers, n_cpu_moe=n_cpu_moe).host_bytes
             n_bytes += demand.costs.input_bytes if laid.layers.start == 0 else 0
-            option = f"--ram {_rounded_up(n_bytes + max(candidate.host_reserve_bytes, MARGIN_BYTES))}"
+            option = f"--ram {_rounded_up(n_bytes + max(candidate.host_reserve_bytes, MARGIN_BYTES + _BESIDE_BYTES))}"
             asked.append(f"{candidate.name} {option} for experts (now {size(candidate.host_free_bytes)})")
     return f"give worker{'s' if len(asked) > 1 else ''} {' and '.join(asked)}" if asked else None
 

@@ -44,9 +44,9 @@ class Curve:
         """Every time multiplied."""
         return Curve(tuple((n_tokens, factor * seconds) for n_tokens, seconds in self.points))
 
-    def with_weights(self, factor: float) -> Curve:
-        """With so much as many bytes of weights: the smallest batch takes as long as reading them does, and larger ones
-        so much longer as they compute."""
+    def stretched(self, factor: float) -> Curve:
+        """The smallest batch takes so many times as long, and larger ones as many seconds longer: what changes is what
+        every batch takes, such as reading the weights, and not what each of its tokens does."""
         return self.later((factor - 1) * self.points[0][1])
 
     def later(self, more_s: float) -> Curve:
@@ -96,13 +96,9 @@ class Speed:
         seconds = sum(self.layer_s(layer, n_tokens, is_hosted=layer < experts_from) for layer in own)
         return seconds + (self.output.at(n_tokens) if layers.end == len(self.kinds) else 0.0)
 
-    def times(self, factor: float) -> Speed:
-        """Every time multiplied."""
-        return self._each(lambda curve: curve.times(factor))
-
-    def with_weights(self, factor: float) -> Speed:
-        """With so much as many bytes of weights to read."""
-        return self._each(lambda curve: curve.with_weights(factor))
+    def stretched(self, factor: float) -> Speed:
+        """As `Curve.stretched`, everywhere."""
+        return self._each(lambda curve: curve.stretched(factor))
 
     def _each(self, change: Callable[[Curve], Curve]) -> Speed:
         hosted = None if self.hosted is None else tuple(map(change, self.hosted))

@@ -14,6 +14,7 @@ from typing import Any
 from coordinator.cli.console import emit, say
 from coordinator.cli.options import LineOptions
 from coordinator.cli.progress import LoadProgress, layers_text
+from coordinator.corrections import MIN_TOKENS
 from coordinator.generation import Generation
 from coordinator.last_plan import keep_plan
 from coordinator.mesh import Mesh
@@ -21,9 +22,6 @@ from coordinator.plan import Plan, in_ram, size
 from coordinator.search import Objective
 from coordinator.wishes import Distribution
 from native import FlashAttention
-
-_MIN_MEASURED_TOKENS = 16
-"""Fewer say little about speed."""
 
 
 def open_arguments(line: LineOptions) -> dict[str, Any]:
@@ -95,10 +93,10 @@ def print_text(generation: Generation) -> None:
         emit("\n")
 
 
-def note_speed(plan: Plan, generation: Generation) -> None:
-    """Keeps the plan with how fast it turned out, for `caravan plan --last`."""
-    if generation.usage.completion_tokens >= _MIN_MEASURED_TOKENS:
-        keep_plan(plan, generation.usage.decode_tokens_per_s)
+def note_speed(mesh: Mesh, generation: Generation) -> None:
+    """Keeps the plan with how fast it turned out, for `caravan plan --last` and for the next plan."""
+    if generation.usage.completion_tokens >= MIN_TOKENS:
+        keep_plan(mesh.plan, generation.usage.decode_tokens_per_s, mesh.measured)
 
 
 def tell_speed(generation: Generation) -> None:

@@ -111,6 +111,7 @@ def _as_data(plan: Plan) -> dict[str, object]:
                 "compute_bytes": stage.memory.compute_bytes,
                 "host_bytes": stage.memory.host_bytes,
                 "n_cpu_moe": stage.n_cpu_moe,
+                "speed_factor": stage.speed_factor,
                 "free_bytes": stage.free_bytes,
             }
             for stage in plan.stages

@@ -52,7 +52,7 @@ def command(
     with interruptible(), opened(model, local_workers=local, **open_arguments(line)) as mesh:
         generation = _begin(mesh, prompt, sampling, chat=chat, system=system)
         print_text(generation)
-        note_speed(mesh.plan, generation)
+        note_speed(mesh, generation)
         if stats:
             tell_speed(generation)
 

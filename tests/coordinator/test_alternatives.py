@@ -59,7 +59,7 @@ def test_weights_are_scaled_and_the_cache_is_not() -> None:
 
 def test_only_reading_the_weights_takes_less_time() -> None:
     speed = Speed((0,), (Curve(((1, 0.001), (64, 0.003))),), Curve(((1, 0.5),)), (Curve(((1, 0.01),)),))
-    half = speed.with_weights(0.5)
+    half = speed.stretched(0.5)
     assert half.layer_s(0, 1) == pytest.approx(0.0005)
     assert half.layer_s(0, 64) == pytest.approx(0.0025)
     assert half.layer_s(0, 1, is_hosted=True) == pytest.approx(0.005)

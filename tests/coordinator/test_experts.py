@@ -266,12 +266,18 @@ def test_more_system_memory_is_the_first_remedy_and_a_cpu_worker_the_second() ->
     error = refused.value
     assert (error.needed_bytes, error.available_bytes) == (880 * MIB, 500 * MIB)
     assert "a 400 MiB of 400 MiB free and 100 MiB of RAM for experts" in error.message
-    # Six layers' experts, 480 MiB, with the margin; or the four layers that do not fit with one layer's experts away.
+    # Six layers' experts, 480 MiB, the margin and some; or the four layers that do not fit with one's experts away.
     assert error.message.endswith(
-        ": give worker a --ram 544MiB for experts (now 100 MiB), start a CPU worker on attic with 440 MiB free "
+        ": give worker a --ram 576MiB for experts (now 100 MiB), start a CPU worker on attic with 440 MiB free "
         "(caravan worker --device CPU) or use a quantisation of at most 420 MiB"
     )
-    make_plan(_demand(), [_gpu("a", 400, 544, host="attic")])
+    make_plan(_demand(), [_gpu("a", 400, 576, host="attic")])
+
+
+def test_of_machines_that_one_does_not_have_no_options_are_told() -> None:
+    with pytest.raises(DoesNotFitError) as refused:
+        make_plan(_demand(), [replace(_gpu("a", 400), address="")])
+    assert "--ram" not in refused.value.message
 
 
 def test_the_remedies_work() -> None:

@@ -87,8 +87,13 @@ def test_the_last_plan_is_kept_with_what_it_predicted_and_what_came_of_it(tmp_pa
     assert last.returncode == 0, last.stderr
     assert re.search(r"^demo: 8 layers", last.stdout, re.MULTILINE)
     assert re.search(r"^measured: [\d.]+ tokens per second .*; the prediction was [\d.]+ of that", last.stdout, re.M)
+    assert len(re.findall(r"^  \S+ computed [\d.]+ ms per token; predicted [\d.]+ ms$", last.stdout, re.M)) == 2
     kept = json.loads(caravan("plan", "--last", "--json", **cache).stdout)
     assert kept["measured_tokens_per_s"] > 0
+    assert all(stage["measured_s"] > 0 for stage in kept["stages"])
+    (taught,) = (tmp_path / "corrections").iterdir()
+    (correction,) = json.loads(taught.read_text()).values()
+    assert 0.5 <= correction["factor"] <= 2
 
 
 def test_a_last_plan_that_is_damaged_is_told(tmp_path: Path) -> None:
