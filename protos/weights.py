@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The weights channel (weights.proto): framing over a blocking socket, the greeting, and the limits that hold before
-memory is touched. Used by worker and coordinator, each connection on a thread of its own.
+memory is touched. Used by worker and coordinator, each connection on a thread of its own. Beside it what both say of
+weights in control.proto: which tensors are held, and which file is meant.
 """
 
+import hashlib
 import socket
 import struct
+import uuid
+from pathlib import Path
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from protos.boot import boot_id
 from protos.caravan.v1 import error_pb2, weights_pb2
 
 MAGIC = b"CRVNWGT1"
@@ -112,6 +117,19 @@ def held_bits(held: "list[bool]") -> bytes:
 def is_held(bits: bytes, tensor: int) -> bool:
     """Whether `held_bits` names that tensor; what is beyond its end is not held."""
     return tensor // 8 < len(bits) and bool(bits[tensor // 8] >> (tensor % 8) & 1)
+
+
+def file_stamp(path: Path) -> str:
+    """ModelPart.stamp of the file at `path`, links followed: equal only for the very same file on the same machine,
+    since it last changed. Nothing of the file is read.
+
+    Raises:
+        OSError: it is not there.
+    """
+    about = path.stat()
+    machine = boot_id() or f"{uuid.getnode():x}"
+    facts = (machine, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return hashlib.sha256(":".join(map(str, facts)).encode()).hexdigest()
 
 
 def _receive(connection: socket.socket, n_bytes: int) -> bytes:

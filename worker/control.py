@@ -5,13 +5,14 @@ Its methods run on gRPC's threads.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 
 from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse
 from protos.caravan.v1 import control_pb2, control_pb2_grpc
 from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
+from protos.weights import held_bits
 from worker.answering import failures_answered
 from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
@@ -20,6 +21,9 @@ from worker.holder import Health, Holder, Loaded
 from worker.link import measure_link
 from worker.listening import Endpoint
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
+from worker.weights.draft import HeaderChunk
+from worker.weights.offers import Offers
+from worker.weights.parts import Part
 
 _FLASH_ATTENTION = {
     control_pb2.FLASH_ATTENTION_AUTO: FlashAttention.AUTO,
@@ -43,15 +47,25 @@ _PHASES = {
 
 # llama.cpp keeps some 50 bytes of bookkeeping for each KV cell, even in a dry run: this is 800 MB of it.
 MAX_CELLS = 1 << 24
+# Of a header, in one message.
+CHUNK_LIMIT_BYTES = 1 << 20
 
 
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """What the coordinator asks of this worker outside the line."""
 
-    def __init__(self, holder: Holder, benchmarks: Benchmarks, description: Description, n_threads: int | None) -> None:
+    def __init__(
+        self,
+        holder: Holder,
+        benchmarks: Benchmarks,
+        offers: Offers,
+        description: Description,
+        n_threads: int | None,
+    ) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
         self._benchmarks = benchmarks
+        self._offers = offers
         self._description = description
         self._n_threads = n_threads
 
@@ -75,6 +89,25 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
         )
+
+    def Offer(self, request: control_pb2.OfferRequest, context: grpc.ServicerContext) -> control_pb2.OfferResponse:
+        """Makes a model known."""
+        with failures_answered(context, lambda: Culprit(self._description.name)):
+            parts = [Part(p.file_name, p.n_bytes, p.n_header_bytes, p.stamp) for p in request.parts]
+            here = self._offers.offer(request.model.identity, request.model.path, parts)
+            return control_pb2.OfferResponse(has_header=here.has_header, held_tensors=held_bits(list(here.held)))
+
+    def PutHeader(
+        self, request_iterator: Iterator[control_pb2.PutHeaderRequest], context: grpc.ServicerContext
+    ) -> control_pb2.PutHeaderResponse:
+        """Takes the header of a model."""
+        with failures_answered(context, lambda: Culprit(self._description.name)):
+            first = next(request_iterator, None)
+            if first is None:
+                raise BadRequestError("no header came")
+            chunks = _header_chunks(itertools.chain([first], request_iterator))
+            self._offers.put_header(first.identity, chunks)
+            return control_pb2.PutHeaderResponse()
 
     def DryRun(self, request: control_pb2.DryRunRequest, context: grpc.ServicerContext) -> control_pb2.DryRunResponse:
         """What a stage would take here."""
@@ -147,6 +180,15 @@ def _call_at_end(context: grpc.ServicerContext, callback: Callable[[], None]) ->
     """Calls `callback` when the call is over, at once if it is already."""
     if not context.add_callback(callback):
         callback()
+
+
+def _header_chunks(requests: Iterable[control_pb2.PutHeaderRequest]) -> Iterator[HeaderChunk]:
+    for index, request in enumerate(requests):
+        if request.identity and index > 0:
+            raise BadRequestError("only the first message of a header names the model")
+        if len(request.chunk) > CHUNK_LIMIT_BYTES:
+            raise BadRequestError(f"a chunk of {len(request.chunk)} bytes is too large; at most 1 MiB are allowed")
+        yield HeaderChunk(request.part, request.chunk)
 
 
 def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> LoadOrder:

@@ -34,6 +34,9 @@ from worker.listening import Endpoint, check_allowed
 from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
+from worker.weights.files import LocalFiles
+from worker.weights.offers import Offers
+from worker.weights.store import ModelStore, models_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,13 +59,14 @@ _SHUTDOWN_LIMIT_S = 15
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says. `device` and `name` None: chosen here."""
+    """What the command line says. None: chosen here."""
 
     endpoint: Endpoint
     device: str | None = None
     name: str | None = None
     limits: MemoryLimits = UNLIMITED
     model_folders: tuple[Path, ...] = ()
+    cache_bytes: int | None = None
     use_mdns: bool = True
     insecure: bool = False
     n_threads: int | None = None
@@ -173,15 +177,18 @@ class Daemon:
         return replace(about, name=shown.name)
 
     def _serve(self, server: grpc.Server, about: Description, device: Device) -> Holder:
+        store = ModelStore(models_folder(), self._settings.cache_bytes)
+        models = ModelFiles(LocalFiles(self._settings.model_folders, store.folder), store)
         holder = Holder(
             worker=about.name,
             device=device.name,
             limits=self._settings.limits,
-            files=ModelFiles(self._settings.model_folders),
+            files=models,
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
-        control = ControlServicer(holder, benchmarks, about, self._settings.n_threads)
+        offers = Offers(store, models.files)
+        control = ControlServicer(holder, benchmarks, offers, about, self._settings.n_threads)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()

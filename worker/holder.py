@@ -104,13 +104,13 @@ class Holder:
         """Free on the device for all workers on it together, now."""
         return self._limits.shared(find_device(self._device))
 
-    def find_model(self, spec: StageSpec) -> ModelLayout:
-        """The layout of the file that `spec` means, checked against what is asked of it.
+    def find_model(self, spec: StageSpec, *, whole: bool = False) -> ModelLayout:
+        """The layout of the file that `spec` means, checked against what is asked of it; `whole`: with its weights.
 
         Raises:
             CallError, NativeError: as Load.
         """
-        layout = self._files.find(spec)
+        layout = self._files.find_whole(spec) if whole else self._files.find(spec)
         self._check_message_size(spec, layout)
         return layout
 
@@ -134,7 +134,7 @@ class Holder:
             if session.is_loaded(self._state, order):
                 return None
             session.begin_load(self._state, order)
-        layout = self.find_model(order.spec)
+        layout = self.find_model(order.spec, whole=True)
         with self._lock:
             before, self._state = self._state, session.begin_load(self._state, order)
             loading = Loading(lambda report: self._load(before, order, layout, report))

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The weights channel: what comes over a socket is either what the contract says, or an error before memory is taken."""
+"""The weights channel: what comes over a socket is what the contract says, or an error before memory is taken."""
+
+import os
 import socket
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from protos.weights import (
     MESSAGE_LIMIT_BYTES,
     ChannelClosedError,
     ChannelError,
+    file_stamp,
     greet,
     held_bits,
     is_held,
@@ -93,3 +97,17 @@ def test_bits_say_which_tensors_are_held(held: list[bool]) -> None:
     bits = held_bits(held)
     assert [is_held(bits, index) for index in range(len(held))] == held
     assert not is_held(bits, len(held) + 8)
+
+
+def test_a_stamp_is_of_one_file_as_it_is(tmp_path: Path) -> None:
+    first, twin, link = tmp_path / "first", tmp_path / "twin", tmp_path / "link"
+    for path in (first, twin):
+        path.write_bytes(b"the same")
+        os.utime(path, ns=(0, 0))
+    link.symlink_to(first)
+    stamp = file_stamp(first)
+    assert file_stamp(link) == stamp == file_stamp(first)
+    assert file_stamp(twin) != stamp
+    first.write_bytes(b"another")
+    os.utime(first, ns=(0, 0))
+    assert file_stamp(first) != stamp
