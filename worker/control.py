@@ -20,10 +20,12 @@ from worker.errors import BadRequestError, Culprit
 from worker.holder import Health, Holder, Loaded
 from worker.link import measure_link
 from worker.listening import Endpoint
+from worker.loading import Event, NeedsCoordinator
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
 from worker.weights.draft import HeaderChunk
 from worker.weights.offers import Offers
 from worker.weights.parts import Part
+from worker.weights.sources import Origin, Peer, WeightSources
 
 _FLASH_ATTENTION = {
     control_pb2.FLASH_ATTENTION_AUTO: FlashAttention.AUTO,
@@ -45,6 +47,13 @@ _PHASES = {
     Phase.BENCHMARKING: control_pb2.WORKER_STATE_LOADING,
 }
 
+_ORIGINS = {
+    Origin.STORE: control_pb2.WEIGHT_ORIGIN_STORE,
+    Origin.FILE: control_pb2.WEIGHT_ORIGIN_FILE,
+    Origin.PEER: control_pb2.WEIGHT_ORIGIN_PEER,
+    Origin.COORDINATOR: control_pb2.WEIGHT_ORIGIN_COORDINATOR,
+}
+
 # llama.cpp keeps some 50 bytes of bookkeeping for each KV cell, even in a dry run: this is 800 MB of it.
 MAX_CELLS = 1 << 24
 # Of a header, in one message.
@@ -61,6 +70,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         offers: Offers,
         description: Description,
         n_threads: int | None,
+        weights_port: int,
     ) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
@@ -68,6 +78,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self._offers = offers
         self._description = description
         self._n_threads = n_threads
+        self._weights_port = weights_port
 
     def Describe(
         self, request: control_pb2.DescribeRequest, context: grpc.ServicerContext
@@ -88,6 +99,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             device=_device(self._holder.device(), self._holder.shared_free_bytes()),
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
+            weights_port=self._weights_port,
         )
 
     def Offer(self, request: control_pb2.OfferRequest, context: grpc.ServicerContext) -> control_pb2.OfferResponse:
@@ -147,8 +159,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             loading = self._holder.load(_load_order(request, self._n_threads))
             if loading is not None:
                 _call_at_end(context, loading.cancel)
-                for fraction in loading.fractions():
-                    yield control_pb2.LoadResponse(progress=control_pb2.LoadProgress(fraction=fraction))
+                for event in loading.events():
+                    yield _load_response(event)
                 loading.wait()
             loaded = self._holder.loaded()
             if loaded is None:
@@ -202,7 +214,41 @@ def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> Load
         epoch=request.epoch,
         spec=_stage_spec(request.stage, n_threads),
         next_worker=_neighbour(request.next_worker, request.next_address) if request.next_address else None,
+        sources=_weight_sources(request.sources) if request.HasField("sources") else None,
     )
+
+
+def _weight_sources(sources: control_pb2.WeightSources) -> WeightSources:
+    return WeightSources(
+        peers=tuple(_peer(peer) for peer in sources.peers),
+        coordinator_gives=sources.coordinator_gives,
+        max_bytes_per_s=sources.max_bytes_per_s,
+    )
+
+
+def _peer(peer: control_pb2.WeightPeer) -> Peer:
+    try:
+        endpoint = Endpoint.parse(peer.address)
+    except ValueError as error:
+        raise BadRequestError(f"the weights port of a worker {error}") from error
+    return Peer(peer.worker or peer.address, endpoint.host, endpoint.port, peer.held_tensors)
+
+
+def _load_response(event: Event) -> control_pb2.LoadResponse:
+    if isinstance(event, NeedsCoordinator):
+        needs = control_pb2.NeedsCoordinator(n_connections=event.n_connections)
+        return control_pb2.LoadResponse(needs_coordinator=needs)
+    fetch = event.fetch
+    progress = control_pb2.LoadProgress(
+        fraction=event.fraction,
+        to_fetch_bytes=fetch.to_fetch_bytes,
+        fetched_bytes=fetch.fetched_bytes,
+        sources=[
+            control_pb2.SourceProgress(origin=_ORIGINS[source.origin], worker=source.worker, n_bytes=n_bytes)
+            for source, n_bytes in fetch.by_source
+        ],
+    )
+    return control_pb2.LoadResponse(progress=progress)
 
 
 def _neighbour(name: str, address: str) -> Neighbour:

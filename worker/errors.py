@@ -9,6 +9,7 @@
     │   ├── DiskFullError           no room for weights: needed and free bytes
     │   ├── StoreUnusableError      the folder for weights cannot be written
     │   ├── ModelGoneError          it was in the store, and made room for another
+    │   ├── NoSourceError           a tensor that nobody gives as it should be
     │   ├── LoadUnderWayError       another load, or a benchmark, runs
     │   ├── InUseError              another session is being served, or its stage is in the way
     │   ├── NoSuchSessionError      that session is not loaded here (any more)
@@ -83,6 +84,11 @@ class StoreUnusableError(CallError):
 
 class ModelGoneError(CallError):
     code = error_pb2.ERROR_CODE_FILE_NOT_FOUND
+    retry_safe = True
+
+
+class NoSourceError(CallError):
+    code = error_pb2.ERROR_CODE_NO_SOURCE
     retry_safe = True
 
 

@@ -16,7 +16,7 @@ tensor, whose bytes then come in order, and helps others with theirs when no oth
 
 import bisect
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -55,7 +55,7 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AskPiece:
     """Ask for these bytes."""
 
     tensor: int
@@ -64,10 +64,11 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Hash:
-    """Ask for the tensor's hash."""
+class AskHash:
+    """Ask for the hash of the tensor, which has so many bytes."""
 
     tensor: int
+    n_bytes: int
 
 
 class _Phase(Enum):
@@ -109,15 +110,15 @@ class _Tensor:
         """Whether a connection could ask for some of it."""
         return self.phase is _Phase.UNOPENED or (self.phase is _Phase.FETCHING and bool(self.missing))
 
-    def take(self, n_bytes: int) -> Piece:
+    def take(self, n_bytes: int) -> AskPiece:
         """The next piece, of so many bytes at most."""
         start, end = self.missing.pop(0)
         if end - start > n_bytes:
             self.missing.insert(0, (start + n_bytes, end))
         self.n_asked += 1
-        return Piece(self.number, start, min(n_bytes, end - start))
+        return AskPiece(self.number, start, min(n_bytes, end - start))
 
-    def put_back(self, piece: Piece) -> None:
+    def put_back(self, piece: AskPiece) -> None:
         """It was asked for and did not come."""
         self.n_asked -= 1
         bisect.insort(self.missing, (piece.offset, piece.offset + piece.n_bytes))
@@ -129,39 +130,39 @@ class _Connection:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.tensor: _Tensor | None = None
-        self.asked: deque[Piece | Hash] = deque()
+        self.asked: deque[AskPiece | AskHash] = deque()
 
 
 class Schedule:
-    """One load's tensors, in the order in which they had best come."""
+    """One load's tensors, in the order in which they were first wanted."""
 
-    def __init__(self, wanted: Iterable[Wanted], *, coordinator_gives: bool, piece_bytes: int) -> None:
-        self._tensors = {each.tensor: _Tensor(each, order) for order, each in enumerate(wanted)}
+    def __init__(self, *, coordinator_gives: bool, piece_bytes: int) -> None:
+        self._tensors: dict[int, _Tensor] = {}
         # Those that are not here yet.
-        self._open = list(self._tensors.values())
+        self._open: list[_Tensor] = []
+        self._n_wanted = 0
         self._piece_bytes = piece_bytes
         self._connections: dict[int, _Connection] = {}
-        self._dropped: dict[Source, str] = (
-            {} if coordinator_gives else {COORDINATOR: "the coordinator gives no weights"}
-        )
-        for tensor in self._open:
-            self._choose_givers(tensor)
+        self._dropped: dict[Source, str] = {}
+        if not coordinator_gives:
+            self._dropped[COORDINATOR] = "the coordinator gives no weights"
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all of them are here."""
-        return not self._open
+    def __contains__(self, tensor: int) -> bool:
+        """Whether it was ever wanted."""
+        return tensor in self._tensors
 
-    def is_here(self, tensor: int) -> bool:
-        """Whether that one is here, and right."""
-        return self._tensors[tensor].phase is _Phase.HERE
+    def is_complete(self, tensor: int) -> bool:
+        """Whether it is all here, and waits for its hash."""
+        return self._tensors[tensor].phase is _Phase.COMPLETE
 
-    def add(self, wanted: Wanted) -> None:
-        """One more, behind all others."""
-        if wanted.tensor not in self._tensors:
-            tensor = self._tensors[wanted.tensor] = _Tensor(wanted, len(self._tensors))
-            self._open.append(tensor)
-            self._choose_givers(tensor)
+    def want(self, wanted: Wanted) -> None:
+        """One more, behind all others; one that is here comes again."""
+        before = self._tensors.get(wanted.tensor)
+        assert before is None or before.phase is _Phase.HERE, "what is under way is not wanted twice"
+        tensor = self._tensors[wanted.tensor] = _Tensor(wanted, self._n_wanted)
+        self._n_wanted += 1
+        self._open.append(tensor)
+        self._choose_givers(tensor)
 
     def demand(self, tensor: int) -> None:
         """Somebody waits for that one: it comes before all others that nobody is at."""
@@ -190,20 +191,22 @@ class Schedule:
         tensor.phase = _Phase.CHECKING
         return Check(tensor.number, tensor.copies[0])
 
-    def checked(self, tensor: int, *, is_right: bool) -> None:
-        """How the check that `next_check` gave came out."""
+    def wrong_copy(self, tensor: int) -> bool:
+        """The copy that `next_check` gave is wrong; whether another one is to be checked. `right` if it is right."""
         state = self._tensors[tensor]
         state.copies.popleft()
-        if is_right:
-            self.right(tensor)
-        else:
-            state.phase = _Phase.UNCHECKED if state.copies else _Phase.UNOPENED
+        state.phase = _Phase.UNCHECKED if state.copies else _Phase.UNOPENED
+        return bool(state.copies)
 
     def connect(self, connection: int, source: Source) -> None:
         """There is a connection to ask."""
         self._connections[connection] = _Connection(source)
 
-    def next(self, connection: int) -> Open | Piece | Hash | None:
+    def source_of(self, connection: int) -> Source:
+        """Whom it leads to."""
+        return self._connections[connection].source
+
+    def next(self, connection: int) -> Open | AskPiece | AskHash | None:
         """What to do for that connection; None: nothing now."""
         state = self._connections[connection]
         if state.source == COORDINATOR:
@@ -212,8 +215,9 @@ class Schedule:
             is_for_hashes = connection == colleagues[0]
             if is_for_hashes and (tensor := self._next_to_hash()) is not None:
                 tensor.is_hash_asked = True
-                state.asked.append(Hash(tensor.number))
-                return Hash(tensor.number)
+                asked = AskHash(tensor.number, tensor.n_bytes)
+                state.asked.append(asked)
+                return asked
             if is_for_hashes and len(colleagues) > 1 and any(not t.is_hash_known for t in self._open):
                 return None
         state.tensor = tensor = self._choose(state)
@@ -237,22 +241,19 @@ class Schedule:
         """It cannot be opened now: another process writes it."""
         self._tensors[tensor].phase = _Phase.AWAITED
 
-    def retry(self) -> list[int]:
-        """Those that another process wrote when they were last tried: to be opened, unless they turn out to be here."""
-        awaited = [tensor for tensor in self._open if tensor.phase is _Phase.AWAITED]
-        for tensor in awaited:
-            tensor.phase = _Phase.UNOPENED
-        return [tensor.number for tensor in awaited]
+    def awaited(self) -> list[int]:
+        """Those that another process wrote when they were last tried: to be tried again."""
+        return [tensor.number for tensor in self._open if tensor.phase is _Phase.AWAITED]
 
     def came(self, connection: int, n_bytes: int) -> bool:
         """So many more bytes of the oldest piece that was asked of it; whether its tensor is to be finished."""
         state = self._connections[connection]
         piece = state.asked[0]
-        assert isinstance(piece, Piece), "a piece that comes was asked for"
+        assert isinstance(piece, AskPiece), "a piece that comes was asked for"
         tensor = self._tensors[piece.tensor]
         tensor.given_by.add(state.source)
         if n_bytes < piece.n_bytes:
-            state.asked[0] = Piece(piece.tensor, piece.offset + n_bytes, piece.n_bytes - n_bytes)
+            state.asked[0] = AskPiece(piece.tensor, piece.offset + n_bytes, piece.n_bytes - n_bytes)
             return False
         state.asked.popleft()
         tensor.n_asked -= 1
@@ -318,14 +319,14 @@ class Schedule:
         return chosen or min(possible, key=lambda t: (not t.is_demanded, -_n_missing(t), t.order), default=None)
 
     def _next_to_hash(self) -> _Tensor | None:
-        if sum(isinstance(a, Hash) for each in self._connections.values() for a in each.asked) >= _HASHES_AHEAD:
+        if sum(isinstance(a, AskHash) for each in self._connections.values() for a in each.asked) >= _HASHES_AHEAD:
             return None
-        unknown = (t for t in self._open if not t.is_hash_known and not t.is_hash_asked and _is_begun(t))
+        unknown = (t for t in self._open if not t.is_hash_known and not t.is_hash_asked and _is_hash_due(t))
         return min(unknown, key=lambda t: (not t.is_demanded, t.order), default=None)
 
-    def _put_back(self, asked: Piece | Hash) -> None:
+    def _put_back(self, asked: AskPiece | AskHash) -> None:
         tensor = self._tensors[asked.tensor]
-        if isinstance(asked, Hash):
+        if isinstance(asked, AskHash):
             tensor.is_hash_asked = False
         else:
             tensor.put_back(asked)
@@ -359,9 +360,13 @@ class Schedule:
         return True
 
 
-def _is_begun(tensor: _Tensor) -> bool:
-    """Whether its hash will be of use soon."""
-    return tensor.phase in (_Phase.UNCHECKED, _Phase.OPENING, _Phase.FETCHING, _Phase.COMPLETE)
+def _is_hash_due(tensor: _Tensor) -> bool:
+    """Whether to ask for its hash: before a file is checked; while peers give the tensor; when the coordinator gave it,
+    since one that has it from a server itself hashes what passes by, and would fetch it twice otherwise.
+    """
+    if tensor.phase in (_Phase.OPENING, _Phase.FETCHING):
+        return tensor.givers != (COORDINATOR,)
+    return tensor.phase in (_Phase.UNCHECKED, _Phase.COMPLETE)
 
 
 def _n_missing(tensor: _Tensor) -> int:

@@ -26,3 +26,22 @@ class Source:
 
 
 COORDINATOR = Source(Origin.COORDINATOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A worker that holds tensors of a model: where its weights port is, and which it held when it was asked."""
+
+    worker: str
+    host: str
+    port: int
+    held_bits: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSources:
+    """Where a load may take weights from beyond this machine; `max_bytes_per_s` of all together, 0: no limit."""
+
+    peers: tuple[Peer, ...] = ()
+    coordinator_gives: bool = False
+    max_bytes_per_s: int = 0

@@ -3,8 +3,6 @@
 
 # What may come at once after a pause.
 _BURST_S = 0.1
-# Rounding must not make it wait for nothing, again and again.
-_LEAST_WAIT_S = 1e-3
 
 
 class Throttle:
@@ -16,14 +14,15 @@ class Throttle:
         self._room_bytes = bytes_per_s * _BURST_S
         self._filled_at = now
 
-    def take(self, n_bytes: int, now: float) -> float:
-        """Takes so many bytes and gives 0, or takes none and gives the seconds until there is room."""
+    def wait_s(self, now: float) -> float:
+        """How long until something may be asked for; 0: now."""
         if self._bytes_per_s == 0:
             return 0.0
         filled_bytes = (now - self._filled_at) * self._bytes_per_s
         self._room_bytes = min(self._room_bytes + filled_bytes, self._bytes_per_s * _BURST_S)
         self._filled_at = now
-        if self._room_bytes <= 0:
-            return -self._room_bytes / self._bytes_per_s + _LEAST_WAIT_S
+        return max(0.0, -self._room_bytes / self._bytes_per_s)
+
+    def take(self, n_bytes: int) -> None:
+        """So many are asked for."""
         self._room_bytes -= n_bytes
-        return 0.0
