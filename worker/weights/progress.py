@@ -45,5 +45,6 @@ class Tally:
 
     def progress(self) -> FetchProgress:
         """As it is now."""
-        by_source = sorted(self._by_source.items(), key=lambda item: (item[0].origin, item[0].worker))
+        came = ((source, n_bytes) for source, n_bytes in self._by_source.items() if n_bytes)
+        by_source = sorted(came, key=lambda item: (item[0].origin, item[0].worker))
         return FetchProgress(self._needed_bytes, self._to_fetch_bytes, self._fetched_bytes, tuple(by_source))

@@ -104,6 +104,7 @@ class _Tensor:
         self.given_by: set[Source] = set()
         self.refusals: dict[Source, str] = {}
         self.n_wrong = 0
+        self.is_from_one = False
 
     @property
     def is_to_be_asked(self) -> bool:
@@ -293,18 +294,22 @@ class Schedule:
             self._open.remove(state)
 
     def wrong(self, tensor: int) -> None:
-        """It has another hash: all of it is asked for again, but not of the peers that gave some of it."""
+        """It has another hash: all of it is asked for again, not of who gave it; where several did, of one alone."""
         state = self._tensors[tensor]
         state.phase = _Phase.FETCHING
         state.missing = [(0, state.n_bytes)]
-        peers = [source for source in state.given_by if source != COORDINATOR]
-        for source in peers:
-            self._refuse(state, source, f"{source} gave wrong bytes")
-        if not peers and COORDINATOR in state.given_by:
-            state.n_wrong += 1
-            if state.n_wrong == _MAX_WRONG_OF_COORDINATOR:
-                self._refuse(state, COORDINATOR, "the coordinator gave wrong bytes, twice")
-        state.given_by.clear()
+        givers, state.given_by = state.given_by, set()
+        if len(givers) > 1:
+            # Any of them may be to blame.
+            state.is_from_one = True
+            self._choose_givers(state)
+            return
+        for giver in givers:
+            state.n_wrong += giver == COORDINATOR
+            if giver != COORDINATOR:
+                self._refuse(state, giver, f"{giver} gave wrong bytes")
+            elif state.n_wrong == _MAX_WRONG_OF_COORDINATOR:
+                self._refuse(state, giver, "the coordinator gave wrong bytes, twice")
 
     def _choose(self, connection: _Connection) -> _Tensor | None:
         """The tensor to ask for: its own, else one that nobody is at, else the one with the most to do."""
@@ -342,6 +347,8 @@ class Schedule:
         can_give = [s for s in (*tensor.peers, COORDINATOR) if self._refusal(tensor, s) is None]
         peers = tuple(source for source in can_give if source != COORDINATOR)
         tensor.givers = peers or tuple(can_give)
+        if tensor.is_from_one:
+            tensor.givers = tensor.givers[:1]
         if tensor.phase is _Phase.UNCHECKED and not tensor.is_hash_known and COORDINATOR not in can_give:
             # Without a hash a file is worth nothing.
             tensor.copies.clear()

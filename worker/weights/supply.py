@@ -76,6 +76,7 @@ class Supply:
         try:
             with self._port.expect(order.session_id, order.epoch, layout.identity, fetch.take):
                 fetch.start(needed)
+                reporter.fetched(fetch.progress())
                 reporter.call_on_cancel(fetch.cancel)
                 yield fetch
         finally:

@@ -3,6 +3,8 @@
 
 # What may come at once after a pause.
 _BURST_S = 0.1
+# Less is no wait: a clock may not tell it from none.
+_LEAST_WAIT_S = 1e-3
 
 
 class Throttle:
@@ -21,7 +23,7 @@ class Throttle:
         filled_bytes = (now - self._filled_at) * self._bytes_per_s
         self._room_bytes = min(self._room_bytes + filled_bytes, self._bytes_per_s * _BURST_S)
         self._filled_at = now
-        return max(0.0, -self._room_bytes / self._bytes_per_s)
+        return 0.0 if self._room_bytes >= 0 else max(-self._room_bytes / self._bytes_per_s, _LEAST_WAIT_S)
 
     def take(self, n_bytes: int) -> None:
         """So many are asked for."""
