@@ -19,12 +19,13 @@ from protos.sizes import shown
 from worker.cache_folder import CACHE_VARIABLE, cache_folder
 from worker.errors import BadRequestError, DiskFullError, StoreUnusableError
 from worker.weights import disk
+from worker.weights.about import About, DamagedModelError
 from worker.weights.draft import DRAFT_PREFIX, Draft, HeaderChunk
 from worker.weights.eviction import Tenant, choose, room_bytes
 from worker.weights.index import Index
 from worker.weights.locks import FileLock
 from worker.weights.parts import Part, check_parts, is_identity
-from worker.weights.stored_model import INDEX_FILE, PARTS_FOLDER, USE_FILE, About, DamagedModelError, StoredModel
+from worker.weights.stored_model import INDEX_FILE, PARTS_FOLDER, USE_FILE, StoredModel
 from worker.weights.syncing import Syncer
 
 _LOG = logging.getLogger(__name__)
