@@ -113,6 +113,7 @@ def prune(models: tuple[str, ...], most_bytes: int | None, days: float | None, a
     if not models and most_bytes is None and days is None:
         raise click.UsageError("say what to delete: a MODEL, --to SIZE or --older-than DAYS")
     with _Opened() as store:
+        store.clean()
         listed = store.models()
         going = _chosen(listed, models) if models else listed
         if days is not None:

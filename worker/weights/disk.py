@@ -19,6 +19,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BLOCK_BYTES = 512
 # Of sync_file_range: wait for what is on its way, start the rest, wait for that. Source: sync_file_range(2).
 _SYNC_ALL = 7
+# What it says of bytes that are lost; all else means that it cannot help here.
+_LOST = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 # What a disk writes in a tenth of a second: a thread that waits for it cannot be ended.
 _SLICE_BYTES = 32 << 20
 # Of a file system's own, beside what a file holds.
@@ -67,12 +69,18 @@ def lengthen(path: Path, n_bytes: int) -> bool:
 
 
 def sync_range(fd: int, offset: int, n_bytes: int, go_on: Callable[[], bool]) -> bool:
-    """Brings a range of a file nearer to the disk, so that `sync` is quick; False: it was told not to go on."""
+    """Brings a range of a file nearer to the disk, so that `sync` is quick; False: it was told not to go on.
+
+    Raises:
+        OSError: bytes were lost on the way.
+    """
     end = offset + n_bytes
     while offset < end and _sync_file_range is not None:
         if not go_on():
             return False
-        _sync_file_range(fd, offset, min(end - offset, _SLICE_BYTES), _SYNC_ALL)
+        failed = _sync_file_range(fd, offset, min(end - offset, _SLICE_BYTES), _SYNC_ALL)
+        if failed and (number := ctypes.get_errno()) in _LOST:
+            raise OSError(number, os.strerror(number))
         offset += _SLICE_BYTES
     return True
 
@@ -98,7 +106,7 @@ def sync_path(path: Path) -> None:
 def _find_sync_file_range() -> "ctypes._NamedFuncPointer | None":
     if sys.platform != "linux":
         return None
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    function = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
     if function is not None:
         function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function

@@ -14,10 +14,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from native import ModelFileError, ModelLayout, read_layout
+from native import ModelFileError, ModelLayout, TensorLayout, read_layout
 from worker.cache_folder import CACHE_VARIABLE
 from worker.errors import ModelGoneError, StoreUnusableError
 from worker.weights import disk
@@ -38,6 +38,8 @@ INDEX_FILE = "index"
 
 # How often it is looked whether somebody else is done with a tensor.
 _POLL_S = 0.05
+# What a disk writes in a tenth of a second.
+_LITTLE_BYTES = 32 << 20
 
 
 class StoredModel:
@@ -210,7 +212,7 @@ class StoredModel:
 
     def piece(self, tensor: int) -> Piece:
         """Where a tensor lies. The model must be in use; the file stays open for as long as it is."""
-        about = self.layout.tensors[tensor]
+        about = self._about(tensor)
         return Piece(self._use.fds[about.file_index], about.offset_bytes, about.n_bytes)
 
     def sync(self, go_on: Callable[[], bool]) -> None:
@@ -225,25 +227,23 @@ class StoredModel:
         """
         if not self.is_here():
             return
-        position = self._index.position()
-        versions = {tensor: self._index.version(tensor) for tensor in sorted(self._index.not_synced())}
         try:
-            if not self._sync_files(versions, lambda: go_on() and self.is_here()):
-                return
+            position = self._sync_files(lambda: go_on() and self.is_here())
         except OSError:
             if not self.is_here():
                 return
-            for tensor, version in versions.items():
-                self._index.drop(tensor, version)
+            for tensor in self._index.not_synced():
+                self._index.drop(tensor, self._index.version(tensor))
             raise
-        self._index.synced(position)
+        if position is not None:
+            self._index.synced(position)
 
     def close(self) -> None:
         """Safe to repeat; nobody may use it any more."""
         self._index.close()
 
     def _try_begin(self, tensor: int) -> TensorWriter | None:
-        about = self.layout.tensors[tensor]
+        about = self._about(tensor)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.in_use())
             with self._disk_errors():
@@ -294,25 +294,35 @@ class StoredModel:
         try:
             return hash_range(where.fd, where.offset_bytes, where.n_bytes)
         except (OSError, ShortFileError) as error:
-            _LOG.warning("%s of %s cannot be read: %s", self.layout.tensors[tensor].name, self.folder, error)
+            _LOG.warning("%s of %s cannot be read: %s", self._about(tensor).name, self.folder, error)
             return None
 
-    def _sync_files(self, tensors: Iterable[int], go_on: Callable[[], bool]) -> bool:
-        """False: it was told not to go on."""
+    def _sync_files(self, go_on: Callable[[], bool]) -> int | None:
+        """Up to which position of the index all is on the disk; None: it was told not to go on."""
+        done: set[int] = set()
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(path.open("rb")) for path in self.layout.files]
-            for about in (self.layout.tensors[tensor] for tensor in tensors):
-                fd = files[about.file_index].fileno()
-                if not disk.sync_range(fd, about.offset_bytes, about.n_bytes, go_on):
-                    return False
-            for file in files:
-                disk.sync(file.fileno())
+            fds = [stack.enter_context(path.open("rb")).fileno() for path in self.layout.files]
+            while True:
+                position = self._index.position()
+                behind = sorted(self._index.not_synced() - done)
+                pieces = [(fds[t.file_index], t.offset_bytes, t.n_bytes) for t in map(self._about, behind)]
+                # The last step cannot be ended: only little may be left for it.
+                if sum(n_bytes for _, _, n_bytes in pieces) <= _LITTLE_BYTES:
+                    break
+                if not all(disk.sync_range(*piece, go_on) for piece in pieces):
+                    return None
+                done.update(behind)
+            for fd in fds:
+                disk.sync(fd)
         if not self._is_settled:
             # What says that there is a model.
             for path in (self.folder / ABOUT_FILE, self.folder / PARTS_FOLDER, self.folder, self.folder.parent):
                 disk.sync_path(path)
             self._is_settled = True
-        return True
+        return position
+
+    def _about(self, tensor: int) -> TensorLayout:
+        return self.layout.tensors[tensor]
 
     def _mend_sizes(self) -> None:
         """A file that was cut off loses the tensors behind the cut, before it has its length again."""

@@ -9,6 +9,7 @@ from blake3 import blake3
 from native import ModelLayout, read_layout
 from worker.weights.draft import HeaderChunk
 from worker.weights.parts import Part
+from worker.weights.store import ModelStore
 from worker.weights.stored_model import StoredModel
 from worker.weights.writer import TensorWriter
 
@@ -74,6 +75,16 @@ class Source:
             if files[tensors[tensor].file_index][tensors[tensor].offset_bytes :][: tensors[tensor].n_bytes]
             != self.tensor(tensor)
         ]
+
+
+def create(store: ModelStore, source: Source) -> StoredModel:
+    """The model, known to the store."""
+    return store.create(source.layout.identity, source.parts, source.chunks())
+
+
+def left_over(store: ModelStore) -> list[str]:
+    """What lies in the store's folder beside models."""
+    return [path.name for path in store.folder.iterdir() if path.name.startswith(".") and path.name != ".lock"]
 
 
 def flip(path: Path, at: int) -> None:

@@ -78,25 +78,25 @@ def test_a_record_outlives_its_process_where_the_system_tells_no_start_only_when
 
 def test_a_log_that_is_cut_anywhere_holds_what_was_whole(indexes: Indexes) -> None:
     index = indexes.open()
-    for tensor in range(6):
+    for tensor in range(3):
         index.add(tensor, _hash(tensor))
-    index.drop(2, index.version(2))
-    index.add(2, _hash(7))
+    index.drop(1, index.version(1))
+    index.add(1, _hash(7))
     data = indexes.path.read_bytes()
     for n_bytes in range(len(data)):
         indexes.path.write_bytes(data[:n_bytes])
         whole = n_bytes // RECORD_BYTES
         again = indexes.open()
-        # The first record of 2 was overwritten when it was dropped.
-        assert again.held() == set(range(min(whole, 6))) - {2}
+        # The first record of 1 was overwritten when it was dropped.
+        assert again.held() == set(range(min(whole, 3))) - {1}
         again.add(9, _hash(9))
         again.close()
-        assert indexes.open().held() == again.held() == set(range(min(whole, 6))) - {2} | {9}
+        assert indexes.open().held() == again.held() == set(range(min(whole, 3))) - {1} | {9}
 
 
 def test_a_byte_that_changes_costs_one_record(indexes: Indexes) -> None:
     index = indexes.open()
-    for tensor in range(4):
+    for tensor in range(3):
         index.add(tensor, _hash(tensor))
     data = indexes.path.read_bytes()
     for at in range(len(data)):
@@ -104,7 +104,7 @@ def test_a_byte_that_changes_costs_one_record(indexes: Indexes) -> None:
         changed[at] ^= 1
         indexes.path.write_bytes(changed)
         opened = indexes.open()
-        assert opened.held() == {0, 1, 2, 3} - {at // RECORD_BYTES}
+        assert opened.held() == {0, 1, 2} - {at // RECORD_BYTES}
         opened.close()
 
 
