@@ -16,7 +16,7 @@ from protos.weights import held_bits
 from worker.answering import failures_answered
 from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
-from worker.errors import BadRequestError, Culprit
+from worker.errors import BadRequestError, Culprit, StreamLostError
 from worker.holder import Health, Holder, Loaded
 from worker.link import measure_link
 from worker.listening import Endpoint
@@ -195,12 +195,19 @@ def _call_at_end(context: grpc.ServicerContext, callback: Callable[[], None]) ->
 
 
 def _header_chunks(requests: Iterable[control_pb2.PutHeaderRequest]) -> Iterator[HeaderChunk]:
-    for index, request in enumerate(requests):
+    for index, request in enumerate(_received(requests)):
         if request.identity and index > 0:
             raise BadRequestError("only the first message of a header names the model")
         if len(request.chunk) > CHUNK_LIMIT_BYTES:
             raise BadRequestError(f"a chunk of {len(request.chunk)} bytes is too large; at most 1 MiB are allowed")
         yield HeaderChunk(request.part, request.chunk)
+
+
+def _received(requests: Iterable[control_pb2.PutHeaderRequest]) -> Iterator[control_pb2.PutHeaderRequest]:
+    try:
+        yield from requests
+    except grpc.RpcError as error:
+        raise StreamLostError("whoever sent the header went away in the middle") from error
 
 
 def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> LoadOrder:

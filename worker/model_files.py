@@ -49,8 +49,8 @@ class ModelFiles:
             As `find`; ModelNotHereError for weights that are missing.
         """
         layout = self.find(spec)
-        stored = self.store.find(spec.identity)
-        if stored is None or stored.layout.path != layout.path:
+        stored = self.store.find(spec.identity) if layout.path.is_relative_to(self.store.folder) else None
+        if stored is None:
             return layout
         skipped, held = tensors_elsewhere(layout, spec.layers), stored.held()
         missing = [tensor for at, tensor in enumerate(layout.tensors) if tensor not in skipped and at not in held]

@@ -16,9 +16,10 @@ from native import ModelFileError, ModelFileNotFoundError, ModelLayout, read_lay
 from protos.sizes import shown
 from worker.errors import BadRequestError, DiskFullError
 from worker.weights import disk
+from worker.weights.about import About
 from worker.weights.locks import FileLock
 from worker.weights.parts import Part
-from worker.weights.stored_model import CLAIMS_FOLDER, PARTS_FOLDER, USE_FILE, About
+from worker.weights.stored_model import CLAIMS_FOLDER, PARTS_FOLDER, USE_FILE
 
 DRAFT_PREFIX = ".draft-"
 

@@ -17,7 +17,6 @@ tells. Whatever is no record (a torn one, garbage, another model's, a tensor tha
 Shared by all processes of a machine: each adds under a lock on the file, and reads what others added. Any thread.
 """
 
-import fcntl
 import os
 import struct
 import threading
@@ -28,6 +27,8 @@ from enum import IntEnum
 from pathlib import Path
 
 from blake3 import blake3
+
+from worker.weights.locks import locked
 
 # Kind, tensor, position (of SYNCED), start of the machine, hash.
 _BODY = struct.Struct("<B3xIQ8s32s")
@@ -124,15 +125,21 @@ class Index:
         with self._appending():
             self._append(_Kind.HELD, tensor, 0, hash)
 
-    def drop(self, tensor: int) -> None:
-        """Forgets it for good before returning: whatever its bytes are from now on.
+    def version(self, tensor: int) -> int | None:
+        """Another one each time that the tensor is added; None: it is neither held nor unsure."""
+        with self._lock:
+            entry = self._entries.get(tensor)
+            return None if entry is None else entry.slots[-1]
+
+    def drop(self, tensor: int, version: int | None) -> None:
+        """Forgets that version for good before returning: whatever its bytes are from now on. Not a later one.
 
         Raises:
             OSError: that cannot be written.
         """
         with self._appending():
             entry = self._entries.get(tensor)
-            if entry is None:
+            if entry is None or entry.slots[-1] != version:
                 return
             for slot in entry.slots:
                 os.pwrite(self._fd, bytes(RECORD_BYTES), slot * RECORD_BYTES)
@@ -175,13 +182,9 @@ class Index:
 
     @contextmanager
     def _appending(self) -> Iterator[None]:
-        with self._lock:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            try:
-                self.refresh()
-                yield
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        with self._lock, locked(self._fd):
+            self.refresh()
+            yield
 
     def _append(self, kind: _Kind, tensor: int, position: int, hash: bytes) -> None:
         """Behind a torn record, if the log ends with one."""

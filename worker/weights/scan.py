@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from native import ModelFileNotFoundError, ModelLayout, NativeError, read_layout
+from worker.weights.parts import is_identity
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Scan:
         self._memory = memory
         self._lock = threading.Lock()
         self._known: dict[str, _Known] | None = None
+        self._is_saved = True
         self._layouts: dict[str, tuple[_Known, ModelLayout]] = {}
         self._scanned_at = -_FRESH_S
         self._paths: tuple[Path, ...] = ()
@@ -94,7 +96,11 @@ class Scan:
     def save(self) -> None:
         """Keeps what was learnt; losing it costs reading headers again, so no trouble with it is an error."""
         with self._lock:
-            known = self._known or {}
+            if self._is_saved:
+                return
+            self._is_saved = True
+            # Others may have learnt more since.
+            known = _read(self._memory) | (self._known or {})
             entries = {
                 path: [entry.identity, [[m.path, m.inode, m.n_bytes, m.modified_ns, m.changed_ns] for m in entry.marks]]
                 for path, entry in list(known.items())[-_MAX_KNOWN:]
@@ -141,6 +147,7 @@ class Scan:
         assert self._known is not None, "what is known is read before something is learnt"
         # The last learnt is the last: the first are forgotten when there are too many.
         self._known.pop(str(path), None)
+        self._is_saved = False
         self._known[str(path)] = known
 
 
@@ -158,7 +165,8 @@ def _gguf_files(folders: Sequence[Path]) -> Iterator[Path]:
                 subfolders.clear()
                 continue
             seen.add((about.st_dev, about.st_ino))
-            subfolders.sort()
+            # A model of a store looks like a whole one, and is full of holes.
+            subfolders[:] = sorted(name for name in subfolders if not is_identity(name))
             yield from (Path(folder, name) for name in sorted(names) if name.lower().endswith(".gguf"))
 
 

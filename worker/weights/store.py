@@ -19,12 +19,13 @@ from protos.sizes import shown
 from worker.cache_folder import CACHE_VARIABLE, cache_folder
 from worker.errors import BadRequestError, DiskFullError, StoreUnusableError
 from worker.weights import disk
+from worker.weights.about import About, DamagedModelError
 from worker.weights.draft import DRAFT_PREFIX, Draft, HeaderChunk
 from worker.weights.eviction import Tenant, choose, room_bytes
 from worker.weights.index import Index
 from worker.weights.locks import FileLock
 from worker.weights.parts import Part, check_parts, is_identity
-from worker.weights.stored_model import INDEX_FILE, PARTS_FOLDER, USE_FILE, About, DamagedModelError, StoredModel
+from worker.weights.stored_model import INDEX_FILE, PARTS_FOLDER, USE_FILE, StoredModel
 from worker.weights.syncing import Syncer
 
 _LOG = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class ModelStore:
         check_parts(parts)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._clean()
+            self.clean()
             self.make_room(sum(part.n_header_bytes for part in parts))
             draft = Draft(self.folder, identity, parts)
             try:
@@ -166,11 +167,8 @@ class ModelStore:
 
     def models(self) -> list[Listed]:
         """All that are here, the last used first. Raises OSError."""
-        try:
-            names = [path.name for path in self.folder.iterdir() if is_identity(path.name)]
-        except FileNotFoundError:
-            return []
-        return sorted(map(self._listed, names), key=lambda listed: -listed.last_used)
+        listed = [self._listed(path.name) for path in self._paths() if is_identity(path.name)]
+        return sorted((model for model in listed if model is not None), key=lambda model: -model.last_used)
 
     def flush(self) -> None:
         """Blocks until all that was fetched is on the disk, so that a power cut takes nothing of it."""
@@ -220,9 +218,9 @@ class ModelStore:
             raise StoreUnusableError(f"{folder} is damaged beyond mending; delete that folder")
         return model
 
-    def _clean(self) -> None:
-        """Deletes what processes that were killed left half made or half deleted."""
-        for path in self.folder.iterdir():
+    def clean(self) -> None:
+        """Deletes what processes that were killed left half made or half deleted. Raises OSError."""
+        for path in self._paths():
             if path.name.startswith(_GONE_PREFIX):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith(DRAFT_PREFIX):
@@ -248,22 +246,31 @@ class ModelStore:
     def _tenants(self) -> list[Tenant]:
         return [Tenant(m.identity, m.taken_bytes, m.last_used, m.is_in_use) for m in self.models()]
 
-    def _listed(self, identity: str) -> Listed:
+    def _paths(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _listed(self, identity: str) -> Listed | None:
+        """None: it has just gone."""
         folder = self.folder / identity
         try:
             about = About.read(folder)
         except DamagedModelError:
             about = None
         n_held = 0
-        if about is not None:
-            index = Index(folder / INDEX_FILE, identity, about.n_tensors, self._boot)
-            n_held = len(index.held())
-            index.close()
-        use = folder / USE_FILE
-        lock = FileLock.take(use, create=False)
-        if lock is not None:
-            lock.release()
-        last_used = use.stat().st_mtime if use.exists() else 0.0
+        try:
+            if about is not None:
+                index = Index(folder / INDEX_FILE, identity, about.n_tensors, self._boot)
+                n_held = len(index.held())
+                index.close()
+            lock = FileLock.take(folder / USE_FILE)
+            if lock is not None:
+                lock.release()
+            last_used = (folder / USE_FILE).stat().st_mtime
+        except FileNotFoundError:
+            return None
         return Listed(identity, about, n_held, disk.taken_bytes(folder), last_used, lock is None)
 
     def _full(self, n_bytes: int, room: int) -> DiskFullError:

@@ -6,28 +6,27 @@ Any thread of any process that shares the store, at once. A model's folder:
     parts/NAME       the model's files, under their own names, full of holes
     index            which tensors are here (index.py)
     claims/TENSOR    a tensor that is being fetched, or that a fetch broke off in (claim.py)
-    use              locked by whoever uses the model; its time of change is when that was last
-    model.json       what the files are
+    use              locked by whoever uses the model; its time of change is when that was last (use.py)
+    model.json       what the files are (about.py)
 """
 
 import contextlib
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from native import ModelFileError, ModelLayout, read_layout
+from native import ModelFileError, ModelLayout, TensorLayout, read_layout
+from worker.cache_folder import CACHE_VARIABLE
 from worker.errors import ModelGoneError, StoreUnusableError
 from worker.weights import disk
+from worker.weights.about import ABOUT_FILE, About, DamagedModelError
 from worker.weights.claim import Claim
 from worker.weights.hashing import ShortFileError, hash_range
 from worker.weights.index import Index
-from worker.weights.locks import FileLock
-from worker.weights.parts import Part
 from worker.weights.piece import Piece
+from worker.weights.use import Use
 from worker.weights.writer import TensorWriter
 
 _LOG = logging.getLogger(__name__)
@@ -36,50 +35,11 @@ PARTS_FOLDER = "parts"
 CLAIMS_FOLDER = "claims"
 USE_FILE = "use"
 INDEX_FILE = "index"
-_ABOUT_FILE = "model.json"
 
 # How often it is looked whether somebody else is done with a tensor.
 _POLL_S = 0.05
-
-
-class DamagedModelError(Exception):
-    """Its folder does not hold what a model's folder holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What model.json holds: enough to list a model without reading its header."""
-
-    name: str
-    parts: tuple[Part, ...]
-    n_tensors: int
-    n_bytes: int
-
-    @classmethod
-    def read(cls, folder: Path) -> "About":
-        """Raises DamagedModelError."""
-        try:
-            match json.loads((folder / _ABOUT_FILE).read_text(encoding="utf-8")):
-                case {"name": str(name), "parts": [*parts], "n_tensors": int(n_tensors), "n_bytes": int(n_bytes)}:
-                    return cls(name, tuple(_part(part) for part in parts), n_tensors, n_bytes)
-        except (OSError, ValueError) as error:
-            raise DamagedModelError(f"its {_ABOUT_FILE} cannot be read ({error})") from error
-        raise DamagedModelError(f"its {_ABOUT_FILE} is not one of ours")
-
-    def write(self, folder: Path) -> None:
-        """Raises OSError."""
-        parts = [
-            {"file_name": p.file_name, "n_bytes": p.n_bytes, "n_header_bytes": p.n_header_bytes} for p in self.parts
-        ]
-        text = json.dumps({"name": self.name, "parts": parts, "n_tensors": self.n_tensors, "n_bytes": self.n_bytes})
-        (folder / _ABOUT_FILE).write_text(text, encoding="utf-8")
-
-
-def _part(fields: object) -> Part:
-    match fields:
-        case {"file_name": str(name), "n_bytes": int(n_bytes), "n_header_bytes": int(n_header_bytes)}:
-            return Part(name, n_bytes, n_header_bytes)
-    raise ValueError(f"{fields} is no part")
+# What a disk writes in a tenth of a second.
+_LITTLE_BYTES = 32 << 20
 
 
 class StoredModel:
@@ -112,16 +72,9 @@ class StoredModel:
         self._boot = boot
         self._free = free
         self._on_written = on_written
+        self._use = Use(folder / USE_FILE, layout.files)
         self._index = Index(folder / INDEX_FILE, layout.identity, len(layout.tensors), boot)
-        self._use_stat = (folder / USE_FILE).stat()
-        self._fds: list[int] = []
         self._is_settled = False
-        try:
-            for path in layout.files:
-                self._fds.append(os.open(path, os.O_RDWR))
-        except BaseException:
-            self.close()
-            raise
 
     @classmethod
     def open(
@@ -142,11 +95,11 @@ class StoredModel:
         sizes = [part.n_bytes for part in about.parts]
         try:
             layout = read_layout(folder / PARTS_FOLDER / about.parts[0].file_name, sizes)
-        except ModelFileError as error:
+            if layout.identity != folder.name:
+                raise DamagedModelError("its header was changed")
+            model = cls(folder, layout, sizes, boot, free=free, on_written=on_written)
+        except (ModelFileError, FileNotFoundError) as error:
             raise DamagedModelError(str(error)) from error
-        if layout.identity != folder.name:
-            raise DamagedModelError("its header was changed")
-        model = cls(folder, layout, sizes, boot, free=free, on_written=on_written)
         try:
             model._mend_sizes()
         except BaseException:
@@ -170,13 +123,9 @@ class StoredModel:
     def is_here(self) -> bool:
         """Whether it is still in the store, with files as large as they should be."""
         try:
-            stats = [path.stat() for path in self.layout.files]
-            is_same = os.path.samestat(self._use_stat, (self.folder / USE_FILE).stat()) and all(
-                os.path.samestat(os.fstat(fd), stat) for fd, stat in zip(self._fds, stats, strict=True)
-            )
-        except OSError:
+            return self._use.sizes() == self._sizes
+        except ModelGoneError:
             return False
-        return is_same and tuple(stat.st_size for stat in stats) == self._sizes
 
     def held(self) -> frozenset[int]:
         """Tensors that are here and right, whoever fetched them, by their place in `layout.tensors`."""
@@ -193,18 +142,26 @@ class StoredModel:
         return self._index.hash_of(tensor)
 
     @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self, *, counts: bool = True) -> Iterator[None]:
         """While this lasts, the model stays in the store, for this process and all others.
 
+        Args:
+            counts: whether that is a use by which it is kept longer than others.
+
         Raises:
-            ModelGoneError: it is not there any more; create it again.
+            ModelGoneError: it is not there any more: find it again, or create it.
+            StoreUnusableError: it cannot be opened.
         """
-        lock = self._use()
+        with self._disk_errors():
+            self._use.begin()
         try:
+            if counts:
+                self._use.touch()
             yield
         finally:
-            os.utime(lock.fd)
-            lock.release()
+            if counts:
+                self._use.touch()
+            self._use.end()
 
     def begin(self, tensor: int, wait_s: float = 0.0) -> TensorWriter | None:
         """The right to write a tensor that is not held, which one writer has at a time; it keeps the model in use.
@@ -236,68 +193,59 @@ class StoredModel:
         forgotten, so that it is fetched again; False also for one that was never here.
 
         Raises:
+            ModelGoneError: the model is not in the store any more.
             StoreUnusableError: what was found cannot be written down.
         """
-        expected = self.hash_of(tensor)
+        self._index.refresh()
+        version, expected = self._index.version(tensor), self._index.hash_of(tensor)
         if expected is None:
             return False
-        where = self.piece(tensor)
-        try:
-            is_right = hash_range(where.fd, where.offset_bytes, where.n_bytes) == expected
-        except (OSError, ShortFileError) as error:
-            _LOG.warning("%s of %s cannot be read: %s", self.layout.tensors[tensor].name, self.folder, error)
-            is_right = False
+        with self.in_use(counts=False):
+            is_right = self._hash(tensor) == expected
         with self._disk_errors():
             if not is_right:
-                self._index.drop(tensor)
+                self._index.drop(tensor, version)
             elif not self._index.is_held(tensor):
                 self._index.add(tensor, expected)
                 self._on_written(self)
         return is_right
 
     def piece(self, tensor: int) -> Piece:
-        """Where a tensor lies; the file stays open while the model is in use."""
-        about = self.layout.tensors[tensor]
-        return Piece(self._fds[about.file_index], about.offset_bytes, about.n_bytes)
+        """Where a tensor lies. The model must be in use; the file stays open for as long as it is."""
+        about = self._about(tensor)
+        return Piece(self._use.fds[about.file_index], about.offset_bytes, about.n_bytes)
 
-    def sync(self) -> None:
-        """Brings all that was written to the disk, and notes that; blocks for as long as the disk takes.
+    def sync(self, go_on: Callable[[], bool]) -> None:
+        """Brings all that was written to the disk, and notes that; blocks for as long as the disk takes. Meanwhile the
+        model may be deleted.
+
+        Args:
+            go_on: asked often; when it says no, nothing more is done.
 
         Raises:
             OSError: it does not get there. Then nothing that was not there before counts as held.
         """
-        position = self._index.position()
+        if not self.is_here():
+            return
         try:
-            for fd in self._fds:
-                disk.sync(fd)
-            self._settle()
+            position = self._sync_files(lambda: go_on() and self.is_here())
         except OSError:
+            if not self.is_here():
+                return
             for tensor in self._index.not_synced():
-                self._index.drop(tensor)
+                self._index.drop(tensor, self._index.version(tensor))
             raise
-        self._index.synced(position)
+        if position is not None:
+            self._index.synced(position)
 
     def close(self) -> None:
         """Safe to repeat; nobody may use it any more."""
-        fds, self._fds = self._fds, []
-        for fd in fds:
-            os.close(fd)
         self._index.close()
 
-    def _use(self) -> FileLock:
-        with self._disk_errors():
-            lock = FileLock.take(self.folder / USE_FILE, shared=True, wait=True, create=False)
-            if lock is not None and os.path.samestat(os.fstat(lock.fd), self._use_stat):
-                os.utime(lock.fd)
-                return lock
-        if lock is not None:
-            lock.release()
-        raise ModelGoneError(f"{self.layout.name} made room for another model in this worker's store; try again")
-
     def _try_begin(self, tensor: int) -> TensorWriter | None:
-        about = self.layout.tensors[tensor]
+        about = self._about(tensor)
         with contextlib.ExitStack() as stack:
-            use = stack.enter_context(self._use())
+            stack.enter_context(self.in_use())
             with self._disk_errors():
                 claim = Claim.take(self.folder / CLAIMS_FOLDER / str(tensor), self._boot, about.n_bytes)
             if claim is None:
@@ -307,16 +255,14 @@ class StoredModel:
             if self.is_held(tensor) or (self.hash_of(tensor) is not None and self.verify(tensor)):
                 claim.finish()
                 return None
-            stack.pop_all()
+            resources = stack.pop_all()
         return TensorWriter(
             name=about.name,
-            fd=self._fds[about.file_index],
-            offset_bytes=about.offset_bytes,
-            n_bytes=about.n_bytes,
+            piece=self.piece(tensor),
             claim=claim,
             write_all=self._write_all,
             on_finished=lambda hash: self._finished(tensor, hash),
-            on_closed=use.release,
+            on_closed=resources.close,
         )
 
     def _finished(self, tensor: int, hash: bytes) -> None:
@@ -342,25 +288,54 @@ class StoredModel:
                     continue
                 view, offset = view[n_written:], offset + n_written
 
-    def _settle(self) -> None:
-        """Brings what says that there is a model to the disk."""
+    def _hash(self, tensor: int) -> bytes | None:
+        """None: it cannot be read."""
+        where = self.piece(tensor)
+        try:
+            return hash_range(where.fd, where.offset_bytes, where.n_bytes)
+        except (OSError, ShortFileError) as error:
+            _LOG.warning("%s of %s cannot be read: %s", self._about(tensor).name, self.folder, error)
+            return None
+
+    def _sync_files(self, go_on: Callable[[], bool]) -> int | None:
+        """Up to which position of the index all is on the disk; None: it was told not to go on."""
+        done: set[int] = set()
+        with contextlib.ExitStack() as stack:
+            fds = [stack.enter_context(path.open("rb")).fileno() for path in self.layout.files]
+            while True:
+                position = self._index.position()
+                behind = sorted(self._index.not_synced() - done)
+                pieces = [(fds[t.file_index], t.offset_bytes, t.n_bytes) for t in map(self._about, behind)]
+                # The last step cannot be ended: only little may be left for it.
+                if sum(n_bytes for _, _, n_bytes in pieces) <= _LITTLE_BYTES:
+                    break
+                if not all(disk.sync_range(*piece, go_on) for piece in pieces):
+                    return None
+                done.update(behind)
+            for fd in fds:
+                disk.sync(fd)
         if not self._is_settled:
-            for path in (self.folder / _ABOUT_FILE, self.folder / PARTS_FOLDER, self.folder, self.folder.parent):
+            # What says that there is a model.
+            for path in (self.folder / ABOUT_FILE, self.folder / PARTS_FOLDER, self.folder, self.folder.parent):
                 disk.sync_path(path)
             self._is_settled = True
+        return position
+
+    def _about(self, tensor: int) -> TensorLayout:
+        return self.layout.tensors[tensor]
 
     def _mend_sizes(self) -> None:
         """A file that was cut off loses the tensors behind the cut, before it has its length again."""
-        for index, (fd, n_bytes) in enumerate(zip(self._fds, self._sizes, strict=True)):
-            size = os.fstat(fd).st_size
+        for index, (path, n_bytes) in enumerate(zip(self.layout.files, self._sizes, strict=True)):
+            size = path.stat().st_size
             if size == n_bytes:
                 continue
             if size < n_bytes:
-                _LOG.warning("%s was cut off: what is missing is fetched again", self.layout.files[index])
+                _LOG.warning("%s was cut off: what is missing of it is fetched again", path)
             for tensor, about in enumerate(self.layout.tensors):
                 if about.file_index == index and about.offset_bytes + about.n_bytes > size:
-                    self._index.drop(tensor)
-            os.ftruncate(fd, n_bytes)
+                    self._index.drop(tensor, self._index.version(tensor))
+            os.truncate(path, n_bytes)
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -369,5 +344,5 @@ class StoredModel:
         except OSError as error:
             raise StoreUnusableError(
                 f"the store in {self.folder.parent} cannot be used ({error.strerror or error}); see to that, or name"
-                " another folder with CARAVAN_CACHE"
+                f" another folder with {CACHE_VARIABLE}"
             ) from error

@@ -5,19 +5,22 @@ slower than a network, and until then the index knows what a power cut would tak
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 _LOG = logging.getLogger(__name__)
 
 # How long it lets things gather: each round costs the disk a few writes of its own.
 _GATHER_S = 1.0
+# A disk that hangs holds up nobody who leaves.
+_CLOSE_S = 2.0
 
 
 class Synced(Protocol):
     """What can be brought to the disk."""
 
-    def sync(self) -> None:
-        """Blocks until it is there. Raises OSError: it is not."""
+    def sync(self, go_on: Callable[[], bool]) -> None:
+        """Blocks until it is there, or until it is told not to go on. Raises OSError: it does not get there."""
 
 
 class Syncer:
@@ -52,14 +55,14 @@ class Syncer:
             self._is_hurried -= 1
 
     def close(self) -> None:
-        """Ends the thread; what was not brought to the disk yet is left to the system. Blocks for one model at most."""
+        """Ends the thread soon; what was not brought to the disk yet is left to the system."""
         with self._condition:
             self._is_closed = True
             self._waiting.clear()
             self._condition.notify_all()
             thread = self._thread
         if thread is not None:
-            thread.join()
+            thread.join(_CLOSE_S)
 
     def _run(self) -> None:
         while True:
@@ -71,14 +74,14 @@ class Syncer:
                 models, self._waiting = self._waiting, []
                 self._is_busy = True
             for model in models:
-                _sync(model)
+                self._sync(model)
             with self._condition:
                 self._is_busy = False
                 self._condition.notify_all()
 
-
-def _sync(model: Synced) -> None:
-    try:
-        model.sync()
-    except OSError as error:
-        _LOG.warning("weights do not reach the disk (%s); they will be fetched again", error.strerror or error)
+    def _sync(self, model: Synced) -> None:
+        try:
+            model.sync(lambda: not self._is_closed)
+        except OSError as error:
+            if not self._is_closed:
+                _LOG.warning("weights do not reach the disk, and may have to be fetched again: %s", error)

@@ -12,6 +12,7 @@ from blake3 import blake3
 from worker.errors import WrongBytesError
 from worker.weights.claim import Claim
 from worker.weights.hashing import ShortFileError, update_from
+from worker.weights.piece import Piece
 from worker.weights.ranges import Ranges
 
 _LOG = logging.getLogger(__name__)
@@ -24,21 +25,25 @@ class TensorWriter:
         self,
         *,
         name: str,
-        fd: int,
-        offset_bytes: int,
-        n_bytes: int,
+        piece: Piece,
         claim: Claim,
         write_all: Callable[[int, memoryview, int], None],
         on_finished: Callable[[bytes], None],
         on_closed: Callable[[], None],
     ) -> None:
-        """`fd` is borrowed; `write_all` raises what StoredModel.begin says, `on_finished` is given the hash."""
+        """Borrows the claim and what else it is given, until `on_closed`.
+
+        Args:
+            piece: where the tensor lies, in an open file.
+            write_all: puts bytes at an offset of that file.
+            on_finished: is given the hash of a tensor that is right.
+        """
         self.name = name
-        self.n_bytes = n_bytes
+        self.n_bytes = piece.n_bytes
         # Whether some of it was here from a fetch that broke off.
         self.was_resumed = claim.ranges.n_bytes > 0
-        self._fd = fd
-        self._offset_bytes = offset_bytes
+        self._fd = piece.fd
+        self._offset_bytes = piece.offset_bytes
         self._claim = claim
         self._write_all = write_all
         self._on_finished = on_finished
@@ -106,7 +111,6 @@ class TensorWriter:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._claim.release()
         self._on_closed()
 
     def __enter__(self) -> "TensorWriter":
