@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from native import ModelLayout
-from worker.weights.files import LocalFile
+from worker.weights.local_file import LocalFile
 from worker.weights.piece import Piece
 from worker.weights.sources import Origin
 from worker.weights.store import ModelStore

@@ -257,6 +257,9 @@ class Fetch:
             is_here = self._copies.is_held(tensor)
             with self._lock:
                 if is_here:
+                    n_bytes = self._tensors[tensor].n_bytes
+                    self._tally.to_fetch(-n_bytes)
+                    self._tally.found(Source(Origin.STORE), n_bytes)
                     self._arrive(tensor, Origin.STORE)
                 else:
                     self._schedule.await_other(tensor)
