@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes as c
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +89,8 @@ class TensorLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file.
+    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file, which are its
+    first `header_bytes`.
 
     `n_layer` layers make a token. Blocks behind them (`n_block` counts all) predict tokens further ahead (MTP);
     llama.cpp leaves those out, so a line shares out the others. Of `n_expert` experts in a layer a token uses
@@ -109,6 +111,7 @@ class ModelLayout:
     n_expert_used: int
     identity: str
     tensors: tuple[TensorLayout, ...]
+    header_bytes: tuple[int, ...]
 
     @property
     def n_bytes(self) -> int:
@@ -189,9 +192,10 @@ class _Gguf:
         with self.path.open("rb") as file:
             return file.read(_data_offset(self.handle))
 
-    def tensors(self, file_index: int) -> list[TensorLayout]:
+    def tensors(self, file_index: int, file_bytes: int | None) -> list[TensorLayout]:
         start = _data_offset(self.handle)
-        file_bytes = self.path.stat().st_size
+        if file_bytes is None:
+            file_bytes = self.path.stat().st_size
         tensors = []
         for i in range(_n_tensors(self.handle)):
             name = _tensor_name(self.handle, i).decode("utf-8", "replace")
@@ -217,8 +221,12 @@ class _Gguf:
         return tensors
 
 
-def read_layout(path: str | Path) -> ModelLayout:
+def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> ModelLayout:
     """Reads a model's header (all of its files' headers).
+
+    Args:
+        path: the model's file, or the first of several.
+        file_bytes: how large the files are, where these are only their beginnings: the bytes before the first tensor's.
 
     Raises:
         ModelFileNotFoundError: the file, or one of its parts, is not there.
@@ -227,6 +235,8 @@ def read_layout(path: str | Path) -> ModelLayout:
     path = Path(path).expanduser()
     with _Gguf(path) as gguf:
         files = _parts(gguf)
+        if file_bytes is not None and len(file_bytes) != len(files):
+            raise ModelFileError(path, f"this is a model in {len(files)} files, not in {len(file_bytes)}")
         architecture = gguf.string("general.architecture")
         if not architecture:
             raise ModelFileError(path, "the GGUF names no architecture, so it is no language model")
@@ -234,8 +244,9 @@ def read_layout(path: str | Path) -> ModelLayout:
         n_layer = n_block - gguf.integer(f"{architecture}.nextn_predict_layers")
         if not 1 <= n_layer <= n_block <= _MAX_BLOCKS:
             raise ModelFileError(path, f"the GGUF gives no usable {architecture}.block_count: it is no language model")
-        digest = hashlib.sha256(gguf.header_bytes())
-        tensors = gguf.tensors(0)
+        header = gguf.header_bytes()
+        digest, header_bytes = hashlib.sha256(header), [len(header)]
+        tensors = gguf.tensors(0, file_bytes[0] if file_bytes else None)
         layout = {
             "architecture": architecture,
             "name": gguf.string("general.name", path.stem),
@@ -250,9 +261,18 @@ def read_layout(path: str | Path) -> ModelLayout:
         }
     for index, part in enumerate(files[1:], start=1):
         with _Gguf(part) as gguf:
-            digest.update(gguf.header_bytes())
-            tensors += gguf.tensors(index)
-    return ModelLayout(path=path, files=files, identity=digest.hexdigest(), tensors=tuple(tensors), **layout)  # type: ignore[arg-type]
+            header = gguf.header_bytes()
+            digest.update(header)
+            header_bytes.append(len(header))
+            tensors += gguf.tensors(index, file_bytes[index] if file_bytes else None)
+    return ModelLayout(
+        path=path,
+        files=files,
+        identity=digest.hexdigest(),
+        tensors=tuple(tensors),
+        header_bytes=tuple(header_bytes),
+        **layout,  # type: ignore[arg-type]
+    )
 
 
 def _parts(first: _Gguf) -> tuple[Path, ...]:
@@ -267,10 +287,12 @@ def _parts(first: _Gguf) -> tuple[Path, ...]:
         raise ModelFileError(
             first.path, f"a model in {count} files needs a name that ends in -00001-of-{count:05}.gguf"
         )
-    parts = [Path(f"{prefix.value.decode()}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
-    for part in parts:
-        if not part.exists():
-            raise ModelFileNotFoundError(part, f"this part of {first.path.name} is missing")
+    parts = []
+    # One after the other: `count` is whatever the file says.
+    for number in range(1, count + 1):
+        parts.append(Path(f"{prefix.value.decode()}-{number:05}-of-{count:05}.gguf"))
+        if not parts[-1].exists():
+            raise ModelFileNotFoundError(parts[-1], f"this part of {first.path.name} is missing")
     return tuple(parts)
 
 

@@ -143,6 +143,10 @@ class RangeStruct(c.Structure):
     _fields_ = (("start", c.c_int64), ("end", c.c_int64), ("is_needed", c.c_int32))
 
 
+# caravan_provide: from a tensor's number to the descriptor of a file that has it.
+ProvideCallback = c.CFUNCTYPE(c.c_int, c.c_size_t)
+
+
 class PartialStruct(c.Structure):
     """struct caravan_partial."""
 
@@ -151,6 +155,7 @@ class PartialStruct(c.Structure):
         ("n_header", c.c_size_t),
         ("tensors", c.POINTER(RangeStruct)),
         ("n_tensors", c.c_size_t),
+        ("provide", ProvideCallback),
     )
 
 
@@ -256,7 +261,7 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_free", None, pointer)
     declare(library, "caravan_wire_device", pointer, pointer)
     declare(library, "caravan_wire_buffer_type", pointer, pointer)
-    declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer)
+    declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer, c.c_char_p)
     declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_wire_begin_made_up", None, pointer)
     declare(library, "caravan_wire_hold", None, pointer, pointer, pointer)

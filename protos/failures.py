@@ -35,6 +35,8 @@ _STATUS_OF_CODE: dict[error_pb2.ErrorCode, grpc.StatusCode] = {
     error_pb2.ERROR_CODE_NEIGHBOUR_LOST: grpc.StatusCode.UNAVAILABLE,
     error_pb2.ERROR_CODE_CANCELLED: grpc.StatusCode.CANCELLED,
     error_pb2.ERROR_CODE_INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    error_pb2.ERROR_CODE_DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    error_pb2.ERROR_CODE_NO_SOURCE: grpc.StatusCode.UNAVAILABLE,
 }
 
 # For statuses that gRPC itself raised, without a detail of ours. A code that would claim more than the status

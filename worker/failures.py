@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import native
 from native import LayerRange, NativeError
 from protos.caravan.v1 import error_pb2
-from worker.errors import CallError, DoesNotFitError, NeighbourError
+from worker.errors import CallError, DiskFullError, DoesNotFitError, NeighbourError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def detail_of(error: Exception, culprit: Culprit) -> error_pb2.ErrorDetail:
     else:
         detail.code = error_pb2.ERROR_CODE_ENGINE
         detail.message = f"unexpected {type(error).__name__}: {error}"
-    if isinstance(error, DoesNotFitError | native.DeviceMemoryError):
+    if isinstance(error, DoesNotFitError | DiskFullError | native.DeviceMemoryError):
         detail.needed_bytes, detail.free_bytes = error.needed_bytes, error.free_bytes
     return detail
 

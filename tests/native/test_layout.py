@@ -14,7 +14,7 @@ import pytest
 
 from native import Model, ModelFileError, ModelFileNotFoundError, Vocabulary, read_layout
 from tests.model_kinds import Size
-from tests.models import write_model
+from tests.models import split_model, write_model
 
 
 def test_a_header_tells_architecture_sizes_and_every_tensor(tiny: Path) -> None:
@@ -208,27 +208,8 @@ def test_a_file_that_is_not_there_a_folder_and_a_closed_one_are_told_apart(tmp_p
 
 @pytest.fixture
 def parts(tmp_path: Path) -> list[Path]:
-    """A model in three files, as llama.cpp's gguf-split writes them."""
-    whole = gguf.GGUFReader(write_model(tmp_path / "whole.gguf", "llama", n_layer=2))
-    paths = [tmp_path / f"model-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
-    for number, path in enumerate(paths):
-        writer = gguf.GGUFWriter(path, "llama")
-        if number > 0:
-            writer.kv_data[0].clear()  # only the first file says what model it is
-        else:
-            for field in list(whole.fields.values()):
-                if field.name.startswith(("llama.", "tokenizer.", "general.name")):
-                    writer.add_key_value(field.name, field.contents(), field.types[0])
-        writer.add_uint16("split.no", number)
-        writer.add_uint16("split.count", 3)
-        writer.add_int32("split.tensors.count", len(whole.tensors))
-        for tensor in whole.tensors[number::3]:
-            writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return paths
+    """A model in three files."""
+    return split_model(write_model(tmp_path / "whole.gguf", "llama", n_layer=2), tmp_path / "model")
 
 
 def test_a_split_model_is_read_from_its_first_file(parts: list[Path]) -> None:
