@@ -38,8 +38,8 @@ from coordinator.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from coordinator.events import LoadEvent, LoadPhase
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
-from coordinator.loading import LoadEvent, LoadPhase
 from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import NextStage, StageOrder, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
+from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
 from coordinator.measuring import Measured, measure_all
 from coordinator.plan import Demand, Plan, Stage, shown
 from coordinator.planner import Distribution, Wishes, make_plan
 from coordinator.prediction import Links
+from coordinator.weights.delivery import Delivery
+from coordinator.weights.telling import LineTelling
 from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
 from native import ContextParams, LayerRange, ModelLayout, dry_run, measure_layers
 
@@ -29,57 +32,24 @@ _MAX_PLANS = 4
 _CPU = "CPU"
 
 
-class LoadPhase(str, Enum):
-    """What is going on while a mesh opens, in this order."""
-
-    DISCOVERING = "discovering"
-    LEFT_OUT = "left out"
-    STARTING = "starting workers"
-    PLANNING = "planning"
-    MEASURING = "measuring"
-    LOADING = "loading"
-    READY = "ready"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True, slots=True)
-class LoadEvent:
-    """One step of opening a mesh, for a progress display.
-
-    Attributes:
-        message: A sentence for a person.
-        worker: Whom it concerns, with LEFT_OUT and LOADING.
-        layers: That worker's layer range, with LOADING.
-        fraction: Of that worker's load, 0 to 1, with LOADING.
-    """
-
-    phase: LoadPhase
-    message: str
-    worker: str | None = None
-    layers: LayerRange | None = None
-    fraction: float = 0.0
-
-
-OnProgress = Callable[[LoadEvent], None]
-
-
 @dataclass(frozen=True, slots=True)
 class ModelOrder:
     """The model to load and how.
 
     Attributes:
         name: What to call it.
+        layout: Of files here, which may hold nothing but headers.
+        told_path: As in WeightSource.
     """
 
     name: str
     layout: ModelLayout
     params: ContextParams
+    told_path: str
 
     def stage(self, layers: LayerRange) -> StageOrder:
         """What one worker is to load."""
-        return StageOrder(self.layout.path, self.layout.identity, layers, self.params)
+        return StageOrder(self.told_path, self.layout.identity, layers, self.params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +59,7 @@ class PlanOrder:
     Attributes:
         clients: By worker name.
         predicted: Whether speed is measured also where it decides nothing.
+        delivery: Of the model's weights.
         left_out: Who cannot take part, for the plan's notes.
     """
 
@@ -97,6 +68,7 @@ class PlanOrder:
     clients: Mapping[str, WorkerClient]
     wishes: Wishes
     predicted: bool
+    delivery: Delivery
     left_out: Sequence[LeftOutWorker] = ()
 
 
@@ -136,7 +108,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
     measured = Measured({}, Links({}), ())
     if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
-        measured = await measure_all(model.layout, model.params, demand, workers, clients)
+        measured = await measure_all(model.layout, model.told_path, model.params, demand, workers, clients)
     compute_bytes = await _least_compute(model, demand, workers, clients)
     all_notes = [*notes, *_notes(workers, order.left_out), *measured.notes]
 
@@ -295,7 +267,8 @@ async def _asked_again(order: PlanOrder) -> PlanOrder:
 
     async def ask(worker: FoundWorker) -> FoundWorker | LeftOutWorker:
         try:
-            return await order.clients[worker.name].describe()
+            found = await order.clients[worker.name].describe()
+            return replace(found, held_tensors=worker.held_tensors)
         except CaravanError as error:
             return LeftOutWorker(worker.name, worker.address, error)
 
@@ -312,16 +285,14 @@ async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: i
         CaravanError: The first failure; the other loads are cancelled, and what was loaded is unloaded again.
     """
     clients = [order.clients[stage.worker] for stage in plan.stages]
-    tasks = [
-        asyncio.ensure_future(_load(order.model, stage, next_stage, client, session_id, epoch, on_progress))
-        for stage, next_stage, client in zip(plan.stages, [*plan.stages[1:], None], clients, strict=True)
+    telling = LineTelling(plan.stages, on_progress)
+    loads = [
+        functools.partial(_load, order, stage, next_stage, session_id, epoch, telling)
+        for stage, next_stage in zip(plan.stages, [*plan.stages[1:], None], strict=True)
     ]
     try:
-        memory = await asyncio.gather(*tasks)
+        memory = await telling.during(loads)
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await unload_stages(clients, session_id)
         raise
     return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
@@ -338,27 +309,19 @@ async def unload_stages(clients: Iterable[WorkerClient], session_id: str) -> Non
 
 
 async def _load(
-    order: ModelOrder,
-    stage: Stage,
-    next_stage: Stage | None,
-    client: WorkerClient,
-    session_id: str,
-    epoch: int,
-    on_progress: OnProgress,
+    order: PlanOrder, stage: Stage, next_stage: Stage | None, session_id: str, epoch: int, telling: LineTelling
 ) -> StageMemory:
-    def report(fraction: float) -> None:
-        on_progress(
-            LoadEvent(
-                LoadPhase.LOADING,
-                f"{stage.worker} loads {shown(stage.layers)}",
-                worker=stage.worker,
-                layers=stage.layers,
-                fraction=fraction,
-            )
-        )
-
-    report(0.0)
+    (worker,) = [worker for worker in order.workers if worker.name == stage.worker]
+    client, delivery = order.clients[stage.worker], order.delivery
     following = NextStage(next_stage.worker, next_stage.address) if next_stage else None
-    memory = await client.load(session_id, epoch, order.stage(stage.layers), following, report)
-    report(1.0)
-    return memory
+    async with delivery.to(worker, session_id, epoch) as weights:
+        load = client.load(
+            session_id,
+            epoch,
+            order.model.stage(stage.layers),
+            following,
+            delivery.sources(worker, stage.layers, order.workers),
+            on_report=functools.partial(telling.note, stage),
+            on_needed=weights.give,
+        )
+        return await weights.during(load)

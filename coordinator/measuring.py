@@ -50,6 +50,7 @@ class Measured:
 
 async def measure_all(
     layout: ModelLayout,
+    told_path: str,
     params: ContextParams,
     demand: Demand,
     workers: Sequence[FoundWorker],
@@ -58,12 +59,13 @@ async def measure_all(
     """Has every device and every link measured. Devices of one machine in turn, others at the same time.
 
     Args:
+        told_path: As in WeightSource.
         clients: By worker name.
     """
     kinds = layer_kinds(layout)
     weights_bytes = [layer.weights_bytes for layer in demand.costs.layers]
     order = BenchmarkOrder(
-        layout.path,
+        told_path,
         layout.identity,
         replace(params, n_ctx_seq=max(256, params.n_batch)),
         tuple(runs_to_measure(kinds, weights_bytes)),

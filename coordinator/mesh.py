@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
+from coordinator.events import OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
-from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
@@ -54,6 +54,7 @@ class OpenOptions(TypedDict, total=False):
     flash_attention: FlashAttention
     queue: int
     predicted: bool
+    max_bandwidth: int | None
 
 
 class _Face:
@@ -83,7 +84,7 @@ class _Face:
 
     @property
     def model_path(self) -> Path:
-        """The model's first file."""
+        """The model's first file; of a model that is elsewhere, where its header lies."""
         return self._mesh.model_path
 
     @property
@@ -155,22 +156,24 @@ class AsyncMesh(_Face):
         cls,
         model: str | Path,
         *,
-        on_progress: Callable[[LoadEvent], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[OpenOptions],
     ) -> AsyncMesh:
         """Finds workers, makes a plan, loads the model and connects the line.
 
         Args:
-            model: Path of a GGUF file, or "demo".
-            on_progress: Called on the loop with each step.
+            model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
+            on_progress: Called on the loop with each step: its phase, the fraction and the bytes of what is loaded.
+                When it returns False or raises, everything is called off.
             options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:
             NoWorkersError, VersionMismatchError, DuplicateNameError: There is nobody to load it on.
             ModelError, PlanError, DoesNotFitError: It cannot be loaded.
             WorkerError: A worker failed.
+            CancelledError: `on_progress` returned False.
         """
-        return cls(await open_mesh(MeshOptions(model, **options), on_progress or _ignore))
+        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore))
 
     def generate(
         self,
@@ -254,7 +257,7 @@ class Mesh(_Face):
         cls,
         model: str | Path,
         *,
-        on_progress: Callable[[LoadEvent], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[OpenOptions],
     ) -> Mesh:
         """As `AsyncMesh.open`, blocking; `on_progress` is called on the mesh's own thread. Ctrl-C ends what was
@@ -334,7 +337,3 @@ def _close(mesh: OpenMesh, thread: LoopThread) -> None:
         thread.run(mesh.close())
     finally:
         thread.stop()
-
-
-def _ignore(_event: LoadEvent) -> None:
-    """For whom progress is of no interest."""

@@ -122,6 +122,8 @@ class FoundWorker:
         address: Where it was reached, ``host:port``.
         host_name: Its machine's name, as it says.
         loaded: Stages it holds already.
+        weights_port: Where it gives and takes weights, on the host of its address; 0: nowhere.
+        held_tensors: Of the model that it was offered, a bit for each as in the contract.
     """
 
     name: str
@@ -132,6 +134,8 @@ class FoundWorker:
     versions: BuildVersions
     device: WorkerDevice
     loaded: tuple[LoadedStage, ...] = ()
+    weights_port: int = 0
+    held_tensors: bytes = b""
 
     @property
     def is_serving(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from coordinator.inventory.quantities import parse_bandwidth
 from native import LayerRange, SamplingParams
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -47,6 +48,7 @@ class LineOptions:
     objective: str
     max_stages: int | None
     replicas: str
+    max_bandwidth: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,18 @@ def _inclusive(bounds: str) -> LayerRange:
     """Of "0-11" layers 0 to 11, of "3" that one. Raises ValueError."""
     first, dash, last = bounds.partition("-")
     return LayerRange(int(first), (int(last) if dash else int(first)) + 1)
+
+
+class _Bandwidth(click.ParamType[int]):
+    name = "RATE"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return max(1, round(parse_bandwidth(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Replicas(click.ParamType[str]):
@@ -160,9 +174,15 @@ def line_options(command: Command) -> Command:
         option("--replicas", default="1", type=_Replicas(), metavar="N|auto",
                help="Lay the model over so many lines of workers, each a whole; auto: as many as find room."),
         option("--max-stages", type=click.IntRange(min=1), metavar="N", help="Use at most so many workers."),
+        option("--max-bandwidth", type=_Bandwidth(), metavar="RATE",
+               help="How fast each worker may fetch weights: 50MB/s, 400Mbit/s."),
     ]  # fmt: skip
     return _with_options(options, with_line)  # type: ignore[return-value]
 
+
+json_progress_option = option(
+    "--json", "json_progress", is_flag=True, help="Tell how loading goes as JSON, an object a line, on stderr."
+)
 
 local_option = option(
     "--local",
