@@ -6,6 +6,7 @@ machine, in another program's, or on the hub. The one module that knows huggingf
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from coordinator.weights.patience import PassingError, Patience, wait_asked_for
 from coordinator.weights.references import HubReference, part_names
 from coordinator.weights.remote import RemotePart, open_kept, open_remote
 from coordinator.weights.source import WeightSource
+
+_LOG = logging.getLogger(__name__)
 
 _USUAL = "Q4_K_M"
 """Taken where no quantisation is asked for, as llama.cpp's -hf does; without it the first file."""
@@ -70,14 +73,22 @@ def open_hub(name: str, text: str, reference: HubReference, errand: Errand) -> W
     try:
         return _open_online(name, text, reference, errand)
     except SourceError as error:
-        path = _in_cache(reference) if error.retry_safe else None
+        if not error.retry_safe:
+            raise
+        path = _in_cache(reference)
         if path is not None:
+            _LOG.log(_offline_level(), "%s; going on with %s", error, path)
             return LocalSource.open(name, path)
-        kept = what_was(text) if error.retry_safe else None
+        kept = what_was(text)
         if kept is None:
             raise
-        errand.tell(FetchStep(f"{error}; going on with the header that was fetched before"))
+        _LOG.log(_offline_level(), "%s; going on with the header that was fetched before", error)
         return open_kept(name, kept, str(error))
+
+
+def _offline_level() -> int:
+    """Who has asked for it needs no warning."""
+    return logging.INFO if constants.HF_HUB_OFFLINE else logging.WARNING
 
 
 def _open_online(name: str, text: str, reference: HubReference, errand: Errand) -> WeightSource:

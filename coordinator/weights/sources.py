@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from coordinator.weights.references import (
     parse_reference,
 )
 from coordinator.weights.source import WeightSource
+
+_LOG = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -118,13 +121,16 @@ def _open_url(name: str, reference: UrlReference, errand: Errand) -> WeightSourc
     try:
         return open_remote(name, reference.url, client, url_parts(reference, client), errand)
     except SourceError as error:
-        path = downloaded(reference.file_name, reference.url) if error.retry_safe else None
+        if not error.retry_safe:
+            raise
+        path = downloaded(reference.file_name, reference.url)
         if path is not None:
+            _LOG.warning("%s; going on with %s", error, path)
             return LocalSource.open(name, path)
-        kept = what_was(reference.url) if error.retry_safe else None
+        kept = what_was(reference.url)
         if kept is None:
             raise
-        errand.tell(FetchStep(f"{error}; going on with the header that was fetched before"))
+        _LOG.warning("%s; going on with the header that was fetched before", error)
         return open_kept(name, kept, str(error))
 
 

@@ -74,7 +74,9 @@ def test_a_server_that_redirects_for_ever_is_left(served: FileServer, find: Find
         find(f"{served.url}/models/tiny.gguf")
 
 
-def test_a_server_without_ranges_is_downloaded_from_once(served: FileServer, model: Path, find: Finder) -> None:
+def test_a_server_without_ranges_is_downloaded_from_once(
+    served: FileServer, model: Path, find: Finder, caplog: pytest.LogCaptureFixture
+) -> None:
     served.has_ranges = False
     url = f"{served.url}/models/tiny.gguf"
     source = find(url)
@@ -87,6 +89,7 @@ def test_a_server_without_ranges_is_downloaded_from_once(served: FileServer, mod
     # The question whether it changed is answered with the file, of which nobody reads more than has come.
     served.answers = lambda _: 500
     assert find(url).told_path == source.told_path
+    assert f"going on with {source.told_path}" in caplog.text
     assert n_fetched >= model.stat().st_size
 
 
