@@ -52,10 +52,14 @@ class FileServer:
     n_body_bytes: int = 0
     released: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+    _tags: dict[str, tuple[bytes, str]] = field(default_factory=dict)
 
     def etag(self, path: str) -> str:
         """Of the file as it is, unless told otherwise."""
-        return self.etags.get(path, f'"{hashlib.md5(self.files[path]).hexdigest()}"')
+        data = self.files[path]
+        if self._tags.get(path, (b"", ""))[0] is not data:
+            self._tags[path] = data, f'"{hashlib.sha256(data).hexdigest()}"'
+        return self.etags.get(path) or self._tags[path][1]
 
 
 class _Handler(BaseHTTPRequestHandler):
