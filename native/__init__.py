@@ -25,7 +25,7 @@ from native.errors import (
     UnknownDeviceError,
     UnsupportedModelError,
 )
-from native.layout import ModelLayout, TensorLayout, check_splittable, read_layout
+from native.layout import ModelLayout, TensorLayout, check_splittable, header_size, read_layout
 from native.library import Versions, versions
 from native.model import Model
 from native.partial_file import Weights
@@ -78,6 +78,7 @@ __all__ = [
     "devices",
     "dry_run",
     "find_device",
+    "header_size",
     "measure_layers",
     "read_layout",
     "versions",

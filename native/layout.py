@@ -17,7 +17,7 @@ from pathlib import Path
 import llama_cpp
 
 from native.errors import ModelFileError, ModelFileNotFoundError, UnsupportedModelError
-from native.library import declare, forget_errors, ggml_base, last_errors
+from native.library import declare, errors_expected, forget_errors, ggml_base, last_errors
 
 # Architectures whose graph is no single pass over the layers.
 _LOOPS = "runs its layers in a loop, and a line passes each layer once: run it on one machine"
@@ -140,6 +140,10 @@ _type_size = declare(ggml_base, "ggml_type_size", c.c_size_t, c.c_int)
 _block_size = declare(ggml_base, "ggml_blck_size", c.c_int64, c.c_int)
 
 
+class _DamagedHeaderError(ModelFileError):
+    """It begins like a GGUF, and its header cannot be read to the end."""
+
+
 class _Gguf:
     """One open GGUF header."""
 
@@ -160,7 +164,9 @@ class _Gguf:
         forget_errors()
         self.handle = _init(str(path).encode(), _InitParams(True, None))
         if self.handle is None:
-            raise ModelFileError(path, f"the GGUF header is damaged or cut off ({last_errors()}); download it again")
+            raise _DamagedHeaderError(
+                path, f"the GGUF header is damaged or cut off ({last_errors()}); download it again"
+            )
 
     def __enter__(self) -> _Gguf:
         return self
@@ -273,6 +279,21 @@ def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> Mo
         header_bytes=tuple(header_bytes),
         **layout,  # type: ignore[arg-type]
     )
+
+
+def header_size(path: str | Path) -> int | None:
+    """Bytes before the first tensor's, in the beginning of a GGUF at least: of one that is still being fetched, say.
+    None where the header goes on behind the file's end, or is damaged, which looks the same.
+
+    Raises:
+        ModelFileNotFoundError: there is no such file.
+        ModelFileError: not a GGUF.
+    """
+    try:
+        with errors_expected(), _Gguf(Path(path)) as gguf:
+            return int(_data_offset(gguf.handle))
+    except _DamagedHeaderError:
+        return None
 
 
 def _parts(first: _Gguf) -> tuple[Path, ...]:

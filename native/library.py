@@ -12,7 +12,10 @@ import functools
 import logging
 import os
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,13 +88,32 @@ _CONTINUATION = 5
 _last_errors: deque[str] = deque(maxlen=8)
 
 
+class _Expectation(threading.local):
+    """Whether this thread asks for something that may well fail."""
+
+    errors = False
+
+
+_expectation = _Expectation()
+
+
+@contextmanager
+def errors_expected() -> Iterator[None]:
+    """What llama.cpp complains of on this thread meanwhile is logged at DEBUG only."""
+    _expectation.errors = True
+    try:
+        yield
+    finally:
+        _expectation.errors = False
+
+
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
     message = text.decode("utf-8", "replace").strip()
     if not message or message == ".":
         return
     if level == 4:
         _last_errors.append(message)
-    _LOG.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+    _LOG.log(logging.DEBUG if _expectation.errors else _LEVELS.get(level, logging.DEBUG), "%s", message)
 
 
 # Held for as long as the library may call it.
