@@ -51,6 +51,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._on_cancel: Callable[[], None] | None = None
+        self._followed: Callable[[], FetchProgress] | None = None
         self._loaded = 0.0
         self._fetch = _NOTHING_FETCHED
         self._fraction = 0.0
@@ -59,10 +60,17 @@ class Reporter:
 
     def __call__(self, fraction: float) -> bool:
         """So much of the weights is loaded; whether to go on."""
+        followed = self._followed
+        fetch = None if followed is None else followed()
         with self._lock:
+            self._fetch = fetch or self._fetch
             self._loaded = max(self._loaded, fraction)
             self._report()
         return not self._cancelled.is_set()
+
+    def follow(self, progress: Callable[[], FetchProgress] | None) -> None:
+        """Where to look how far the fetch is, whenever there is something to tell."""
+        self._followed = progress
 
     def fetched(self, progress: FetchProgress) -> None:
         """So far is the fetch of the weights."""

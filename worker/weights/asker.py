@@ -14,8 +14,8 @@ from typing import Protocol
 
 from protos.caravan.v1 import weights_pb2
 from protos.weights import HASH_BYTES, ChannelError, receive_into, receive_message, send_message
-from worker.weights.schedule import AskHash, AskPiece
 from worker.weights.sources import COORDINATOR, Source
+from worker.weights.steps import AskHash, AskPiece
 from worker.weights.waiting import limit_waits
 
 # What is received, hashed and written at once: it stays in a processor's cache meanwhile.
@@ -26,9 +26,10 @@ _AHEAD_S = 0.5
 _LEAST_AHEAD_BYTES = 4 << 20
 _MOST_AHEAD_BYTES = 32 << 20
 _MOST_ASKS_AHEAD = 64
-# Without a byte for so long, a source hangs. A coordinator may have to get them from elsewhere.
+# Without a byte for so long, a source hangs. A coordinator may have to wait for a server, with patience, and whether it
+# is alive at all the call that loads tells.
 _PEER_STALL_S = 20.0
-_COORDINATOR_STALL_S = 60.0
+_COORDINATOR_STALL_S = 300.0
 # A peer that takes longer for a piece keeps bytes from us that others have.
 _PEER_PIECE_S = 60.0
 # A coordinator hashes at least so fast, from a disk that turns.

@@ -16,7 +16,7 @@ from worker.weights.writer import TensorWriter
 
 
 class Copies:
-    """A context manager: while it lasts the model stays in the store, if it is there, and the file open."""
+    """A context manager: while it lasts, what is needed stays in the store, if it is there, and the file open."""
 
     def __init__(self, layout: ModelLayout, store: ModelStore, file: LocalFile | None) -> None:
         """`file` is closed by this."""
@@ -26,6 +26,8 @@ class Copies:
         self._lock = threading.Lock()
         self._stored: StoredModel | None = None
         self._verified = frozenset() if file is None else file.verified()
+        # The store reads it whenever it looks for room, and may give up all other tensors then.
+        self._needed: set[int] = set()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Copies":
@@ -35,7 +37,7 @@ class Copies:
                 stack.callback(self._file.close)
             stored = self._store.find(self.layout.identity)
             if stored is not None:
-                stack.enter_context(stored.in_use())
+                stack.enter_context(stored.in_use(self._needed))
             self._stored = stored
             self._stack = stack.pop_all()
         return self
@@ -49,6 +51,10 @@ class Copies:
         """Raises ModelGoneError: the file was changed since this was made."""
         if self._file is not None:
             self._file.check_unchanged()
+
+    def need(self, tensor: int) -> None:
+        """That one must stay, if it is here, and when it comes."""
+        self._needed.add(tensor)
 
     def sure(self, tensor: int) -> Origin | None:
         """Where it is for sure, if it is."""
@@ -100,7 +106,7 @@ class Copies:
         with self._lock:
             if self._stored is None:
                 stored = self._store.create_like(self.layout)
-                self._stack.enter_context(stored.in_use())
+                self._stack.enter_context(stored.in_use(self._needed))
                 self._stored = stored
         return self._stored.begin(tensor)
 

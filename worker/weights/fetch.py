@@ -21,8 +21,9 @@ from worker.weights.asker import FetchOverError
 from worker.weights.connections import Connections
 from worker.weights.copies import Copies
 from worker.weights.progress import FetchProgress, Tally
-from worker.weights.schedule import AskHash, AskPiece, Check, Open, Schedule, Wanted
+from worker.weights.schedule import Schedule
 from worker.weights.sources import COORDINATOR, Origin, Peer, Source, WeightSources
+from worker.weights.steps import AskHash, AskPiece, Check, Open, Wanted
 from worker.weights.throttle import Throttle
 from worker.weights.writer import TensorWriter
 
@@ -208,6 +209,7 @@ class Fetch:
 
     def _want(self, tensor: int, *, again: bool = False) -> None:
         """Sees to it that the tensor comes, if it does not already."""
+        self._copies.need(tensor)
         place = None if again else self._copies.sure(tensor)
         n_bytes = self._tensors[tensor].n_bytes
         if place is not None:
@@ -325,8 +327,8 @@ class Fetch:
             with self._lock:
                 self._connections.hang_up_overdue()
                 awaited = self._schedule.awaited()
-                is_late = not self._may_connect() and self._connections.n_to(COORDINATOR) == 0
-                if self._coordinator_until is not None and is_late:
+                is_late = self._connections.n_to(COORDINATOR) == 0 and not self._may_connect()
+                if is_late and self._schedule.needs_coordinator():
                     self._schedule.drop(COORDINATOR, "the coordinator does not connect to this worker's weights port")
                     self._changed()
                 progress = self._tally.progress()

@@ -17,58 +17,17 @@ tensor, whose bytes then come in order, and helps others with theirs when no oth
 import bisect
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from worker.weights.sources import COORDINATOR, Origin, Source
+from worker.weights.steps import AskHash, AskPiece, Check, Open, Wanted
 
-# A coordinator may give a tensor wrong once: bytes that lay here from an earlier fetch may have been to blame.
+# A coordinator's file may change while it is read, once.
 _MAX_WRONG_OF_COORDINATOR = 2
+# Who gave what lies here of a tensor from a fetch that broke off.
+_EARLIER = Source(Origin.STORE)
 # So many that small tensors need not wait for each other's, so few that the coordinator reads what it is about to send.
 _HASHES_AHEAD = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A tensor that a load needs: which copies here may be it, best first, and which peers hold it."""
-
-    tensor: int
-    n_bytes: int
-    copies: tuple[Origin, ...] = ()
-    peers: tuple[str, ...] = ()
-    is_hash_known: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Compare the copy that is here with the hash."""
-
-    tensor: int
-    copy: Origin
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Begin to write the tensor, and tell which bytes of it are missing."""
-
-    tensor: int
-
-
-@dataclass(frozen=True, slots=True)
-class AskPiece:
-    """Ask for these bytes."""
-
-    tensor: int
-    offset: int
-    n_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class AskHash:
-    """Ask for the hash of the tensor, which has so many bytes."""
-
-    tensor: int
-    n_bytes: int
 
 
 class _Phase(Enum):
@@ -236,6 +195,8 @@ class Schedule:
         state = self._tensors[tensor]
         state.phase = _Phase.FETCHING
         state.missing = list(missing)
+        if _n_missing(state) < state.n_bytes:
+            state.given_by.add(_EARLIER)
         return self._is_ready(state)
 
     def await_other(self, tensor: int) -> None:
@@ -304,7 +265,7 @@ class Schedule:
             state.is_from_one = True
             self._choose_givers(state)
             return
-        for giver in givers:
+        for giver in givers - {_EARLIER}:
             state.n_wrong += giver == COORDINATOR
             if giver != COORDINATOR:
                 self._refuse(state, giver, f"{giver} gave wrong bytes")

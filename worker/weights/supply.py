@@ -76,12 +76,12 @@ class Supply:
         try:
             with self._port.expect(order.session_id, order.epoch, layout.identity, fetch.take):
                 fetch.start(needed)
-                reporter.fetched(fetch.progress())
+                reporter.follow(fetch.progress)
                 reporter.call_on_cancel(fetch.cancel)
                 yield fetch
         finally:
+            reporter.follow(None)
             reporter.call_on_cancel(None)
-            reporter.fetched(fetch.progress())
             fetch.close()
 
 

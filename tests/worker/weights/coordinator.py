@@ -109,10 +109,17 @@ class Coordinator:
         self._threads.clear()
 
     def serve(self, connection: socket.socket) -> None:
-        """Answers on a connection where it is welcome, until the other end hangs up."""
-        with contextlib.suppress(ChannelClosedError):
+        """Answers on a connection where it is welcome, until either end hangs up."""
+        try:
             while True:
                 self._answer(connection, receive_message(connection, weights_pb2.WeightsAsk))
+        except ChannelClosedError:
+            pass
+        except HangUp:
+            connection.shutdown(socket.SHUT_WR)
+            # Closed with asks unread it would be reset, and what was given before be lost.
+            while connection.recv(1 << 16):
+                pass
 
     def _headers(self) -> Iterator[control_pb2.PutHeaderRequest]:
         identity = self.layout.identity
@@ -122,7 +129,7 @@ class Coordinator:
 
     def _give(self, address: tuple[str, int], hello: weights_pb2.WeightsHello) -> None:
         with (
-            contextlib.suppress(OSError, ChannelError, HangUp),
+            contextlib.suppress(OSError, ChannelError),
             socket.create_connection(address, timeout=_STALL_S) as connection,
         ):
             greet(connection, hello)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.weights.schedule import AskHash, AskPiece, Open, Schedule, Wanted
+from worker.weights.schedule import Schedule
 from worker.weights.sources import COORDINATOR, Origin, Source
+from worker.weights.steps import AskHash, AskPiece, Open, Wanted
 
 _PIECE_BYTES = 4
 
@@ -251,6 +252,17 @@ def test_a_coordinator_that_gives_a_tensor_wrong_twice_is_asked_no_more() -> Non
         schedule.wrong(0)
         assert (schedule.lost() is not None) is is_last
     assert schedule.lost() == (0, ["the coordinator gave wrong bytes, twice"])
+
+
+def test_nobody_is_blamed_for_what_was_here_before() -> None:
+    schedule = _schedule(Wanted(0, 8, peers=("a",), is_hash_known=True))
+    schedule.connect(0, _peer("a"))
+    assert schedule.next(0) == Open(0)
+    schedule.opened(0, [(4, 8)])
+    assert schedule.next(0) == AskPiece(0, 4, 4)
+    assert schedule.came(0, 4)
+    schedule.wrong(0)
+    assert [schedule.next(0) for _ in range(2)] == [AskPiece(0, 0, 4), AskPiece(0, 4, 4)]
 
 
 @pytest.mark.parametrize("copies", [(Origin.STORE,), (Origin.STORE, Origin.FILE)])
