@@ -237,6 +237,8 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
 
 async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
     vocabulary = await asyncio.to_thread(Vocabulary.load, order.layout.path)
+    if not vocabulary.has_text:
+        raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
     admission = Admission(vocabulary, order.params.n_ctx_seq)
     resources.callback(admission.free)
     return vocabulary, admission

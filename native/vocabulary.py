@@ -25,6 +25,8 @@ class Vocabulary:
         self.handle = handle
         self._model_handle = model_handle
         self._owns_model = owns_model
+        # Without text its tokens are numbers alone, and llama.cpp aborts where it is asked for a token's bytes.
+        self.has_text: bool = llama_cpp.llama_vocab_type(handle) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
         self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(handle)
         self.bos = _token(llama_cpp.llama_vocab_bos(handle))
         self.eos = _token(llama_cpp.llama_vocab_eos(handle))
@@ -77,6 +79,8 @@ class Vocabulary:
         """
         if not 0 <= token < self.n_tokens:
             raise ValueError(f"token {token} is not in a vocabulary of {self.n_tokens}")
+        if not self.has_text:
+            return b""
         room = _PIECE_BYTES
         for _ in range(2):
             buffer = c.create_string_buffer(room)

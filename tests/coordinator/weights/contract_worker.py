@@ -17,7 +17,7 @@ from native import ModelLayout
 from protos.caravan.v1 import control_pb2, control_pb2_grpc, error_pb2
 from protos.contract import channel_options
 from protos.failures import detail_to_metadata, status_of
-from protos.weights import held_bits
+from protos.weights import ChannelClosedError, held_bits
 from tests.coordinator.weights.asker import Asker, Port, open_port
 
 _PIECE_BYTES = 1 << 20
@@ -118,7 +118,8 @@ class _Servicer(control_pb2_grpc.ControlServiceServicer):
                 await _fail(context, worker.failure)
             memory = control_pb2.MemoryUse(weights_bytes=total)
             yield control_pb2.LoadResponse(loaded=control_pb2.LoadedStage(memory=memory))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ChannelClosedError, OSError):
+            # The call's end and the connections' may come in either order.
             worker.cancelled.set()
             raise
 
