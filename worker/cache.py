@@ -15,7 +15,8 @@ import click
 from protos.sizes import parse_size, shown
 from worker.errors import CallError
 from worker.weights.eviction import Tenant, choose
-from worker.weights.store import Listed, ModelStore, models_folder
+from worker.weights.room import Listed
+from worker.weights.store import ModelStore, models_folder
 
 _COLUMNS = ("ID", "MODEL", "TENSORS", "HELD", "OF", "ON DISK", "LAST USED", "")
 # Of an identity, for people.

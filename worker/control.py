@@ -102,10 +102,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.PutHeaderResponse:
         """Takes the header of a model."""
         with failures_answered(context, lambda: Culprit(self._description.name)):
-            first = next(request_iterator, None)
+            requests = _received(request_iterator)
+            first = next(requests, None)
             if first is None:
                 raise BadRequestError("no header came")
-            chunks = _header_chunks(itertools.chain([first], request_iterator))
+            chunks = _header_chunks(itertools.chain([first], requests))
             self._offers.put_header(first.identity, chunks)
             return control_pb2.PutHeaderResponse()
 
@@ -183,7 +184,7 @@ def _call_at_end(context: grpc.ServicerContext, callback: Callable[[], None]) ->
 
 
 def _header_chunks(requests: Iterable[control_pb2.PutHeaderRequest]) -> Iterator[HeaderChunk]:
-    for index, request in enumerate(_received(requests)):
+    for index, request in enumerate(requests):
         if request.identity and index > 0:
             raise BadRequestError("only the first message of a header names the model")
         if len(request.chunk) > CHUNK_LIMIT_BYTES:

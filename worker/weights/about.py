@@ -5,9 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from worker.weights.model_folder import ABOUT_FILE
 from worker.weights.parts import Part
-
-ABOUT_FILE = "model.json"
 
 
 class DamagedModelError(Exception):

@@ -23,6 +23,8 @@ _SYNC_ALL = 7
 _LOST = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 # What a disk writes in a tenth of a second: a thread that waits for it cannot be ended.
 _SLICE_BYTES = 32 << 20
+# Of fallocate: FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Source: fallocate(2).
+_PUNCH_HOLE = 3
 # Of a file system's own, beside what a file holds.
 _SLACK_BYTES = 1 << 20
 
@@ -85,6 +87,12 @@ def sync_range(fd: int, offset: int, n_bytes: int, go_on: Callable[[], bool]) ->
     return True
 
 
+def punch(fd: int, offset: int, n_bytes: int) -> None:
+    """Makes a hole of a range of a file, where the system can; what it holds is worth nothing then, either way."""
+    if _fallocate is not None:
+        _fallocate(fd, _PUNCH_HOLE, offset, n_bytes)
+
+
 def sync(fd: int) -> None:
     """Brings a file's bytes to the disk; blocks for as long as it takes. Raises OSError: they do not get there."""
     if sys.platform == "darwin":
@@ -103,13 +111,16 @@ def sync_path(path: Path) -> None:
         os.close(fd)
 
 
-def _find_sync_file_range() -> "ctypes._NamedFuncPointer | None":
+def _linux_call(name: str, *types: "type[ctypes._SimpleCData[int]]") -> "ctypes._NamedFuncPointer | None":
+    """None where there is no such call."""
     if sys.platform != "linux":
         return None
-    function = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
     if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        function.argtypes = types
     return function
 
 
-_sync_file_range = _find_sync_file_range()
+_sync_file_range = _linux_call("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+# fallocate's own offsets have 32 bits where the system's have.
+_fallocate = _linux_call("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)

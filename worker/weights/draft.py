@@ -5,6 +5,7 @@ Made under a name that nobody looks at. Sizes are a stranger's: nothing is alloc
 headers have come, and those are parsed without what would follow.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -18,10 +19,8 @@ from worker.errors import BadRequestError, DiskFullError
 from worker.weights import disk
 from worker.weights.about import About
 from worker.weights.locks import FileLock
+from worker.weights.model_folder import CLAIMS_FOLDER, DRAFT_PREFIX, PARTS_FOLDER, USE_FILE
 from worker.weights.parts import Part
-from worker.weights.stored_model import CLAIMS_FOLDER, PARTS_FOLDER, USE_FILE
-
-DRAFT_PREFIX = ".draft-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +36,9 @@ class Draft:
 
     def __init__(self, folder: Path, identity: str, parts: Sequence[Part]) -> None:
         """Begins one in the store's `folder`. Raises OSError."""
-        self.folder = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=folder))
         self.identity = identity
         self.parts = tuple(parts)
-        lock = FileLock.take(self.folder / USE_FILE)
-        assert lock is not None, "nobody else knows the folder"
-        self.lock = lock
+        self.folder, self.lock = _begin(folder)
         (self.folder / PARTS_FOLDER).mkdir()
         (self.folder / CLAIMS_FOLDER).mkdir()
 
@@ -117,3 +113,13 @@ class Draft:
                 needed_bytes=part.n_bytes,
                 free_bytes=free_bytes,
             ) from error
+
+
+def _begin(folder: Path) -> tuple[Path, FileLock]:
+    """A new folder, locked; in the moment before that it may be taken for a left-over."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=folder))
+        with contextlib.suppress(FileNotFoundError):
+            lock = FileLock.take(made / USE_FILE)
+            if lock is not None:
+                return made, lock

@@ -20,7 +20,7 @@ Shared by all processes of a machine: each adds under a lock on the file, and re
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -131,22 +131,27 @@ class Index:
             entry = self._entries.get(tensor)
             return None if entry is None else entry.slots[-1]
 
-    def drop(self, tensor: int, version: int | None) -> None:
-        """Forgets that version for good before returning: whatever its bytes are from now on. Not a later one.
+    def drop(self, versions: Mapping[int, int | None]) -> None:
+        """Forgets those versions of tensors for good before returning, whatever their bytes are from now on; not later
+        ones.
 
         Raises:
             OSError: that cannot be written.
         """
         with self._appending():
-            entry = self._entries.get(tensor)
-            if entry is None or entry.slots[-1] != version:
-                return
-            for slot in entry.slots:
-                os.pwrite(self._fd, bytes(RECORD_BYTES), slot * RECORD_BYTES)
-            del self._entries[tensor]
-            os.fsync(self._fd)
-            # For those who have read it already.
-            self._append(_Kind.DROPPED, tensor, 0, _NO_HASH)
+            dropped = []
+            for tensor, version in versions.items():
+                entry = self._entries.get(tensor)
+                if entry is not None and entry.slots[-1] == version:
+                    dropped.append(tensor)
+                    del self._entries[tensor]
+                    for slot in entry.slots:
+                        os.pwrite(self._fd, bytes(RECORD_BYTES), slot * RECORD_BYTES)
+            if dropped:
+                os.fsync(self._fd)
+            for tensor in dropped:
+                # For those who have read it already.
+                self._append(_Kind.DROPPED, tensor, 0, _NO_HASH)
 
     def position(self) -> int:
         """What `synced` is to be told after the data has reached the disk."""

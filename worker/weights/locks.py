@@ -53,6 +53,20 @@ class FileLock:
             # Whoever had it removed the file meanwhile.
             os.close(fd)
 
+    def try_alone(self) -> bool:
+        """Makes a shared lock an exclusive one, if nobody else shares it. Meanwhile it may be nobody's: only for those
+        whom another lock keeps apart. Raises OSError."""
+        try:
+            _lock(self.fd, shared=False, wait=False)
+        except BlockingIOError:
+            self.share()
+            return False
+        return True
+
+    def share(self) -> None:
+        """Makes an exclusive lock a shared one. Raises OSError."""
+        _lock(self.fd, shared=True, wait=True)
+
     def release(self) -> None:
         """Lets go; safe to repeat."""
         fd, self.fd = self.fd, -1

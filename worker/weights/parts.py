@@ -15,6 +15,8 @@ _MAX_PARTS = 1024
 _MAX_NAME_BYTES = 255
 # Of files: what no file system has. Source: off_t is signed.
 _MAX_FILE_BYTES = 1 << 62
+# Separators of any system, and what no name has.
+_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 _IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,5 +57,5 @@ def check_parts(parts: Sequence[Part]) -> None:
 
 def _check_name(name: str) -> None:
     is_name = name not in ("", ".", "..") and len(name.encode(errors="replace")) <= _MAX_NAME_BYTES
-    if not is_name or any(character in "/\\" or not character.isprintable() for character in name):
+    if not is_name or _NO_NAME.search(name):
         raise BadRequestError(f"{name!r} is no file name")

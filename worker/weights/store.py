@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The store: what this machine fetched of models, in a folder per model, shared by all its workers (docs/weights.md).
 
-Any thread. Every process opens the folder for itself; what they agree on lies in the folder (stored_model.py).
+Any thread. Every process opens the folder for itself; what they agree on lies in the folder (model_folder.py).
 """
 
 import logging
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from native import ModelLayout
@@ -19,37 +17,22 @@ from protos.sizes import shown
 from worker.cache_folder import CACHE_VARIABLE, cache_folder
 from worker.errors import BadRequestError, DiskFullError, StoreUnusableError
 from worker.weights import disk
-from worker.weights.about import About, DamagedModelError
-from worker.weights.draft import DRAFT_PREFIX, Draft, HeaderChunk
-from worker.weights.eviction import Tenant, choose, room_bytes
-from worker.weights.index import Index
-from worker.weights.locks import FileLock
+from worker.weights.about import DamagedModelError
+from worker.weights.draft import Draft, HeaderChunk
+from worker.weights.model_folder import PARTS_FOLDER, USE_FILE
 from worker.weights.parts import Part, check_parts, is_identity
-from worker.weights.stored_model import INDEX_FILE, PARTS_FOLDER, USE_FILE, StoredModel
+from worker.weights.room import Listed, Room
+from worker.weights.stored_model import StoredModel
 from worker.weights.syncing import Syncer
 
 _LOG = logging.getLogger(__name__)
 
-_LOCK_FILE = ".lock"
-_GONE_PREFIX = ".gone-"
 _CHUNK_BYTES = 1 << 20
 
 
 def models_folder() -> Path:
     """Where the store of this user lies; it need not exist."""
     return cache_folder() / "models"
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A model of the store, for people; `about` None: its folder is damaged. `taken_bytes` on the disk."""
-
-    identity: str
-    about: About | None
-    n_held: int
-    taken_bytes: int
-    last_used: float
-    is_in_use: bool
 
 
 class ModelStore:
@@ -63,12 +46,12 @@ class ModelStore:
             boot: which start of the machine this is; None: asked of the system.
         """
         self.folder = folder
-        self._limit_bytes = limit_bytes
         self._boot = boot_id() if boot is None else boot
         self._lock = threading.Lock()
         self._models: dict[str, StoredModel] = {}
         # Gone, or changed by somebody else; another thread may still read from them.
         self._outdated: list[StoredModel] = []
+        self._room = Room(folder, limit_bytes, self._boot, self._shrink)
         self._syncer = Syncer()
 
     def find(self, identity: str) -> StoredModel | None:
@@ -95,8 +78,8 @@ class ModelStore:
         check_parts(parts)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.clean()
-            self.make_room(sum(part.n_header_bytes for part in parts))
+            self._room.clean()
+            self._room.make(sum(part.n_header_bytes for part in parts))
             draft = Draft(self.folder, identity, parts)
             try:
                 if not draft.fill(chunks):
@@ -123,28 +106,18 @@ class ModelStore:
         return self.create(layout.identity, parts, _chunks(layout))
 
     def make_room(self, n_bytes: int) -> None:
-        """Sees to it that so much more fits, under the limit and on the disk; models that nobody uses may go for it.
+        """Sees to it that so much more fits, under the limit and on the disk. Who begins a tensor need not ask; this is
+        to know beforehand whether all of a load does.
 
         Raises:
-            DiskFullError: it does not, even so; then nothing went.
+            DiskFullError: it does not, whatever goes; then no model went.
             StoreUnusableError: the folder cannot be used.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            room = self._room_bytes()
-            if n_bytes <= room:
-                return
-            chosen = choose(self._tenants(), n_bytes - room)
-            most = room + sum(tenant.n_bytes for tenant in chosen)
-            if n_bytes > most:
-                raise self._full(n_bytes, most)
-            for tenant in chosen:
-                self.remove(tenant.identity)
-            room = self._room_bytes()
+            self._room.make(n_bytes)
         except OSError as error:
             raise self._unusable(error) from error
-        if n_bytes > room:
-            raise self._full(n_bytes, room)
 
     def remove(self, identity: str) -> int:
         """Deletes a model that nobody uses; the bytes that are free now: 0 if somebody does, or it is not here.
@@ -152,23 +125,15 @@ class ModelStore:
         Raises:
             OSError: it cannot be deleted.
         """
-        folder = self.folder / identity
-        lock = FileLock.take(folder / USE_FILE, create=False)
-        if lock is None:
-            return 0
-        with lock:
-            n_bytes = disk.taken_bytes(folder)
-            # One that is half deleted is no model any more.
-            gone = Path(tempfile.mkdtemp(prefix=_GONE_PREFIX, dir=self.folder))
-            folder.rename(gone / identity)
-        shutil.rmtree(gone)
-        _LOG.info("deleted the model %s from the store: %s", identity, shown(n_bytes))
-        return n_bytes
+        return self._room.remove(identity)
 
     def models(self) -> list[Listed]:
         """All that are here, the last used first. Raises OSError."""
-        listed = [self._listed(path.name) for path in self._paths() if is_identity(path.name)]
-        return sorted((model for model in listed if model is not None), key=lambda model: -model.last_used)
+        return self._room.models()
+
+    def clean(self) -> None:
+        """Deletes what processes that were killed left half made or half deleted. Raises OSError."""
+        self._room.clean()
 
     def flush(self) -> None:
         """Blocks until all that was fetched is on the disk, so that a power cut takes nothing of it."""
@@ -193,7 +158,7 @@ class ModelStore:
         if not folder.is_dir():
             return None
         try:
-            model = StoredModel.open(folder, self._boot, free=self._free, on_written=self._syncer.add)
+            model = StoredModel.open(folder, self._boot, room=self._room, on_written=self._syncer.add)
         except DamagedModelError as error:
             _LOG.warning("%s is damaged, and its header is needed again: %s", folder, error)
             return None
@@ -205,9 +170,7 @@ class ModelStore:
     def _accept(self, draft: Draft) -> StoredModel:
         """Gives the draft its name, or its headers to what has that name already."""
         folder = self.folder / draft.identity
-        lock = FileLock.take(self.folder / _LOCK_FILE, wait=True)
-        assert lock is not None, "it was waited for"
-        with self._lock, lock:
+        with self._lock, self._room.alone():
             model = self._find(draft.identity)
             if model is None and folder.is_dir():
                 _mend(folder, draft)
@@ -218,73 +181,20 @@ class ModelStore:
             raise StoreUnusableError(f"{folder} is damaged beyond mending; delete that folder")
         return model
 
-    def clean(self) -> None:
-        """Deletes what processes that were killed left half made or half deleted. Raises OSError."""
-        for path in self._paths():
-            if path.name.startswith(_GONE_PREFIX):
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name.startswith(DRAFT_PREFIX):
-                lock = FileLock.take(path / USE_FILE, create=False)
-                if lock is not None:
-                    with lock:
-                        shutil.rmtree(path, ignore_errors=True)
-
-    def _room_bytes(self) -> int:
-        return room_bytes(
-            self._limit_bytes,
-            disk.taken_bytes(self.folder),
-            disk.free_bytes(self.folder),
-            disk.total_bytes(self.folder),
-        )
-
-    def _free(self, n_bytes: int) -> None:
-        """The disk is full, whatever it said before: deletes what may go, for `n_bytes` if it can."""
-        freed_bytes = sum(self.remove(tenant.identity) for tenant in choose(self._tenants(), n_bytes))
-        if freed_bytes == 0:
-            raise self._full(n_bytes, disk.free_bytes(self.folder))
-
-    def _tenants(self) -> list[Tenant]:
-        return [Tenant(m.identity, m.taken_bytes, m.last_used, m.is_in_use) for m in self.models()]
-
-    def _paths(self) -> list[Path]:
-        try:
-            return list(self.folder.iterdir())
-        except FileNotFoundError:
-            return []
-
-    def _listed(self, identity: str) -> Listed | None:
-        """None: it has just gone."""
-        folder = self.folder / identity
-        try:
-            about = About.read(folder)
-        except DamagedModelError:
-            about = None
-        n_held = 0
-        try:
-            if about is not None:
-                index = Index(folder / INDEX_FILE, identity, about.n_tensors, self._boot)
-                n_held = len(index.held())
-                index.close()
-            lock = FileLock.take(folder / USE_FILE)
-            if lock is not None:
-                lock.release()
-            last_used = (folder / USE_FILE).stat().st_mtime
-        except FileNotFoundError:
-            return None
-        return Listed(identity, about, n_held, disk.taken_bytes(folder), last_used, lock is None)
-
-    def _full(self, n_bytes: int, room: int) -> DiskFullError:
-        free_bytes = max(room, 0)
-        return DiskFullError(
-            f"{shown(n_bytes)} of weights do not fit into {self.folder}, which has room for {shown(free_bytes)}: free"
-            f" some of that disk, allow more of it with --cache-size, or name another folder with {CACHE_VARIABLE}",
-            needed_bytes=n_bytes,
-            free_bytes=free_bytes,
-        )
+    def _shrink(self, n_bytes: int) -> int:
+        """As Room is given it."""
+        with self._lock:
+            models = sorted(self._models.values(), key=lambda model: model.last_used)
+        freed_bytes = 0
+        with self._room.alone():
+            for model in models:
+                if freed_bytes < n_bytes and model.is_here():
+                    freed_bytes += model.shrink()
+        return freed_bytes
 
     def _unusable(self, error: OSError) -> DiskFullError | StoreUnusableError:
         if disk.is_full(error):
-            return self._full(1, disk.free_bytes(self.folder))
+            return self._room.full(1, disk.free_bytes(self.folder))
         return StoreUnusableError(
             f"the store in {self.folder} cannot be used ({error.strerror or error}); see to that, or name another"
             f" folder with {CACHE_VARIABLE}"

@@ -1,40 +1,31 @@
 # SPDX-License-Identifier: MIT
 """One model in the store: sparse files in its own layout, and which tensors in them are here and right.
 
-Any thread of any process that shares the store, at once. A model's folder:
-
-    parts/NAME       the model's files, under their own names, full of holes
-    index            which tensors are here (index.py)
-    claims/TENSOR    a tensor that is being fetched, or that a fetch broke off in (claim.py)
-    use              locked by whoever uses the model; its time of change is when that was last (use.py)
-    model.json       what the files are (about.py)
+Any thread of any process that shares the store, at once; what they share lies in its folder (model_folder.py).
 """
 
 import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from native import ModelFileError, ModelLayout, TensorLayout, read_layout
 from worker.cache_folder import CACHE_VARIABLE
 from worker.errors import ModelGoneError, StoreUnusableError
 from worker.weights import disk
-from worker.weights.about import ABOUT_FILE, About, DamagedModelError
+from worker.weights.about import About, DamagedModelError
 from worker.weights.claim import Claim
 from worker.weights.hashing import ShortFileError, hash_range
 from worker.weights.index import Index
+from worker.weights.model_folder import ABOUT_FILE, CLAIMS_FOLDER, INDEX_FILE, PARTS_FOLDER, USE_FILE
 from worker.weights.piece import Piece
+from worker.weights.room import Room
 from worker.weights.use import Use
 from worker.weights.writer import TensorWriter
 
 _LOG = logging.getLogger(__name__)
-
-PARTS_FOLDER = "parts"
-CLAIMS_FOLDER = "claims"
-USE_FILE = "use"
-INDEX_FILE = "index"
 
 # How often it is looked whether somebody else is done with a tensor.
 _POLL_S = 0.05
@@ -52,7 +43,7 @@ class StoredModel:
         sizes: Sequence[int],
         boot: str,
         *,
-        free: Callable[[int], None],
+        room: Room,
         on_written: Callable[["StoredModel"], None],
     ) -> None:
         """Opens what `layout` was read from.
@@ -60,7 +51,7 @@ class StoredModel:
         Args:
             sizes: bytes of each file.
             boot: which start of the machine this is.
-            free: makes some room, of so many bytes if it can; raises DiskFullError if it cannot at all.
+            room: on the disk it lies on.
             on_written: is told that there is something to `sync`.
 
         Raises:
@@ -70,7 +61,7 @@ class StoredModel:
         self.layout = layout
         self._sizes = tuple(sizes)
         self._boot = boot
-        self._free = free
+        self._room = room
         self._on_written = on_written
         self._use = Use(folder / USE_FILE, layout.files)
         self._index = Index(folder / INDEX_FILE, layout.identity, len(layout.tensors), boot)
@@ -82,7 +73,7 @@ class StoredModel:
         folder: Path,
         boot: str,
         *,
-        free: Callable[[int], None],
+        room: Room,
         on_written: Callable[["StoredModel"], None],
     ) -> "StoredModel":
         """As the constructor; what lies in the folder is checked, and mended where a file was cut off.
@@ -97,7 +88,7 @@ class StoredModel:
             layout = read_layout(folder / PARTS_FOLDER / about.parts[0].file_name, sizes)
             if layout.identity != folder.name:
                 raise DamagedModelError("its header was changed")
-            model = cls(folder, layout, sizes, boot, free=free, on_written=on_written)
+            model = cls(folder, layout, sizes, boot, room=room, on_written=on_written)
         except (ModelFileError, FileNotFoundError) as error:
             raise DamagedModelError(str(error)) from error
         try:
@@ -142,10 +133,11 @@ class StoredModel:
         return self._index.hash_of(tensor)
 
     @contextlib.contextmanager
-    def in_use(self, *, counts: bool = True) -> Iterator[None]:
+    def in_use(self, needed: Collection[int] | None = None, *, counts: bool = True) -> Iterator[None]:
         """While this lasts, the model stays in the store, for this process and all others.
 
         Args:
+            needed: the tensors that must stay; None: all. The others may go when there is no room for something else.
             counts: whether that is a use by which it is kept longer than others.
 
         Raises:
@@ -153,7 +145,7 @@ class StoredModel:
             StoreUnusableError: it cannot be opened.
         """
         with self._disk_errors():
-            self._use.begin()
+            self._use.begin(needed)
         try:
             if counts:
                 self._use.touch()
@@ -161,7 +153,7 @@ class StoredModel:
         finally:
             if counts:
                 self._use.touch()
-            self._use.end()
+            self._use.end(needed)
 
     def begin(self, tensor: int, wait_s: float = 0.0) -> TensorWriter | None:
         """The right to write a tensor that is not held, which one writer has at a time; it keeps the model in use.
@@ -176,7 +168,7 @@ class StoredModel:
 
         Raises:
             ModelGoneError: the model is not in the store any more.
-            StoreUnusableError: the store cannot be written.
+            DiskFullError, StoreUnusableError: the store has no room for it, or cannot be written.
         """
         deadline = time.monotonic() + wait_s
         while not self.is_held(tensor):
@@ -204,7 +196,8 @@ class StoredModel:
             is_right = self._hash(tensor) == expected
         with self._disk_errors():
             if not is_right:
-                self._index.drop(tensor, version)
+                self._index.drop({tensor: version})
+                self._forget_claims([tensor])
             elif not self._index.is_held(tensor):
                 self._index.add(tensor, expected)
                 self._on_written(self)
@@ -232,11 +225,28 @@ class StoredModel:
         except OSError:
             if not self.is_here():
                 return
-            for tensor in self._index.not_synced():
-                self._index.drop(tensor, self._index.version(tensor))
+            self._drop(self._index.not_synced())
             raise
         if position is not None:
             self._index.synced(position)
+
+    def shrink(self) -> int:
+        """Gives up what nobody needs of a model that only this process uses; the bytes that are free now. Only for who
+        has the store to itself.
+
+        Raises:
+            OSError: what goes cannot be written down.
+        """
+        with self._use.alone() as needed:
+            if needed is None:
+                return 0
+            self._index.refresh()
+            surplus = sorted((self._index.held() | self._index.unsure()) - needed)
+            # For good, before the bytes go.
+            self._drop(surplus)
+            for piece in map(self.piece, surplus):
+                disk.punch(piece.fd, piece.offset_bytes, piece.n_bytes)
+            return sum(self._about(tensor).n_bytes for tensor in surplus)
 
     def close(self) -> None:
         """Safe to repeat; nobody may use it any more."""
@@ -245,7 +255,8 @@ class StoredModel:
     def _try_begin(self, tensor: int) -> TensorWriter | None:
         about = self._about(tensor)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.in_use())
+            # Whoever uses the model says what of it must stay.
+            stack.enter_context(self.in_use(() if self._use.is_used else None))
             with self._disk_errors():
                 claim = Claim.take(self.folder / CLAIMS_FOLDER / str(tensor), self._boot, about.n_bytes)
             if claim is None:
@@ -255,6 +266,8 @@ class StoredModel:
             if self.is_held(tensor) or (self.hash_of(tensor) is not None and self.verify(tensor)):
                 claim.finish()
                 return None
+            with self._disk_errors():
+                self._room.reserve(about.n_bytes - claim.ranges.n_bytes)
             resources = stack.pop_all()
         return TensorWriter(
             name=about.name,
@@ -272,7 +285,7 @@ class StoredModel:
             except OSError as error:
                 if not disk.is_full(error):
                     raise
-                self._free(1)
+                self._room.free(1)
                 self._index.add(tensor, hash)
         self._on_written(self)
 
@@ -284,7 +297,7 @@ class StoredModel:
                 except OSError as error:
                     if not disk.is_full(error):
                         raise
-                    self._free(len(view))
+                    self._room.free(len(view))
                     continue
                 view, offset = view[n_written:], offset + n_written
 
@@ -321,6 +334,16 @@ class StoredModel:
             self._is_settled = True
         return position
 
+    def _drop(self, tensors: Iterable[int]) -> None:
+        self._index.drop({tensor: self._index.version(tensor) for tensor in tensors})
+
+    def _forget_claims(self, tensors: Iterable[int]) -> None:
+        """Nothing is known of what is written of them, unless somebody is at it."""
+        for path in (self.folder / CLAIMS_FOLDER / str(tensor) for tensor in tensors):
+            claim = Claim.take(path, self._boot, 0) if path.exists() else None
+            if claim is not None:
+                claim.finish()
+
     def _about(self, tensor: int) -> TensorLayout:
         return self.layout.tensors[tensor]
 
@@ -332,9 +355,10 @@ class StoredModel:
                 continue
             if size < n_bytes:
                 _LOG.warning("%s was cut off: what is missing of it is fetched again", path)
-            for tensor, about in enumerate(self.layout.tensors):
-                if about.file_index == index and about.offset_bytes + about.n_bytes > size:
-                    self._index.drop(tensor, self._index.version(tensor))
+            tensors = enumerate(self.layout.tensors)
+            lost = [i for i, t in tensors if t.file_index == index and t.offset_bytes + t.n_bytes > size]
+            self._drop(lost)
+            self._forget_claims(lost)
             os.truncate(path, n_bytes)
 
     @contextlib.contextmanager

@@ -3,9 +3,10 @@
 files are open. Any thread.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from worker.errors import ModelGoneError
@@ -20,7 +21,8 @@ class Use:
         self._lock_path = lock_path
         self._paths = tuple(paths)
         self._lock = threading.Lock()
-        self._n_users = 0
+        # What each of its users needs; None: all of it.
+        self._users: list[Collection[int] | None] = []
         self._held: FileLock | None = None
         self._fds: list[int] = []
         self._inodes = self._look()
@@ -29,6 +31,11 @@ class Use:
     def fds(self) -> Sequence[int]:
         """Of the files, for as long as it is in use."""
         return self._fds
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody here uses it."""
+        return bool(self._users)
 
     def sizes(self) -> tuple[int, ...]:
         """Bytes of the files now.
@@ -43,17 +50,17 @@ class Use:
             pass
         raise ModelGoneError("a model made room for another one in this worker's store; try again")
 
-    def begin(self) -> None:
-        """One user more.
+    def begin(self, needed: Collection[int] | None) -> None:
+        """One user more, who needs these tensors, or all.
 
         Raises:
             ModelGoneError: the model is not there any more, or another one of its name is.
             OSError: a file cannot be opened.
         """
         with self._lock:
-            if self._n_users == 0:
+            if not self._users:
                 self._open()
-            self._n_users += 1
+            self._users.append(needed)
 
     def touch(self) -> None:
         """Keeps that it is used now, while it is."""
@@ -61,12 +68,31 @@ class Use:
             if self._held is not None:
                 os.utime(self._held.fd)
 
-    def end(self) -> None:
-        """One user less."""
+    def end(self, needed: Collection[int] | None) -> None:
+        """One user less, who needed that."""
         with self._lock:
-            self._n_users -= 1
-            if self._n_users == 0:
+            self._users.remove(needed)
+            if not self._users:
                 self._close()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[frozenset[int] | None]:
+        """Gives what is needed of it, while no other process can begin to use it; None: all, or others use it too.
+        Only for who has the store to itself (`try_alone`)."""
+        with self._lock:
+            needed: set[int] = set()
+            for tensors in self._users:
+                if tensors is None:
+                    yield None
+                    return
+                needed |= set(tensors)
+            if self._held is None or not self._held.try_alone():
+                yield None
+                return
+            try:
+                yield frozenset(needed)
+            finally:
+                self._held.share()
 
     def _open(self) -> None:
         self._held = FileLock.take(self._lock_path, shared=True, wait=True, create=False)

@@ -47,7 +47,7 @@ def test_what_one_process_adds_or_drops_the_others_see(indexes: Indexes) -> None
     second.refresh()
     assert first.held() == second.held() == indexes.open().held() == {3, 4}
     assert second.hash_of(3) == _hash(3)
-    second.drop(3, second.version(3))
+    second.drop({3: second.version(3)})
     first.refresh()
     assert first.held() == second.held() == indexes.open().held() == {4}
 
@@ -80,7 +80,7 @@ def test_a_log_that_is_cut_anywhere_holds_what_was_whole(indexes: Indexes) -> No
     index = indexes.open()
     for tensor in range(3):
         index.add(tensor, _hash(tensor))
-    index.drop(1, index.version(1))
+    index.drop({1: index.version(1)})
     index.add(1, _hash(7))
     data = indexes.path.read_bytes()
     for n_bytes in range(len(data)):
@@ -112,7 +112,7 @@ def test_what_was_dropped_does_not_come_back_when_its_own_record_is_lost(indexes
     index = indexes.open()
     index.add(1, _hash(1))
     index.synced(index.position())
-    index.drop(1, index.version(1))
+    index.drop({1: index.version(1)})
     indexes.path.write_bytes(indexes.path.read_bytes()[:-RECORD_BYTES])
     assert indexes.open("after").held() == frozenset()
 
@@ -122,9 +122,9 @@ def test_only_the_version_that_was_found_wrong_is_dropped(indexes: Indexes) -> N
     first.add(1, _hash(1))
     second.refresh()
     version = second.version(1)
-    first.drop(1, first.version(1))
+    first.drop({1: first.version(1)})
     first.add(1, _hash(1))
-    second.drop(1, version)
+    second.drop({1: version})
     assert indexes.open().held() == {1}
 
 

@@ -44,6 +44,41 @@ def test_the_least_recently_used_make_room_and_what_is_in_use_stays(
     assert left_over(store) == []
 
 
+def test_a_tensor_that_begins_counts_and_models_go_for_it(
+    open_store: OpenStore, source: Source, other_source: Source
+) -> None:
+    store = open_store(2_000_000)
+    source.fetch(create(store, source))
+    other = create(store, other_source)
+    with other.in_use():
+        other_source.fetch(other)
+        assert [model.identity for model in store.models()] == [other_source.layout.identity]
+        again = create(store, source)
+        with pytest.raises(DiskFullError):
+            source.fetch(again)
+    assert 0 < len(again.held()) < source.n_tensors
+    assert sum(model.taken_bytes for model in store.models()) <= 2_050_000
+
+
+def test_a_model_gives_up_what_nobody_needs_of_it_and_not_while_another_process_uses_it(
+    open_store: OpenStore, source: Source, other_source: Source
+) -> None:
+    store, another = open_store(2_000_000), open_store(2_000_000)
+    model = create(store, source)
+    source.fetch(model)
+    needed = set(range(5, 20))
+    other = create(store, other_source)
+    with model.in_use(needed), other.in_use():
+        with create(another, source).in_use(), pytest.raises(DiskFullError):
+            store.make_room(1_000_000)
+        assert model.held() == set(range(source.n_tensors))
+        other_source.fetch(other)
+        assert model.held() == needed
+        assert source.wrong(model) == other_source.wrong(other) == []
+        assert sum(model.taken_bytes for model in store.models()) <= 2_050_000
+    source.fetch(create(open_store(), source), 0)
+
+
 def test_a_limit_that_cannot_be_kept_deletes_nothing(open_store: OpenStore, source: Source) -> None:
     store = open_store(2_000_000)
     source.fetch(create(store, source))

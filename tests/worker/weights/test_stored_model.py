@@ -156,6 +156,21 @@ def test_a_flipped_bit_is_found_named_and_fetched_again(open_store: OpenStore, s
     assert model.layout.path.read_bytes() == source.data[0]
 
 
+def test_what_a_killed_process_noted_of_a_tensor_that_is_wrong_now_is_forgotten(
+    open_store: OpenStore, source: Source
+) -> None:
+    model = create(open_store(), source)
+    with must_begin(model, 5) as writer:
+        source.write(writer, 5, order=random.Random())
+        noted = (model.folder / "claims" / "5").read_bytes()
+        writer.finish(source.hash(5))
+    (model.folder / "claims" / "5").write_bytes(noted)
+    flip(model.layout.path, source.layout.tensors[5].offset_bytes)
+    assert not model.verify(5)
+    with must_begin(model, 5) as writer:
+        assert not writer.was_resumed
+
+
 @pytest.mark.parametrize("while_open", [True, False])
 def test_a_file_that_is_cut_off_loses_what_was_cut_off(open_store: OpenStore, source: Source, while_open: bool) -> None:
     store = open_store()
