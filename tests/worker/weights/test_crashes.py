@@ -30,6 +30,47 @@ print("ready", flush=True)
 time.sleep(60)
 """
 
+# Fetches all of a model, beside others that do the same, and says how many bytes it wrote.
+_FETCHER = """
+import random, sys
+from pathlib import Path
+from tests.worker.weights.fetching import Source
+from worker.weights.store import ModelStore
+source, order = Source(Path(sys.argv[2])), random.Random(int(sys.argv[3]))
+model = ModelStore(Path(sys.argv[1]), None).create(source.layout.identity, source.parts, source.chunks())
+print("ready", flush=True)
+input()
+tensors = list(range(source.n_tensors))
+order.shuffle(tensors)
+n_bytes = 0
+for tensor in tensors:
+    writer = model.begin(tensor, wait_s=20)
+    if writer is not None:
+        with writer:
+            n_bytes += source.write(writer, tensor, piece_bytes=512, order=order)
+            writer.finish(source.hash(tensor))
+assert model.held() == set(tensors) and not source.wrong(model)
+print(n_bytes)
+"""
+
+
+def test_two_processes_that_want_the_same_fetch_it_once(tmp_path: Path, source: Source) -> None:
+    arguments = [sys.executable, "-c", _FETCHER, str(tmp_path / "models"), str(source.layout.path)]
+    processes = [
+        subprocess.Popen([*arguments, str(seed)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for seed in (1, 2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    written = [int(process.communicate(timeout=_TIMEOUT_S)[0]) for process in processes]
+    assert sum(written) == source.layout.n_bytes
+    assert all(written)
+
 
 def test_a_fetch_that_is_killed_at_any_moment_goes_on_with_what_it_had(tmp_path: Path, source: Source) -> None:
     command = [sys.executable, "-m", "tests.worker.weights.killed", str(tmp_path / "models"), str(source.layout.path)]
