@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import llama_cpp
 
 from native.errors import LoadFailedError, UnsupportedModelError
@@ -20,7 +22,7 @@ def load_handle(layout: ModelLayout, params: llama_cpp.llama_model_params, file:
     """
     forget_errors()
     if file is None:
-        handle = llama_cpp.llama_model_load_from_file(str(layout.path).encode(), params)
+        handle = llama_cpp.llama_model_load_from_file(os.fsencode(layout.path), params)
     else:
         handle = llama_cpp.llama_model_load_from_file_ptr(file.stream, params)
     if handle:
