@@ -85,6 +85,8 @@ def versions() -> Versions:
 # llama.cpp logs from whichever thread is loading or computing. Continuation pieces (level 5) end a line begun before.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUATION = 5
+# llama.cpp's lines are short, unless it quotes a file.
+_MAX_LINE_BYTES = 1000
 _last_errors: deque[str] = deque(maxlen=8)
 
 
@@ -108,7 +110,7 @@ def errors_expected() -> Iterator[None]:
 
 
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
-    message = text.decode("utf-8", "replace").strip()
+    message = text[:_MAX_LINE_BYTES].decode("utf-8", "replace").strip()
     if not message or message == ".":
         return
     if level == 4:
@@ -178,6 +180,17 @@ class PartialStruct(c.Structure):
         ("tensors", c.POINTER(RangeStruct)),
         ("n_tensors", c.c_size_t),
         ("provide", ProvideCallback),
+    )
+
+
+class TextStruct(c.Structure):
+    """struct caravan_text."""
+
+    _fields_ = (
+        ("bytes", c.c_char_p),
+        ("n_bytes", c.c_int32),
+        ("add_special", c.c_int32),
+        ("parse_special", c.c_int32),
     )
 
 
@@ -298,6 +311,8 @@ def wire() -> c.CDLL:
     declare(library, "caravan_partial_read_bytes", c.c_int64, pointer)
     declare(library, "caravan_partial_skipped_bytes", c.c_int64, pointer)
     declare(library, "caravan_partial_close", None, pointer)
+    text, tokens = c.POINTER(TextStruct), c.POINTER(c.c_int32)
+    declare(library, "caravan_tokenize", c.c_int32, pointer, pointer, text, tokens, c.c_int32)
     _check(library)
     return library
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import llama_cpp
@@ -29,7 +30,7 @@ def load_handle(
     """
     forget_errors()
     if file is None:
-        handle = llama_cpp.llama_model_load_from_file(str(path or layout.path).encode(), params)
+        handle = llama_cpp.llama_model_load_from_file(os.fsencode(path or layout.path), params)
     else:
         handle = llama_cpp.llama_model_load_from_file_ptr(file.stream, params)
     if handle:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // What Python sees of the native library: wires and fences (devices for llama.cpp's device list), the steps of a
-// wire, the memory breakdown of a context, and files of which only a part is read. No exception and no C++ type crosses
-// this border.
+// wire, the memory breakdown of a context, files of which only a part is read, and tokens of a text. No exception and
+// no C++ type crosses this border.
 #pragma once
 
 #include <stddef.h>
@@ -72,6 +72,14 @@ struct caravan_partial {
     caravan_provide provide;  // NULL: all is there
 };
 
+// A text to make tokens of, and what llama_tokenize shall do beside.
+struct caravan_text {
+    const char * bytes;
+    int32_t n_bytes;
+    int32_t add_special;
+    int32_t parse_special;
+};
+
 // Once per process: NULL, or what differs between the running library and the one this was built for.
 CARAVAN_API const char * caravan_init(const struct caravan_host * host, void * any_device);
 // A device that stands for layers [start, end) elsewhere; more than max_step_bytes in one step fail the step.
@@ -99,4 +107,7 @@ CARAVAN_API void * caravan_partial_stream(void * partial);
 CARAVAN_API int64_t caravan_partial_read_bytes(void * partial);
 CARAVAN_API int64_t caravan_partial_skipped_bytes(void * partial);
 CARAVAN_API void caravan_partial_close(void * partial);
+// As the running llama_tokenize, whose address is given; INT32_MIN: it threw, since the vocabulary lacks something.
+CARAVAN_API int32_t caravan_tokenize(void * function, const void * vocabulary, const struct caravan_text * text,
+                                     int32_t * tokens, int32_t capacity);
 }

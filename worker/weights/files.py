@@ -34,9 +34,7 @@ class LocalFiles:
         Args:
             fresh: look through the folders now, whenever that was done last.
         """
-        there = Path(path).expanduser()
-        candidates = [there] if there.is_file() else []
-        for candidate in (*candidates, *self._scan.paths(fresh=fresh)):
+        for candidate in (*_file_at(path), *self._scan.paths(fresh=fresh)):
             if self._scan.identity(candidate) == identity:
                 with contextlib.suppress(NativeError):
                     layout = self._scan.layout(candidate)
@@ -50,8 +48,7 @@ class LocalFiles:
         Raises:
             ModelFileError: one of them is no usable GGUF.
         """
-        there = Path(path).expanduser()
-        paths = [there] if there.is_file() else []
+        paths = _file_at(path)
         paths += [path for path in self._scan.paths(fresh=False) if path.name == name]
         return [self._scan.layout(path) for path in paths]
 
@@ -70,6 +67,16 @@ class LocalFiles:
             logs = sorted(self._memory.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
             for log in logs[_MAX_LOGS:]:
                 log.unlink(missing_ok=True)
+
+
+def _file_at(path: str) -> list[Path]:
+    """The file at a path that a stranger names; none where there is none, or where no file can be."""
+    try:
+        there = Path(path).expanduser()
+        return [there] if there.is_file() else []
+    except (OSError, RuntimeError, ValueError):
+        # A name that is too long, say, or somebody's home who is not known here.
+        return []
 
 
 def is_original(layout: ModelLayout, parts: Sequence[Part]) -> bool:

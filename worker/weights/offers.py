@@ -13,6 +13,8 @@ from worker.weights.store import ModelStore
 
 # A coordinator uses one model; this is for those that come and go.
 _MAX_REMEMBERED = 64
+# More than any system takes.
+_MAX_PATH_LENGTH = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Offers:
         """
         if not is_identity(identity):
             raise BadRequestError(f"{identity!r} is no model's identity, which is a SHA-256 in hexadecimal digits")
+        if len(path) > _MAX_PATH_LENGTH:
+            raise BadRequestError(f"a model is offered at a path of {len(path)} letters: no path has so many")
         check_parts(parts)
         with self._lock:
             self._offered.pop(identity, None)

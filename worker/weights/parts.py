@@ -13,6 +13,8 @@ HEADERS_LIMIT_BYTES = 256 << 20
 _MAX_PARTS = 1024
 # What a file system takes as one name.
 _MAX_NAME_BYTES = 255
+# Of a stamp, which is a SHA-256 in hexadecimal digits, or nothing.
+_MAX_STAMP_LENGTH = 64
 # Of files: what no file system has. Source: off_t is signed.
 _MAX_FILE_BYTES = 1 << 62
 # Separators of any system, and what no name has.
@@ -45,6 +47,10 @@ def check_parts(parts: Sequence[Part]) -> None:
             raise BadRequestError(
                 f"{part.file_name!r} is offered with {part.n_bytes} bytes, of which {part.n_header_bytes} are header:"
                 " no file is like that"
+            )
+        if len(part.stamp) > _MAX_STAMP_LENGTH:
+            raise BadRequestError(
+                f"{part.file_name!r} is offered with a stamp of {len(part.stamp)} letters: no stamp has so many"
             )
     n_header_bytes = sum(part.n_header_bytes for part in parts)
     if n_header_bytes > HEADERS_LIMIT_BYTES:

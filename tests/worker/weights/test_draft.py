@@ -76,6 +76,7 @@ _LAST = HeaderChunk(0, b"more")
         (lambda parts, chunks: ([Part("a", 9, 10)], chunks), "no file is like that"),
         (lambda parts, chunks: ([Part("a", 9, 0)], chunks), "no file is like that"),
         (lambda parts, chunks: ([Part("a", 1 << 63, 9)], chunks), "no file is like that"),
+        (lambda parts, chunks: ([Part("a", 9, 8, "0" * 65)], chunks), "no stamp has so many"),
         (lambda parts, chunks: ([Part("a", 1 << 40, HEADERS_LIMIT_BYTES + 1)], chunks), "256 MiB"),
         (lambda parts, chunks: ([Part("a", 9, 8), Part("A", 9, 8)], chunks), "one name"),
         (lambda parts, chunks: ([], chunks), "1 to 1024 files"),

@@ -148,11 +148,30 @@ def test_a_caller_that_goes_away_in_the_middle_of_a_header_leaves_nothing(
 
 
 def test_an_offer_of_what_is_no_model_is_refused(worker: WorkerProcess, source: Source) -> None:
+    part = [control_pb2.ModelPart(file_name="model.gguf", n_bytes=9, n_header_bytes=8)]
     for request in (
         control_pb2.OfferRequest(),
         control_pb2.OfferRequest(model=control_pb2.ModelReference(identity="../" * 21 + "x")),
         control_pb2.OfferRequest(model=control_pb2.ModelReference(identity=source.layout.identity)),
+        control_pb2.OfferRequest(model=control_pb2.ModelReference(identity="f" * 64, path="p" * 40_000), parts=part),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             worker.control.Offer(request, timeout=CALL_TIMEOUT_S)
         assert failure(caught.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_model_at_a_place_where_no_file_can_be_is_not_here(worker: WorkerProcess) -> None:
+    for path in ("/" + "n" * 300, "p" * 10_000, "~nobody of that name/model.gguf", "a\0b", "/dev/zero", "/"):
+        request = control_pb2.OfferRequest(model=control_pb2.ModelReference(path=path, identity="f" * 64))
+        request.parts.add(file_name="model.gguf", n_bytes=9, n_header_bytes=8)
+        assert not worker.control.Offer(request, timeout=CALL_TIMEOUT_S).has_header, path
+
+
+def test_a_refusal_that_quotes_much_still_says_why(worker: WorkerProcess, source: Source) -> None:
+    request = control_pb2.OfferRequest(model=control_pb2.ModelReference(identity=source.layout.identity))
+    request.parts.add(file_name="\u2581" * 100_000, n_bytes=9, n_header_bytes=8)
+    with pytest.raises(grpc.RpcError) as caught:
+        worker.control.Offer(request, timeout=CALL_TIMEOUT_S)
+    status, detail = failure(caught.value)
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail.message.startswith("'\u2581")
