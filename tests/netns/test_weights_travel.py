@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,11 @@ _N_LAYER = 24
 
 # What TCP sends again, where a busy machine drops packets, and what is asked and told beside the weights.
 _MOST_AGAIN = 1.03
+
+# CONTRIBUTING says how to have more.
+_N_KILLS = int(os.environ.get("CARAVAN_TEST_KILLS", "6"))
+# Pieces that are on their way when somebody dies, of each of five connections.
+_LOST_BYTES = 5 * (4 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +128,15 @@ def test_peers_give_what_a_slow_coordinator_need_not(lab: Lab, model: Path, righ
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
 def test_kills_at_random_moments_cost_no_verified_tensor_twice(lab: Lab, model: Path, right_tokens: list[int]) -> None:
     first, second, _ = lab.workers
-    lab.coordinator.limit("100mbit")
+    lab.coordinator.limit("200mbit")
     chance = random.Random(7)
-    received = [worker.host.received_bytes for worker in (first, second)]
-    for number in range(50):
+    before = [worker.host.received_bytes for worker in (first, second)]
+    for number in range(_N_KILLS):
         process = start_coordinator(lab.coordinator, lab.folder / "coordinator", model, "0-11,12-23", [first, second])
-        time.sleep(chance.uniform(0.6, 1.6))
+        time.sleep(chance.uniform(1.0, 2.5))
         if number % 2:
             first.kill()
             first.start()
@@ -138,7 +144,7 @@ def test_kills_at_random_moments_cost_no_verified_tensor_twice(lab: Lab, model: 
         process.communicate()
     tokens, _, _ = lab.run(model, "0-11,12-23", [first, second])
     assert tokens == right_tokens
-    for worker, before, layers in zip((first, second), received, (LayerRange(0, 12), LayerRange(12, 24)), strict=True):
-        own_bytes = _own_bytes(model, layers)
-        # Each kill may cost the pieces that were on their way, headers and greetings.
-        assert worker.host.received_bytes - before < own_bytes + 51 * 2_500_000
+    for worker, n_before, layers in zip((first, second), before, (LayerRange(0, 12), LayerRange(12, 24)), strict=True):
+        again_bytes = worker.host.received_bytes - n_before - _own_bytes(model, layers)
+        print(worker.name, again_bytes)
+        assert again_bytes < _N_KILLS * _LOST_BYTES

@@ -118,8 +118,8 @@ class _Servicer(control_pb2_grpc.ControlServiceServicer):
                 await _fail(context, worker.failure)
             memory = control_pb2.MemoryUse(weights_bytes=total)
             yield control_pb2.LoadResponse(loaded=control_pb2.LoadedStage(memory=memory))
-        except (asyncio.CancelledError, ChannelClosedError, OSError):
-            # The call's end and the connections' may come in either order.
+        except (asyncio.CancelledError, GeneratorExit, ChannelClosedError, OSError):
+            # The call's end and the connections' come in either order, and while it waits for anything.
             worker.cancelled.set()
             raise
 
