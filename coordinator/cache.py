@@ -5,6 +5,7 @@ keep their benchmarks in the same folder.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -30,3 +31,8 @@ def keep_json(name: str, content: object) -> None:
         draft.replace(path)
     except OSError as error:
         _LOG.info("%s is not kept: %s", path, error)
+
+
+def key_of(*facts: object) -> str:
+    """A name for a file or folder there that stands for exactly these facts."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -21,6 +21,7 @@ from coordinator.measuring import HostedSpeeds, Measured, Subject, measure_all
 from coordinator.plan import Demand, Plan, shown
 from coordinator.planner import make_plan, needs_hosted_experts
 from coordinator.prediction import Links
+from coordinator.weights.delivery import Delivery
 from coordinator.wishes import Distribution, Wishes
 from coordinator.workers import FoundWorker, LeftOutWorker
 from native import ContextParams, FlashAttention, LayerRange, ModelLayout, NativeError, dry_run, measure_layers
@@ -40,15 +41,18 @@ class ModelOrder:
 
     Attributes:
         name: What to call it.
+        layout: Of files here, which may hold nothing but headers.
+        told_path: As in WeightSource.
     """
 
     name: str
     layout: ModelLayout
     params: ContextParams
+    told_path: str
 
     def stage(self, layers: LayerRange, n_cpu_moe: int = 0) -> StageOrder:
         """What one worker is to load."""
-        return StageOrder(self.layout.path, self.layout.identity, layers, self.params, n_cpu_moe)
+        return StageOrder(self.told_path, self.layout.identity, layers, self.params, n_cpu_moe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class PlanOrder:
     Attributes:
         clients: By worker name.
         predicted: Whether speed is measured also where it decides nothing.
+        delivery: Of the model's weights.
         left_out: Who cannot take part, for the plan's notes.
     """
 
@@ -66,6 +71,7 @@ class PlanOrder:
     clients: Mapping[str, WorkerClient]
     wishes: Wishes
     predicted: bool
+    delivery: Delivery
     left_out: Sequence[LeftOutWorker] = ()
 
 
@@ -133,7 +139,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
     """
     model, workers, clients, wishes = order.model, order.workers, order.clients, order.wishes
     demand = await measure(model)
-    subject = Subject(model.layout, model.params, demand, workers, clients)
+    subject = Subject(model.layout, model.told_path, model.params, demand, workers, clients)
     measured = Measured({}, Links({}), {})
     if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
+from coordinator.confirming import PlanOrder, confirmed_plans
 from coordinator.control import NextStage, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
-from coordinator.plan import Plan, Stage, shown
+from coordinator.plan import Plan, Stage
+from coordinator.weights.telling import LineTelling
 from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
 
 
@@ -64,7 +66,8 @@ async def _asked_again(order: PlanOrder) -> PlanOrder:
 
     async def ask(worker: FoundWorker) -> FoundWorker | LeftOutWorker:
         try:
-            return await order.clients[worker.name].describe()
+            found = await order.clients[worker.name].describe()
+            return replace(found, held_tensors=worker.held_tensors)
         except CaravanError as error:
             return LeftOutWorker(worker.name, worker.address, error)
 
@@ -81,16 +84,14 @@ async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: i
         CaravanError: The first failure; the other loads are cancelled, and what was loaded is unloaded again.
     """
     clients = [order.clients[stage.worker] for stage in plan.stages]
-    tasks = [
-        asyncio.ensure_future(_load(order.model, stage, next_stage, client, session_id, epoch, on_progress))
-        for stage, next_stage, client in zip(plan.stages, [*plan.stages[1:], None], clients, strict=True)
+    telling = LineTelling(plan.stages, on_progress)
+    loads = [
+        functools.partial(_load, order, stage, next_stage, session_id, epoch, telling)
+        for stage, next_stage in zip(plan.stages, [*plan.stages[1:], None], strict=True)
     ]
     try:
-        memory = await asyncio.gather(*tasks)
+        memory = await telling.during(loads)
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await unload_stages(clients, session_id)
         raise
     return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
@@ -107,27 +108,19 @@ async def unload_stages(clients: Iterable[WorkerClient], session_id: str) -> Non
 
 
 async def _load(
-    order: ModelOrder,
-    stage: Stage,
-    next_stage: Stage | None,
-    client: WorkerClient,
-    session_id: str,
-    epoch: int,
-    on_progress: OnProgress,
+    order: PlanOrder, stage: Stage, next_stage: Stage | None, session_id: str, epoch: int, telling: LineTelling
 ) -> StageMemory:
-    def report(fraction: float) -> None:
-        on_progress(
-            LoadEvent(
-                LoadPhase.LOADING,
-                f"{stage.worker} loads {shown(stage.layers)}",
-                worker=stage.worker,
-                layers=stage.layers,
-                fraction=fraction,
-            )
-        )
-
-    report(0.0)
+    (worker,) = [worker for worker in order.workers if worker.name == stage.worker]
+    client, delivery = order.clients[stage.worker], order.delivery
     following = NextStage(next_stage.worker, next_stage.address) if next_stage else None
-    memory = await client.load(session_id, epoch, order.stage(stage.layers, stage.n_cpu_moe), following, report)
-    report(1.0)
-    return memory
+    async with delivery.to(worker, session_id, epoch) as weights:
+        load = client.load(
+            session_id,
+            epoch,
+            order.model.stage(stage.layers, stage.n_cpu_moe),
+            following,
+            delivery.sources(worker, stage.layers, order.workers),
+            on_report=functools.partial(telling.note, stage),
+            on_needed=weights.give,
+        )
+        return await weights.during(load)

@@ -51,9 +51,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured: a model in a context, by whom."""
+    """What is measured: a model in a context, by whom. `told_path`: as in WeightSource."""
 
     layout: ModelLayout
+    told_path: str
     params: ContextParams
     demand: Demand
     workers: Sequence[FoundWorker]
@@ -109,7 +110,7 @@ async def _measure_devices(
     weights_bytes = [layer.weights_bytes for layer in layers]
     runs = tuple(runs_to_measure(kinds, weights_bytes))
     order = BenchmarkOrder(
-        subject.layout.path,
+        subject.told_path,
         subject.layout.identity,
         replace(subject.params, n_ctx_seq=max(256, subject.params.n_batch)),
         runs,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
-from coordinator.events import LoadEvent
+from coordinator.events import OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
@@ -57,6 +57,7 @@ class OpenOptions(TypedDict, total=False):
     flash_attention: FlashAttention
     queue: int
     predicted: bool
+    max_bandwidth: int | None
 
 
 class _Face:
@@ -86,7 +87,7 @@ class _Face:
 
     @property
     def model_path(self) -> Path:
-        """The model's first file."""
+        """The model's first file; of a model that is elsewhere, where its header lies."""
         return self._mesh.model_path
 
     @property
@@ -164,7 +165,7 @@ class AsyncMesh(_Face):
         cls,
         model: str | Path,
         *,
-        on_progress: Callable[[LoadEvent], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[OpenOptions],
     ) -> AsyncMesh:
         """Finds workers, makes a plan, loads the model and connects the line.
@@ -173,17 +174,18 @@ class AsyncMesh(_Face):
         (A worker that is started here has its own variables, CARAVAN_WORKER_MEMORY and the like.)
 
         Args:
-            model: Path of a GGUF file, or "demo".
-            on_progress: Called on the loop with each step: what is done, and of each worker that loads which layers and
-                how much of them is there.
+            model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
+            on_progress: Called on the loop with each step: its phase, the fraction and the bytes of what is loaded.
+                When it returns False or raises, everything is called off.
             options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:
             NoWorkersError, VersionMismatchError, DuplicateNameError: There is nobody to load it on.
             ModelError, PlanError, DoesNotFitError: It cannot be loaded.
             WorkerError: A worker failed.
+            CancelledError: `on_progress` returned False.
         """
-        return cls(await open_mesh(MeshOptions(model, **options), on_progress or _ignore))
+        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore))
 
     def generate(
         self,
@@ -267,7 +269,7 @@ class Mesh(_Face):
         cls,
         model: str | Path,
         *,
-        on_progress: Callable[[LoadEvent], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[OpenOptions],
     ) -> Mesh:
         """As `AsyncMesh.open`, blocking, and as there no configuration file is read; `on_progress` is called on the
@@ -347,7 +349,3 @@ def _close(mesh: OpenMesh, thread: LoopThread) -> None:
         thread.run(mesh.close())
     finally:
         thread.stop()
-
-
-def _ignore(_event: LoadEvent) -> None:
-    """For whom progress is of no interest."""

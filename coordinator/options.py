@@ -32,7 +32,7 @@ class MeshOptions:
     """How to open a mesh.
 
     Attributes:
-        model: Path of a GGUF file, or "demo".
+        model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
         workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
         discover: Whether to look for others by mDNS; one that cannot take part is left out.
         discovery_timeout_s: How long to look, in seconds.
@@ -61,6 +61,8 @@ class MeshOptions:
         queue: Requests that may wait for a slot; beyond that OverloadedError.
         predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
             layer ranges by hand.
+        max_bandwidth: Bytes per second at which each worker may fetch weights, from all sources together; None: no
+            limit.
     """
 
     model: str | Path
@@ -87,6 +89,7 @@ class MeshOptions:
     flash_attention: FlashAttention = FlashAttention.OFF
     queue: int = 64
     predicted: bool = False
+    max_bandwidth: int | None = None
 
     def wants(self, name: str) -> bool:
         """Whether a worker of that name may take part."""
@@ -146,6 +149,8 @@ class MeshOptions:
                 f"{self.parallel} sequences in parallel need a context and a batch of at least so many tokens, "
                 f"not {n_ctx} and {self.batch}"
             )
+        if self.max_bandwidth is not None and self.max_bandwidth < 1:
+            raise PlanError("a bandwidth of less than a byte per second lets nothing through")
         if self.queue < 0 or self.local_workers < 0:
             raise PlanError("the queue and the number of local workers cannot be negative")
         try:

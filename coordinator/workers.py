@@ -141,6 +141,8 @@ class FoundWorker:
         host_name: Its machine's name, as it says.
         loaded: Stages it holds already.
         telemetry: Of each card under its device.
+        weights_port: Where it gives and takes weights, on the host of its address; 0: nowhere.
+        held_tensors: Of the model that it was offered, a bit for each as in the contract.
     """
 
     name: str
@@ -152,6 +154,8 @@ class FoundWorker:
     device: WorkerDevice
     loaded: tuple[LoadedStage, ...] = ()
     telemetry: tuple[CardFigures, ...] = ()
+    weights_port: int = 0
+    held_tensors: bytes = b""
 
     @property
     def is_serving(self) -> bool:

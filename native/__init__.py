@@ -25,9 +25,10 @@ from native.errors import (
     UnknownDeviceError,
     UnsupportedModelError,
 )
-from native.layout import ModelLayout, TensorLayout, check_splittable, read_layout
+from native.layout import ModelLayout, TensorLayout, check_splittable, header_size, read_layout
 from native.library import Versions, versions
 from native.model import Model
+from native.partial_file import Weights
 from native.ranges import LayerRange
 from native.sampler import Sampled, Sampler, SamplingParams, check_params
 from native.vocabulary import Vocabulary
@@ -68,6 +69,7 @@ __all__ = [
     "UnsupportedModelError",
     "Versions",
     "Vocabulary",
+    "Weights",
     "backends",
     "bus_id",
     "check_params",
@@ -76,6 +78,7 @@ __all__ = [
     "devices",
     "dry_run",
     "find_device",
+    "header_size",
     "measure_layers",
     "read_layout",
     "versions",

@@ -101,7 +101,14 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     metavar="DIR",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with GGUF files; may be given more than once.",
+    help="Folder with GGUF files, in it or below; may be given more than once.",
+)
+@click.option(
+    "--cache-size",
+    "cache_bytes",
+    metavar="SIZE",
+    callback=_parse_size,
+    help="Most of the disk to keep weights on, like 200GiB; default: all but a tenth of it, and 20 GiB at most.",
 )
 @click.option("--no-mdns", is_flag=True, help="Do not announce this worker on the network.")
 @click.option(
@@ -132,6 +139,7 @@ def command(
     max_host_bytes: int | None,
     name: str | None,
     model_folders: tuple[Path, ...],
+    cache_bytes: int | None,
     no_mdns: bool,
     insecure: bool,
     n_threads: int | None,
@@ -160,6 +168,7 @@ def command(
         name=name,
         limits=MemoryLimits(max_bytes, reserve_bytes, max_host_bytes),
         model_folders=model_folders,
+        cache_bytes=cache_bytes,
         use_mdns=not no_mdns,
         insecure=insecure,
         n_threads=n_threads,

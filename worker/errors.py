@@ -6,6 +6,10 @@
     │   ├── ModelNotHereError       no such file on this machine
     │   ├── IdentityMismatchError   another file than the coordinator's
     │   ├── DoesNotFitError         needed and free bytes
+    │   ├── DiskFullError           no room for weights: needed and free bytes
+    │   ├── StoreUnusableError      the folder for weights cannot be written
+    │   ├── ModelGoneError          it was in the store, and made room for another
+    │   ├── NoSourceError           a tensor that nobody gives as it should be
     │   ├── LoadUnderWayError       another load, or a benchmark, runs
     │   ├── InUseError              another session is being served, or its stage is in the way
     │   ├── NoSuchSessionError      that session is not loaded here (any more)
@@ -16,6 +20,7 @@
     │   ├── StreamLostError         the caller of Feed or Collect went away
     │   ├── LeavingError            this worker shuts down
     │   └── NeighbourError          the next stage is gone, or failed: carries its own detail
+    ├── WrongBytesError             a tensor that is not what its hash says; whose it is decides what follows
     └── StartError                  ends the process before it served; carries the exit code
         ├── UnknownDeviceNameError  exit 1
         ├── NotLoopbackError        exit 1
@@ -61,6 +66,29 @@ class DoesNotFitError(CallError):
         super().__init__(message)
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+
+
+class DiskFullError(CallError):
+    code = error_pb2.ERROR_CODE_DISK_FULL
+
+    def __init__(self, message: str, *, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+class StoreUnusableError(CallError):
+    code = error_pb2.ERROR_CODE_DISK_FULL
+
+
+class ModelGoneError(CallError):
+    code = error_pb2.ERROR_CODE_FILE_NOT_FOUND
+    retry_safe = True
+
+
+class NoSourceError(CallError):
+    code = error_pb2.ERROR_CODE_NO_SOURCE
+    retry_safe = True
 
 
 class LoadUnderWayError(CallError):
@@ -109,6 +137,10 @@ class NeighbourError(CallError):
     def __init__(self, detail: error_pb2.ErrorDetail) -> None:
         super().__init__(detail.message)
         self.detail = detail
+
+
+class WrongBytesError(WorkerError):
+    """A tensor's bytes, as they came or as they lie, are not what its hash says; the message names it."""
 
 
 class StartError(WorkerError):

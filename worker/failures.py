@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import native
 from native import LayerRange, NativeError
 from protos.caravan.v1 import error_pb2
-from worker.errors import CallError, DoesNotFitError, NeighbourError
+from worker.errors import CallError, DiskFullError, DoesNotFitError, NeighbourError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ def detail_of(error: Exception, culprit: Culprit) -> error_pb2.ErrorDetail:
     """What the caller is told about `error`; anything unforeseen is ENGINE with its own text."""
     if isinstance(error, NeighbourError):
         return error.detail
-    detail = error_pb2.ErrorDetail(message=str(error), worker=culprit.worker)
+    # A path of this machine may be no Unicode.
+    message = str(error).encode(errors="replace").decode()
+    detail = error_pb2.ErrorDetail(message=message, worker=culprit.worker)
     if culprit.layers is not None:
         detail.layer_start, detail.layer_end = culprit.layers.start, culprit.layers.end
     if isinstance(error, CallError):
@@ -42,8 +44,8 @@ def detail_of(error: Exception, culprit: Culprit) -> error_pb2.ErrorDetail:
         detail.code = code_of_native(type(error))
     else:
         detail.code = error_pb2.ERROR_CODE_ENGINE
-        detail.message = f"unexpected {type(error).__name__}: {error}"
-    if isinstance(error, DoesNotFitError | native.DeviceMemoryError):
+        detail.message = f"unexpected {type(error).__name__}: {message}"
+    if isinstance(error, DoesNotFitError | DiskFullError | native.DeviceMemoryError):
         detail.needed_bytes, detail.free_bytes = error.needed_bytes, error.free_bytes
     return detail
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from coordinator.cli.console import emit, say
 from coordinator.cli.options import LineOptions
-from coordinator.cli.progress import LoadProgress, layers_text
+from coordinator.cli.progress import layers_text, load_progress
 from coordinator.corrections import MIN_TOKENS
 from coordinator.generation import Generation
 from coordinator.last_plan import keep_plan
@@ -45,14 +45,21 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "gpu_layers": line.gpu_layers,
         "kv_type_k": line.kv_type,
         "kv_type_v": line.kv_type,
+        "max_bandwidth": line.max_bandwidth,
         "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
 
 @contextlib.contextmanager
-def opened(model: str, *, starting: str | None = None, **arguments: Any) -> Iterator[Mesh]:  # noqa: ANN401 -- those of Mesh.open
+def opened(
+    model: str,
+    *,
+    starting: str | None = None,
+    json_progress: bool = False,
+    **arguments: Any,  # noqa: ANN401 -- those of Mesh.open
+) -> Iterator[Mesh]:
     """A mesh, its loading and its line told on stderr; closed at the end, with all it started."""
-    with LoadProgress(starting) as progress:
+    with load_progress(starting, as_json=json_progress) as progress:
         mesh = Mesh.open(model, on_progress=progress, **arguments)
     with mesh:
         tell_lines(mesh.plans)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from coordinator.inventory.quantities import parse_bandwidth
 from native import LayerRange, SamplingParams
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -53,6 +54,7 @@ class LineOptions:
     replicas: str
     main: str | None
     gpu_layers: int | None
+    max_bandwidth: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,18 @@ def _inclusive(bounds: str) -> LayerRange:
     """Of "0-11" layers 0 to 11, of "3" that one. Raises ValueError."""
     first, dash, last = bounds.partition("-")
     return LayerRange(int(first), (int(last) if dash else int(first)) + 1)
+
+
+class _Bandwidth(click.ParamType[int]):
+    name = "RATE"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return max(1, round(parse_bandwidth(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Replicas(click.ParamType[str]):
@@ -172,9 +186,15 @@ def line_options(command: Command) -> Command:
                help="This worker has the output layer and samples; with --distribution off it is the one used."),
         option("--gpu-layers", type=click.IntRange(min=0), metavar="N",
                help="Put the last so many layers on GPU workers and all others on CPU workers; 0: none on GPUs."),
+        option("--max-bandwidth", type=_Bandwidth(), metavar="RATE",
+               help="How fast each worker may fetch weights: 50MB/s, 400Mbit/s."),
     ]  # fmt: skip
     return _with_options(options, with_line)  # type: ignore[return-value]
 
+
+json_progress_option = option(
+    "--json", "json_progress", is_flag=True, help="Tell how loading goes as JSON, an object a line, on stderr."
+)
 
 local_option = option(
     "--local",

@@ -17,7 +17,7 @@ from coordinator.cli.console import emit
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line import open_arguments
 from coordinator.cli.options import LayersOption, LineOptions, line_options, option
-from coordinator.cli.progress import LoadProgress
+from coordinator.cli.progress import load_progress
 from coordinator.cli.settings import debug_option, source_of
 from coordinator.inventory import plan_inventory
 from coordinator.last_plan import last_plan
@@ -33,7 +33,7 @@ _NO_NAMES: dict[str, Any] = {"only": (), "exclude": (), "layers": LayersOption()
 @click.command("plan")
 @click.argument("model", required=False)
 @option("--last", is_flag=True, help="Show the plan that `caravan run` or `demo` last ran by, and how right it was.")
-@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--json", "as_json", is_flag=True, help="Print JSON; progress too, on stderr.")
 @option(
     "--inventory",
     type=click.Path(path_type=Path),
@@ -59,11 +59,11 @@ def command(model: str | None, last: bool, as_json: bool, inventory: Path | None
         emit((json.dumps(asdict(kept), indent=2) if as_json else kept.explain()) + "\n")
         return
     options = MeshOptions(model, predicted=True, **open_arguments(line))
-    with interruptible():
+    with interruptible(), load_progress(as_json=as_json) as progress:
         if inventory is None:
-            plans = asyncio.run(plan_mesh(options, LoadProgress()))
+            plans = asyncio.run(plan_mesh(options, progress))
         else:
-            plans = (asyncio.run(plan_inventory(options, inventory)),)
+            plans = (asyncio.run(plan_inventory(options, inventory, progress)),)
     emit((json.dumps(_all_as_data(plans), indent=2) if as_json else _explained(plans)) + "\n")
 
 

@@ -22,6 +22,7 @@ from coordinator.cli.settings import Settings
 from protos.options import name_variables
 
 _COMMANDS = {
+    "cache": "See, check and prune the weights that this machine keeps.",
     "demo": "Print a story through two worker processes on this machine.",
     "doctor": "Look for what is wrong on this machine and between it and the workers.",
     "nodes": "List the workers on the network.",

@@ -39,7 +39,7 @@ struct wire {
     // What ops on this wire read, and whether it crosses; as many as a graph has tensors, since they lie in one arena.
     std::unordered_map<const tensor *, bool> crossing;
     std::atomic<uintptr_t> next_address{ first_address };
-    int64_t weight_bytes = 0;
+    std::unordered_map<std::string, int64_t> weight_bytes;  // set here, by the tensor's name
     // Behind which what crosses is made, and who decides that; both or neither.
     caravan::device * fence = nullptr;
     scheduler * sched = nullptr;
@@ -136,10 +136,8 @@ void buffer_memset_tensor(buffer *, tensor *, uint8_t, size_t, size_t) {}
 
 // The data of a weight may be anything: the file it comes from is read in part (partial_file.cpp).
 void buffer_set_tensor(buffer * b, tensor * t, const void *, size_t, size_t size) {
-    wire * w = wire_of(b->buft);
-    const int layer = b->usage == usage_weights ? told_layer(t) : no_layer;
-    if (layer != no_layer && layer >= w->start && layer < w->end) {
-        w->weight_bytes += static_cast<int64_t>(size);
+    if (b->usage == usage_weights) {
+        wire_of(b->buft)->weight_bytes[t->name] += static_cast<int64_t>(size);
     }
 }
 
@@ -381,8 +379,10 @@ void * caravan_wire_buffer_type(void * handle) {
     return &as_wire(handle)->buft;
 }
 
-int64_t caravan_wire_weight_bytes(void * handle) {
-    return as_wire(handle)->weight_bytes;
+int64_t caravan_wire_weight_bytes(void * handle, const char * name) {
+    const auto & weight_bytes = as_wire(handle)->weight_bytes;
+    const auto found = weight_bytes.find(name);
+    return found == weight_bytes.end() ? 0 : found->second;
 }
 
 void caravan_wire_begin(void * handle, const struct caravan_crossing * incoming, size_t n) {

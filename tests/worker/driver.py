@@ -42,11 +42,12 @@ def worker_command(*arguments: str) -> list[str]:
 class WorkerProcess:
     """A worker that serves, without a supervisor."""
 
-    def __init__(self, *arguments: str) -> None:
-        """Starts it and waits for its ready line."""
+    def __init__(self, *arguments: str, cache: Path | None = None) -> None:
+        """Starts it and waits for its ready line; `cache` is its own folder for what can be made again."""
         self.process = subprocess.Popen(
             worker_command("--json", "--parent-pid", str(os.getpid()), *arguments),
             cwd=ROOT,
+            env=None if cache is None else {**os.environ, "CARAVAN_CACHE": str(cache)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
