@@ -70,6 +70,7 @@ class PlannedFrame:
         operations: On every stage's cache, in order.
         ends: Sequences whose samplers are dropped.
         outputs: Rows of the batch to sample, ascending.
+        drafts: Those among them whose own token is a guess: sampled only if all guesses up to it were right.
         is_decode: Its tokens are sampled ones; else a piece of a prompt.
     """
 
@@ -81,12 +82,14 @@ class PlannedFrame:
     positions: list[int] = field(default_factory=list)
     seq_ids: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    drafts: list[int] = field(default_factory=list)
     is_decode: bool = False
 
 
 @dataclass(slots=True)
 class SampledRow:
-    """What the line says about one output row: a token, or why there is none."""
+    """What the line says about one output row: a token, or why there is none. Neither: a guess that came after a wrong
+    one."""
 
     seq_id: int
     token: int | None
@@ -132,6 +135,7 @@ class Outcome:
         finish: Why the request ended with this row; None if it goes on or failed.
         failed: Why it failed; empty if it did not.
         is_end: The token is an end-of-generation token.
+        was_guessed: The token was in the line before it was sampled.
     """
 
     request_id: int
@@ -139,3 +143,4 @@ class Outcome:
     finish: FinishReason | None = None
     failed: str = ""
     is_end: bool = False
+    was_guessed: bool = False

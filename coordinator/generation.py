@@ -69,6 +69,7 @@ class Usage:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens generated, without the end-of-generation token.
         cached_tokens: Tokens of the prompt that were not computed again.
+        guessed_tokens: Tokens generated that had been guessed, and took no trip of their own.
         queued_s: From submission to the first frame, in seconds.
         prefill_s: From the first frame to the first token, in seconds.
         decode_s: From the first token to the end, in seconds.
@@ -80,6 +81,7 @@ class Usage:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     cached_tokens: int = 0
+    guessed_tokens: int = 0
 
     @property
     def decode_tokens_per_s(self) -> float:

@@ -211,6 +211,7 @@ class Line:
 
 def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.FeedRequest:
     """The frame as it travels."""
+    drafts = frozenset(frame.drafts)
     message = frame_pb2.Frame(
         session_id=session_id,
         epoch=epoch,
@@ -218,7 +219,7 @@ def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.
         tokens=frame.tokens,
         positions=frame.positions,
         seq_ids=frame.seq_ids,
-        outputs=[frame_pb2.OutputRow(row=row, sample=True) for row in frame.outputs],
+        outputs=[frame_pb2.OutputRow(row=row, sample=True, draft=row in drafts) for row in frame.outputs],
     )
     for operation in frame.operations:
         if isinstance(operation, Remove):

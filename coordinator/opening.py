@@ -30,10 +30,11 @@ from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
 from coordinator.loading import LoadedLine, load_lines, unload_stages
 from coordinator.local_workers import LocalWorkers
-from coordinator.options import MeshOptions
+from coordinator.options import N_DRAFTS, MeshOptions
 from coordinator.pace import Pace
 from coordinator.plan import Plan
-from coordinator.scheduler import Limits, Scheduler
+from coordinator.scheduler import Scheduler
+from coordinator.sequence import Limits
 from coordinator.session import Session
 from coordinator.statuses import Callee
 from coordinator.weights.delivery import Delivery
@@ -208,7 +209,7 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
         resources.push_async_callback(unload_stages, line.clients, line.session_id)
     opened = []
     for line in loaded:
-        session = await _start_session(options.queue, prepared, line)
+        session = await _start_session(options, prepared, line)
         resources.push_async_callback(session.close)
         opened.append(OpenLine(line.plan, session))
     resources.callback(prepared.admission.close)
@@ -344,7 +345,7 @@ def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[
     return clients
 
 
-async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) -> Session:
+async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: LoadedLine) -> Session:
     model, vocabulary, clients = prepared.order.model, prepared.vocabulary, loaded.clients
     params, stages = model.params, loaded.plan.stages
     limits = Limits(
@@ -352,9 +353,10 @@ async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) ->
         n_batch=params.n_batch,
         n_ctx=params.n_ctx_seq,
         n_stages=len(stages),
-        n_waiting=queue,
+        n_waiting=options.queue,
         n_ubatch=params.n_ubatch,
         can_forget_part=vocabulary.can_forget_part,
+        n_drafts=N_DRAFTS if options.draft != "off" and vocabulary.can_forget_part else 0,
     )
     ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from coordinator.errors import PlanError
 from coordinator.search import Objective
@@ -16,6 +17,12 @@ from native import ContextParams, FlashAttention, LayerRange
 
 _DEFAULT_CONTEXT = 4096
 """Tokens per sequence unless asked otherwise: models trained for 128 k would claim gigabytes of cache."""
+
+Draft = Literal["off", "lookup"]
+"""Where guesses come from."""
+
+N_DRAFTS = 16
+"""Tokens guessed at a time, at most."""
 
 _DEFAULT_UBATCH = 512
 """llama.cpp's own."""
@@ -59,6 +66,8 @@ class MeshOptions:
         flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
             letter: it computes otherwise in the third digit. On, long contexts take less memory.
         queue: Requests that may wait for a slot; beyond that OverloadedError.
+        draft: Where tokens are guessed from, so that one trip down the line can bring several: "lookup" (from what the
+            text, or one before it, went on with after the same words) or "off". The text is the same either way.
         predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
             layer ranges by hand.
         max_bandwidth: Bytes per second at which each worker may fetch weights, from all sources together; None: no
@@ -88,6 +97,7 @@ class MeshOptions:
     kv_type_v: str = "f16"
     flash_attention: FlashAttention = FlashAttention.OFF
     queue: int = 64
+    draft: Draft = "off"
     predicted: bool = False
     max_bandwidth: int | None = None
 

@@ -108,7 +108,7 @@ class Pace:
             stage_s: Seconds that each stage computed it.
             trip_s: Seconds of its trip beside waiting and computing.
         """
-        size = _SIZES[min(bisect.bisect_left(_SIZES, n_tokens), len(_SIZES) - 1)]
+        size = _size_of(n_tokens)
         factors = tuple(
             real / max(expected, 1e-9) for real, expected in zip(stage_s, self._expected(n_tokens), strict=True)
         )
@@ -129,6 +129,10 @@ class Pace:
         if not self._sizes:
             return expected
         return [seconds * factor for seconds, factor in zip(expected, self._factors_at(n_tokens), strict=True)]
+
+    def has_seen(self, n_tokens: int) -> bool:
+        """Whether a frame of about so many tokens came back."""
+        return _size_of(n_tokens) in self._factors
 
     def n_lanes(self, n_sequences: int) -> int:
         """Decode frames that so many sequences are best spread over."""
@@ -157,6 +161,10 @@ class Pace:
             return self._factors[low]
         share = (n_tokens - low) / (high - low)
         return [a + share * (b - a) for a, b in zip(self._factors[low], self._factors[high], strict=True)]
+
+
+def _size_of(n_tokens: int) -> int:
+    return _SIZES[min(bisect.bisect_left(_SIZES, n_tokens), len(_SIZES) - 1)]
 
 
 def _mixed(old: float, new: float) -> float:

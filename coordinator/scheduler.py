@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from coordinator.errors import OverloadedError
-from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Request, SampledRow, Start
+from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.pace import Pace
+from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
+from coordinator.speculation import Speculation
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
@@ -38,71 +40,29 @@ _BUSY_CHUNK = 32
 larger one, a GPU about as fast as a single token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the session was loaded for.
-
-    Attributes:
-        n_slots: Parallel sequences.
-        n_batch: Tokens per frame.
-        n_ctx: Tokens per sequence.
-        n_stages: Stages of the line.
-        n_waiting: Requests that may wait for a slot.
-        n_ubatch: Tokens that llama.cpp computes at once; None: a whole frame.
-        can_forget_part: Whether the model's memory can forget the end of a sequence.
-    """
-
-    n_slots: int
-    n_batch: int
-    n_ctx: int
-    n_stages: int
-    n_waiting: int
-    n_ubatch: int | None = None
-    can_forget_part: bool = True
-
-    def __post_init__(self) -> None:
-        if self.n_batch < self.n_slots:
-            raise ValueError(f"a batch of {self.n_batch} cannot carry one token of each of {self.n_slots} sequences")
-        if min(self.n_slots, self.n_ctx, self.n_stages) < 1 or self.n_waiting < 0:
-            raise ValueError(f"limits must be positive: {self}")
-
-
 class LineOrderError(Exception):
     """A result that does not answer the oldest frame in flight: the line cannot be trusted any more."""
 
 
-class _Phase(Enum):
-    WAITING = auto()
+class _Kind(Enum):
     PREFILL = auto()
     DECODE = auto()
-    ENDED = auto()
-
-
-class _Sequence:
-    """A request on its way."""
-
-    __slots__ = ("cached", "is_ready", "n_chunk", "n_generated", "n_reused", "next_token", "phase", "request", "slot")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.phase = _Phase.WAITING
-        self.slot = -1
-        # What the slot holds, and was sent down the line; the number of tokens is the next one's position.
-        self.cached: list[int] = []
-        self.n_reused = 0
-        self.n_chunk = 0
-        self.n_generated = 0
-        self.next_token = -1
-        self.is_ready = False  # has a token to decode that is not in the line
+    AHEAD = auto()
 
 
 @dataclass(slots=True)
 class _InFlight:
-    """A frame that was sent and not yet answered; `lane` is that of a decode frame, -1 of others."""
+    """A frame that was sent and not yet answered.
+
+    Attributes:
+        rows: Sequences whose tokens it samples, with the number of rows of each and its `n_wrong` when it was sent.
+        lane: Of a decode frame.
+    """
 
     number: int
-    rows: Sequence[_Sequence]
-    lane: int
+    kind: _Kind
+    rows: Sequence[tuple[RunningSequence, int, int]]
+    lane: int = -1
 
 
 class Scheduler:
@@ -117,10 +77,10 @@ class Scheduler:
         self.limits = limits
         self.pace = pace or Pace(limits.n_stages)
         self._ends = frozenset(end_of_generation)
-        self._sequences: dict[int, _Sequence] = {}
-        self._waiting: deque[_Sequence] = deque()
-        self._prefilling: deque[_Sequence] = deque()
-        self._decoding: list[_Sequence] = []  # by slot
+        self._sequences: dict[int, RunningSequence] = {}
+        self._waiting: deque[RunningSequence] = deque()
+        self._prefilling: deque[RunningSequence] = deque()
+        self._decoding: list[RunningSequence] = []  # by slot
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
         self._operations: list[CacheOperation] = []
         self._ended_slots: list[int] = []
@@ -132,6 +92,7 @@ class Scheduler:
         self._may_interleave = False
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
+        self.speculation = Speculation(limits, self.pace)
 
     @property
     def n_running(self) -> int:
@@ -162,7 +123,7 @@ class Scheduler:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
         if not self._slots.n_free and len(self._waiting) >= self.limits.n_waiting:
             raise OverloadedError(len(self._waiting))
-        sequence = _Sequence(request)
+        sequence = RunningSequence(request)
         self._sequences[request.id] = sequence
         self._waiting.append(sequence)
         self._admit()
@@ -199,17 +160,20 @@ class Scheduler:
             expected = self._in_flight[0].number if self._in_flight else "none"
             raise LineOrderError(f"the line answered frame {number} where {expected} was due")
         frame = self._in_flight.popleft()
-        if len(rows) != len(frame.rows):
-            raise LineOrderError(f"the line answered {len(rows)} rows of frame {number}, asked {len(frame.rows)}")
-        if frame.lane < 0:
+        if len(rows) != sum(n_rows for _, n_rows, _ in frame.rows):
+            raise LineOrderError(f"the line answered {len(rows)} rows of frame {number}, not those it was asked for")
+        if frame.kind is _Kind.PREFILL:
             self._n_chunks_in_flight -= 1
-        else:
+        elif frame.kind is _Kind.DECODE:
             self._lanes_in_flight.discard(frame.lane)
-        return [
-            self._row(sequence, row)
-            for sequence, row in zip(frame.rows, rows, strict=True)
-            if sequence.phase is not _Phase.ENDED
-        ]
+        outcomes: list[Outcome] = []
+        start = 0
+        for sequence, n_rows, n_wrong in frame.rows:
+            sequence.n_in_flight -= 1
+            if sequence.phase is not Phase.ENDED and n_wrong == sequence.n_wrong:
+                outcomes += self._rows(sequence, rows[start : start + n_rows])
+            start += n_rows
+        return outcomes
 
     def next_frame(self) -> PlannedFrame | None:
         """The frame to send now; None if there is nothing to do before a result or an event comes."""
@@ -217,11 +181,24 @@ class Scheduler:
             return frame
         if self._prefilling and self._may_prefill():
             return self._prefill_frame()
+        if self.limits.n_drafts and self._decoding:
+            return self._frame_ahead()
         return None
 
     # ---- rows and slots ----
 
-    def _row(self, sequence: _Sequence, row: SampledRow) -> Outcome:
+    def _rows(self, sequence: RunningSequence, rows: Sequence[SampledRow]) -> list[Outcome]:
+        """What one frame's rows mean for one sequence: up to the first that ends it, or shows a guess to be wrong."""
+        outcomes = []
+        n_wrong = sequence.n_wrong
+        for row in rows:
+            outcome = self._row(sequence, row)
+            outcomes.append(outcome)
+            if sequence.phase is Phase.ENDED or sequence.n_wrong != n_wrong:
+                break
+        return outcomes
+
+    def _row(self, sequence: RunningSequence, row: SampledRow) -> Outcome:
         request = sequence.request
         if row.token is None:
             self._release(sequence)
@@ -229,16 +206,33 @@ class Scheduler:
         if row.token in self._ends:
             self._release(sequence)
             return Outcome(request.id, row, finish=FinishReason.STOP, is_end=True)
-        sequence.n_generated += 1
-        if sequence.n_generated >= request.max_tokens:
-            self._release(sequence)
-            return Outcome(request.id, row, finish=FinishReason.LENGTH)
-        if sequence.phase is _Phase.PREFILL:
-            sequence.phase = _Phase.DECODE
+        was_guessed = self._append(sequence, row.token)
+        if sequence.n_generated < request.max_tokens:
+            return Outcome(request.id, row, was_guessed=was_guessed)
+        self._release(sequence)
+        return Outcome(request.id, row, finish=FinishReason.LENGTH, was_guessed=was_guessed)
+
+    def _append(self, sequence: RunningSequence, token: int) -> bool:
+        """A sampled token: whether it was guessed, and is in the line already; else it is one to send next."""
+        position, cached = len(sequence.text), sequence.cached
+        sequence.text.append(token)
+        if sequence.phase is Phase.PREFILL:
+            sequence.phase = Phase.DECODE
             bisect.insort(self._decoding, sequence, key=_slot_of)
-        sequence.next_token = row.token
+            self.speculation.begin(sequence)
+        elif sequence.lookup is not None:
+            sequence.lookup.extend((token,))
+        if position < len(cached):
+            is_right = cached[position] == token
+            self.speculation.note_result(sequence, position, is_right=is_right)
+            if is_right:
+                return True
+            # With the next frame, before anything that is sent from now on.
+            del cached[position:]
+            self._operations.append(Remove(sequence.slot, position))
+            sequence.n_wrong += 1
         sequence.is_ready = True
-        return Outcome(request.id, row)
+        return False
 
     def _admit(self) -> None:
         while self._waiting and self._slots.n_free:
@@ -249,24 +243,25 @@ class Scheduler:
             self._operations += place.operations
             sequence.slot, sequence.n_reused = place.slot, place.n_reused
             sequence.cached = self._slots.tokens(place.slot)
-            sequence.phase = _Phase.PREFILL
+            sequence.phase = Phase.PREFILL
             self._prefilling.append(sequence)
 
-    def _release(self, sequence: _Sequence) -> None:
+    def _release(self, sequence: RunningSequence) -> None:
         """Ends a sequence wherever it is. Frames of it that are in flight are answered for nobody; they come before
         whatever its slot is used for next, so the slot can be given away already."""
         del self._sequences[sequence.request.id]
-        if sequence.phase is _Phase.WAITING:
+        if sequence.phase is Phase.WAITING:
             self._waiting.remove(sequence)
         else:
-            if sequence.phase is _Phase.DECODE:
+            if sequence.phase is Phase.DECODE:
                 self._decoding.remove(sequence)
             elif sequence in self._prefilling:
                 self._prefilling.remove(sequence)
             if sequence.n_chunk:
                 self._ended_slots.append(sequence.slot)
-            self._slots.give_back(sequence.slot, len(sequence.cached))
-        sequence.phase = _Phase.ENDED
+            self._slots.give_back(sequence.slot, min(len(sequence.cached), len(sequence.text)))
+            self.speculation.end(sequence)
+        sequence.phase = Phase.ENDED
         self._admit()
 
     # ---- decode ----
@@ -285,21 +280,54 @@ class Scheduler:
                 return self._frame_of_lane(lane, rows)
         return None
 
-    def _frame_of_lane(self, lane: int, rows: Sequence[_Sequence]) -> PlannedFrame:
+    def _frame_of_lane(self, lane: int, rows: Sequence[RunningSequence]) -> PlannedFrame:
         frame = self._new_frame()
-        for sequence in rows:
-            frame.tokens.append(sequence.next_token)
-            frame.positions.append(len(sequence.cached))
-            frame.seq_ids.append(sequence.slot)
-            sequence.cached.append(sequence.next_token)
+        drafts = self.speculation.drafts(rows, self.pace.n_lanes(len(self._decoding)))
+        for number, sequence in enumerate(rows):
+            tokens = [sequence.text[-1]]
+            if drafts is not None:
+                self.speculation.note_sent(sequence, drafts[number])
+                tokens += drafts[number].tokens
+            self._add_tokens(frame, sequence, tokens, n_sure=1)
             sequence.is_ready = False
-        frame.outputs = list(range(len(rows)))
-        frame.is_decode = True
         self._lanes_in_flight.add(lane)
         self._last_lane = lane
         self._may_interleave = True
-        self._in_flight.append(_InFlight(frame.number, rows, lane))
+        n_rows = len(frame.tokens) // len(rows)
+        in_flight = [(sequence, n_rows, sequence.n_wrong) for sequence in rows]
+        self._in_flight.append(_InFlight(frame.number, _Kind.DECODE, in_flight, lane))
         return frame
+
+    def _add_tokens(
+        self, frame: PlannedFrame, sequence: RunningSequence, tokens: Sequence[int], *, n_sure: int
+    ) -> None:
+        """Adds rows that are all to be sampled; those after the first `n_sure` are guesses."""
+        cached = sequence.cached
+        first, position = len(frame.tokens), len(cached)
+        frame.is_decode = True
+        frame.tokens += tokens
+        frame.positions += range(position, position + len(tokens))
+        frame.seq_ids += [sequence.slot] * len(tokens)
+        frame.outputs += range(first, first + len(tokens))
+        frame.drafts += range(first + n_sure, first + len(tokens))
+        cached += tokens
+        sequence.n_in_flight += 1
+
+    def _frame_ahead(self) -> PlannedFrame | None:
+        """More guesses of a sequence whose last ones are still in the line, where stages would be idle otherwise."""
+        n_stages = self.limits.n_stages
+        if len(self._in_flight) > n_stages or len(self._decoding) >= n_stages:
+            return None
+        for sequence in self._decoding:
+            draft = None if sequence.is_ready else self.speculation.ahead(sequence)
+            if draft is not None:
+                frame = self._new_frame()
+                self.speculation.note_sent(sequence, draft)
+                self._add_tokens(frame, sequence, draft.tokens, n_sure=0)
+                rows = [(sequence, len(draft.tokens), sequence.n_wrong)]
+                self._in_flight.append(_InFlight(frame.number, _Kind.AHEAD, rows))
+                return frame
+        return None
 
     # ---- prefill ----
 
@@ -326,14 +354,15 @@ class Scheduler:
         cached += chunk
         self._may_interleave = False
         self._n_chunks_in_flight += 1
-        rows: Sequence[_Sequence] = ()
+        rows: Sequence[tuple[RunningSequence, int, int]] = ()
         if end < len(prompt):
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
             self._prefilling.append(sequence)
         else:
             frame.outputs = [len(chunk) - 1]
-            rows = (sequence,)
-        self._in_flight.append(_InFlight(frame.number, rows, -1))
+            rows = ((sequence, 1, 0),)
+            sequence.n_in_flight += 1
+        self._in_flight.append(_InFlight(frame.number, _Kind.PREFILL, rows))
         return frame
 
     @property
@@ -342,7 +371,7 @@ class Scheduler:
         limits = self.limits
         return limits.n_batch if limits.n_stages == 1 else min(limits.n_batch, limits.n_ubatch or limits.n_batch)
 
-    def _n_chunk_now(self, sequence: _Sequence) -> int:
+    def _n_chunk_now(self, sequence: RunningSequence) -> int:
         """Tokens of its next chunk: fewer while others decode."""
         n_decoding = len(self._decoding)
         if not n_decoding:
@@ -357,5 +386,5 @@ class Scheduler:
         return frame
 
 
-def _slot_of(sequence: _Sequence) -> int:
+def _slot_of(sequence: RunningSequence) -> int:
     return sequence.slot

@@ -43,6 +43,7 @@ class _Running:
     first_token_s: float = 0.0
     n_tokens: int = 0
     n_reused: int = 0
+    n_guessed: int = 0
 
     def usage(self, now_s: float) -> Usage:
         started_s = self.started_s or now_s
@@ -51,6 +52,7 @@ class _Running:
             prompt_tokens=len(self.stream.prompt_tokens),
             completion_tokens=self.n_tokens,
             cached_tokens=self.n_reused,
+            guessed_tokens=self.n_guessed,
             queued_s=started_s - self.submitted_s,
             prefill_s=first_s - started_s,
             decode_s=now_s - first_s,
@@ -205,6 +207,7 @@ class Session:
                 running.stream.push(Token(row.token, rest.text))
             return False
         running.n_tokens += 1
+        running.n_guessed += outcome.was_guessed
         piece = self._piece(row.token)
         part = running.text.push(piece)
         text = part.text

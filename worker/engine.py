@@ -112,7 +112,8 @@ class Engine:
             if output.logits:
                 answer.logits = self._context.logits(output.row).tobytes()
             if output.sample:
-                self._samplers.answer(self._context, output.row, answer)
+                draft = step.frame.tokens[output.row] if output.draft else None
+                self._samplers.answer(self._context, output.row, answer, draft)
             answers.append(answer)
         return answers
 

@@ -17,6 +17,8 @@ class Samplers:
         self._vocabulary = vocabulary
         self._n_ctx_seq = n_ctx_seq
         self._by_sequence: dict[int, Sampler | str] = {}
+        # What was sampled last; none where drafts are passed over.
+        self._last_tokens: dict[int, int] = {}
 
     def apply(self, operation: frame_pb2.SamplerOperation) -> None:
         """Opens or closes one sampler."""
@@ -25,8 +27,15 @@ class Samplers:
         else:
             self._drop(operation.close.seq_id)
 
-    def answer(self, context: Context, row: int, result: frame_pb2.RowResult) -> None:
-        """Samples a token for row `row` of the last step with the sampler of `result.seq_id`, into `result`."""
+    def answer(self, context: Context, row: int, result: frame_pb2.RowResult, draft: int | None = None) -> None:
+        """Samples a token for row `row` of the last step with the sampler of `result.seq_id`, into `result`.
+
+        Args:
+            draft: the row's own token, if it was a guess: one that was wrong leaves `result` as it is.
+        """
+        last_token = self._last_tokens.pop(result.seq_id, None)
+        if draft is not None and draft != last_token:
+            return
         sampler = self._by_sequence.get(result.seq_id, "no sampler is open for this sequence; open one first")
         if isinstance(sampler, str):
             result.error = sampler
@@ -36,6 +45,7 @@ class Samplers:
         except SamplingError as error:
             result.error = str(error)
             return
+        self._last_tokens[result.seq_id] = sampled.token
         token = result.sampled
         token.token = sampled.token
         if sampled.logprob is not None:
@@ -61,6 +71,7 @@ class Samplers:
             self._by_sequence[opened.seq_id] = str(error)
 
     def _drop(self, seq_id: int) -> None:
+        self._last_tokens.pop(seq_id, None)
         sampler = self._by_sequence.pop(seq_id, None)
         if isinstance(sampler, Sampler):
             sampler.close()

@@ -11,7 +11,8 @@ from coordinator.errors import OverloadedError
 from coordinator.frames import Copy, Outcome, PlannedFrame, Remove, Request, SampledRow
 from coordinator.generation import FinishReason
 from coordinator.pace import Pace
-from coordinator.scheduler import Limits, LineOrderError, Scheduler
+from coordinator.scheduler import LineOrderError, Scheduler
+from coordinator.sequence import Limits
 from native import SamplingParams
 
 _END = 0

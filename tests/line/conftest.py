@@ -66,7 +66,7 @@ def mesh(workers: list[WorkerProcess]) -> Iterator[Mesh]:
         yield mesh
 
 
-def open_mesh(workers: list[WorkerProcess], **options: object) -> Mesh:
+def open_mesh(workers: list[WorkerProcess], model: str | Path = "demo", /, **options: object) -> Mesh:
     """A mesh over all of exactly these workers, with the reference's context and batch unless told otherwise."""
     chosen: dict[str, object] = {
         "workers": [worker.address for worker in workers],
@@ -76,7 +76,7 @@ def open_mesh(workers: list[WorkerProcess], **options: object) -> Mesh:
         "distribution": Distribution.ON,
         **options,
     }
-    return Mesh.open("demo", **chosen)  # type: ignore[arg-type]
+    return Mesh.open(model, **chosen)  # type: ignore[arg-type]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -26,17 +26,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61ravan/v1/frame.proto\x12\ncaravan.v1\"/\n\x0b\x46\x65\x65\x64Request\x12 \n\x05\x66rame\x18\x01 \x01(\x0b\x32\x11.caravan.v1.Frame\" \n\x0c\x46\x65\x65\x64Response\x12\x10\n\x08n_frames\x18\x01 \x01(\x04\"\x10\n\x0e\x43ollectRequest\"5\n\x0f\x43ollectResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.caravan.v1.Result\"\xd0\x02\n\x05\x46rame\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12.\n\rkv_operations\x18\x04 \x03(\x0b\x32\x17.caravan.v1.KvOperation\x12\x38\n\x12sampler_operations\x18\x05 \x03(\x0b\x32\x1c.caravan.v1.SamplerOperation\x12\x0e\n\x06tokens\x18\x06 \x03(\x05\x12\x11\n\tpositions\x18\x07 \x03(\x05\x12\x0f\n\x07seq_ids\x18\x08 \x03(\x05\x12&\n\x07outputs\x18\t \x03(\x0b\x32\x15.caravan.v1.OutputRow\x12$\n\x08\x63rossing\x18\n \x03(\x0b\x32\x12.caravan.v1.Tensor\x12(\n\x07timings\x18\x0b \x03(\x0b\x32\x17.caravan.v1.StageTiming\"8\n\tOutputRow\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\x08\x12\x0e\n\x06logits\x18\x03 \x01(\x08\"\xb0\x01\n\x0bKvOperation\x12&\n\x06remove\x18\x01 \x01(\x0b\x32\x14.caravan.v1.KvRemoveH\x00\x12\"\n\x04\x63opy\x18\x02 \x01(\x0b\x32\x12.caravan.v1.KvCopyH\x00\x12\"\n\x04keep\x18\x03 \x01(\x0b\x32\x12.caravan.v1.KvKeepH\x00\x12$\n\x05shift\x18\x04 \x01(\x0b\x32\x13.caravan.v1.KvShiftH\x00\x42\x0b\n\toperation\"6\n\x08KvRemove\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\"R\n\x06KvCopy\x12\x15\n\rsource_seq_id\x18\x01 \x01(\x05\x12\x15\n\rtarget_seq_id\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\"\x18\n\x06KvKeep\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\"D\n\x07KvShift\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x05\"s\n\x10SamplerOperation\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.caravan.v1.SamplerOpenH\x00\x12)\n\x05\x63lose\x18\x02 \x01(\x0b\x32\x18.caravan.v1.SamplerCloseH\x00\x42\x0b\n\toperation\"z\n\x0bSamplerOpen\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12*\n\x06params\x18\x02 \x01(\x0b\x32\x1a.caravan.v1.SamplingParams\x12\x15\n\rprompt_tokens\x18\x03 \x03(\x05\x12\x18\n\x10generated_tokens\x18\x04 \x03(\x05\"\x1e\n\x0cSamplerClose\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\"\xbd\x02\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x11\n\ttypical_p\x18\x05 \x01(\x02\x12\x16\n\x0erepeat_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x08 \x01(\x02\x12\x15\n\rrepeat_last_n\x18\t \x01(\x05\x12\x0c\n\x04seed\x18\n \x01(\r\x12\x0f\n\x07grammar\x18\x0b \x01(\t\x12)\n\nlogit_bias\x18\x0c \x03(\x0b\x32\x15.caravan.v1.LogitBias\x12\x10\n\x08logprobs\x18\r \x01(\x08\x12\x16\n\x0en_top_logprobs\x18\x0e \x01(\r\"(\n\tLogitBias\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x02\"|\n\x06Tensor\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.caravan.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x04\x12&\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x14.caravan.v1.Encoding\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"k\n\x0bStageTiming\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x12\n\narrived_ns\x18\x02 \x01(\x04\x12\x12\n\nstarted_ns\x18\x03 \x01(\x04\x12\x13\n\x0b\x66inished_ns\x18\x04 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x05 \x01(\x04\"\x90\x01\n\x06Result\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x14\n\x0c\x66rame_number\x18\x03 \x01(\x04\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.caravan.v1.RowResult\x12(\n\x07timings\x18\x05 \x03(\x0b\x32\x17.caravan.v1.StageTiming\"v\n\tRowResult\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12.\n\x07sampled\x18\x02 \x01(\x0b\x32\x18.caravan.v1.SampledTokenH\x00\x88\x01\x01\x12\x0e\n\x06logits\x18\x03 \x01(\x0c\x12\r\n\x05\x65rror\x18\x04 \x01(\tB\n\n\x08_sampled\"f\n\x0cSampledToken\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x14\n\x07logprob\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12%\n\x03top\x18\x03 \x03(\x0b\x32\x18.caravan.v1.TokenLogprobB\n\n\x08_logprob\".\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02*j\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\r\n\tDTYPE_F32\x10\x01\x12\r\n\tDTYPE_F16\x10\x02\x12\x0e\n\nDTYPE_BF16\x10\x03\x12\r\n\tDTYPE_I32\x10\x04\x12\r\n\tDTYPE_I64\x10\x05*6\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NCODING_RAW\x10\x01\x32\x90\x01\n\x0bLineService\x12;\n\x04\x46\x65\x65\x64\x12\x17.caravan.v1.FeedRequest\x1a\x18.caravan.v1.FeedResponse(\x01\x12\x44\n\x07\x43ollect\x12\x1a.caravan.v1.CollectRequest\x1a\x1b.caravan.v1.CollectResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61ravan/v1/frame.proto\x12\ncaravan.v1\"/\n\x0b\x46\x65\x65\x64Request\x12 \n\x05\x66rame\x18\x01 \x01(\x0b\x32\x11.caravan.v1.Frame\" \n\x0c\x46\x65\x65\x64Response\x12\x10\n\x08n_frames\x18\x01 \x01(\x04\"\x10\n\x0e\x43ollectRequest\"5\n\x0f\x43ollectResponse\x12\"\n\x06result\x18\x01 \x01(\x0b\x32\x12.caravan.v1.Result\"\xd0\x02\n\x05\x46rame\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12.\n\rkv_operations\x18\x04 \x03(\x0b\x32\x17.caravan.v1.KvOperation\x12\x38\n\x12sampler_operations\x18\x05 \x03(\x0b\x32\x1c.caravan.v1.SamplerOperation\x12\x0e\n\x06tokens\x18\x06 \x03(\x05\x12\x11\n\tpositions\x18\x07 \x03(\x05\x12\x0f\n\x07seq_ids\x18\x08 \x03(\x05\x12&\n\x07outputs\x18\t \x03(\x0b\x32\x15.caravan.v1.OutputRow\x12$\n\x08\x63rossing\x18\n \x03(\x0b\x32\x12.caravan.v1.Tensor\x12(\n\x07timings\x18\x0b \x03(\x0b\x32\x17.caravan.v1.StageTiming\"G\n\tOutputRow\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\x08\x12\x0e\n\x06logits\x18\x03 \x01(\x08\x12\r\n\x05\x64raft\x18\x04 \x01(\x08\"\xb0\x01\n\x0bKvOperation\x12&\n\x06remove\x18\x01 \x01(\x0b\x32\x14.caravan.v1.KvRemoveH\x00\x12\"\n\x04\x63opy\x18\x02 \x01(\x0b\x32\x12.caravan.v1.KvCopyH\x00\x12\"\n\x04keep\x18\x03 \x01(\x0b\x32\x12.caravan.v1.KvKeepH\x00\x12$\n\x05shift\x18\x04 \x01(\x0b\x32\x13.caravan.v1.KvShiftH\x00\x42\x0b\n\toperation\"6\n\x08KvRemove\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\"R\n\x06KvCopy\x12\x15\n\rsource_seq_id\x18\x01 \x01(\x05\x12\x15\n\rtarget_seq_id\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\"\x18\n\x06KvKeep\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\"D\n\x07KvShift\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x05\"s\n\x10SamplerOperation\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.caravan.v1.SamplerOpenH\x00\x12)\n\x05\x63lose\x18\x02 \x01(\x0b\x32\x18.caravan.v1.SamplerCloseH\x00\x42\x0b\n\toperation\"z\n\x0bSamplerOpen\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12*\n\x06params\x18\x02 \x01(\x0b\x32\x1a.caravan.v1.SamplingParams\x12\x15\n\rprompt_tokens\x18\x03 \x03(\x05\x12\x18\n\x10generated_tokens\x18\x04 \x03(\x05\"\x1e\n\x0cSamplerClose\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\"\xbd\x02\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x11\n\ttypical_p\x18\x05 \x01(\x02\x12\x16\n\x0erepeat_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x08 \x01(\x02\x12\x15\n\rrepeat_last_n\x18\t \x01(\x05\x12\x0c\n\x04seed\x18\n \x01(\r\x12\x0f\n\x07grammar\x18\x0b \x01(\t\x12)\n\nlogit_bias\x18\x0c \x03(\x0b\x32\x15.caravan.v1.LogitBias\x12\x10\n\x08logprobs\x18\r \x01(\x08\x12\x16\n\x0en_top_logprobs\x18\x0e \x01(\r\"(\n\tLogitBias\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x0c\n\x04\x62ias\x18\x02 \x01(\x02\"|\n\x06Tensor\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.caravan.v1.DType\x12\r\n\x05shape\x18\x03 \x03(\x04\x12&\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x14.caravan.v1.Encoding\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"k\n\x0bStageTiming\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x12\n\narrived_ns\x18\x02 \x01(\x04\x12\x12\n\nstarted_ns\x18\x03 \x01(\x04\x12\x13\n\x0b\x66inished_ns\x18\x04 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x05 \x01(\x04\"\x90\x01\n\x06Result\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x14\n\x0c\x66rame_number\x18\x03 \x01(\x04\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.caravan.v1.RowResult\x12(\n\x07timings\x18\x05 \x03(\x0b\x32\x17.caravan.v1.StageTiming\"v\n\tRowResult\x12\x0e\n\x06seq_id\x18\x01 \x01(\x05\x12.\n\x07sampled\x18\x02 \x01(\x0b\x32\x18.caravan.v1.SampledTokenH\x00\x88\x01\x01\x12\x0e\n\x06logits\x18\x03 \x01(\x0c\x12\r\n\x05\x65rror\x18\x04 \x01(\tB\n\n\x08_sampled\"f\n\x0cSampledToken\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x14\n\x07logprob\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12%\n\x03top\x18\x03 \x03(\x0b\x32\x18.caravan.v1.TokenLogprobB\n\n\x08_logprob\".\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02*j\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\r\n\tDTYPE_F32\x10\x01\x12\r\n\tDTYPE_F16\x10\x02\x12\x0e\n\nDTYPE_BF16\x10\x03\x12\r\n\tDTYPE_I32\x10\x04\x12\r\n\tDTYPE_I64\x10\x05*6\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NCODING_RAW\x10\x01\x32\x90\x01\n\x0bLineService\x12;\n\x04\x46\x65\x65\x64\x12\x17.caravan.v1.FeedRequest\x1a\x18.caravan.v1.FeedResponse(\x01\x12\x44\n\x07\x43ollect\x12\x1a.caravan.v1.CollectRequest\x1a\x1b.caravan.v1.CollectResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.caravan.v1.frame_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=2295
-  _globals['_DTYPE']._serialized_end=2401
-  _globals['_ENCODING']._serialized_start=2403
-  _globals['_ENCODING']._serialized_end=2457
+  _globals['_DTYPE']._serialized_start=2310
+  _globals['_DTYPE']._serialized_end=2416
+  _globals['_ENCODING']._serialized_start=2418
+  _globals['_ENCODING']._serialized_end=2472
   _globals['_FEEDREQUEST']._serialized_start=38
   _globals['_FEEDREQUEST']._serialized_end=85
   _globals['_FEEDRESPONSE']._serialized_start=87
@@ -48,39 +48,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRAME']._serialized_start=195
   _globals['_FRAME']._serialized_end=531
   _globals['_OUTPUTROW']._serialized_start=533
-  _globals['_OUTPUTROW']._serialized_end=589
-  _globals['_KVOPERATION']._serialized_start=592
-  _globals['_KVOPERATION']._serialized_end=768
-  _globals['_KVREMOVE']._serialized_start=770
-  _globals['_KVREMOVE']._serialized_end=824
-  _globals['_KVCOPY']._serialized_start=826
-  _globals['_KVCOPY']._serialized_end=908
-  _globals['_KVKEEP']._serialized_start=910
-  _globals['_KVKEEP']._serialized_end=934
-  _globals['_KVSHIFT']._serialized_start=936
-  _globals['_KVSHIFT']._serialized_end=1004
-  _globals['_SAMPLEROPERATION']._serialized_start=1006
-  _globals['_SAMPLEROPERATION']._serialized_end=1121
-  _globals['_SAMPLEROPEN']._serialized_start=1123
-  _globals['_SAMPLEROPEN']._serialized_end=1245
-  _globals['_SAMPLERCLOSE']._serialized_start=1247
-  _globals['_SAMPLERCLOSE']._serialized_end=1277
-  _globals['_SAMPLINGPARAMS']._serialized_start=1280
-  _globals['_SAMPLINGPARAMS']._serialized_end=1597
-  _globals['_LOGITBIAS']._serialized_start=1599
-  _globals['_LOGITBIAS']._serialized_end=1639
-  _globals['_TENSOR']._serialized_start=1641
-  _globals['_TENSOR']._serialized_end=1765
-  _globals['_STAGETIMING']._serialized_start=1767
-  _globals['_STAGETIMING']._serialized_end=1874
-  _globals['_RESULT']._serialized_start=1877
-  _globals['_RESULT']._serialized_end=2021
-  _globals['_ROWRESULT']._serialized_start=2023
-  _globals['_ROWRESULT']._serialized_end=2141
-  _globals['_SAMPLEDTOKEN']._serialized_start=2143
-  _globals['_SAMPLEDTOKEN']._serialized_end=2245
-  _globals['_TOKENLOGPROB']._serialized_start=2247
-  _globals['_TOKENLOGPROB']._serialized_end=2293
-  _globals['_LINESERVICE']._serialized_start=2460
-  _globals['_LINESERVICE']._serialized_end=2604
+  _globals['_OUTPUTROW']._serialized_end=604
+  _globals['_KVOPERATION']._serialized_start=607
+  _globals['_KVOPERATION']._serialized_end=783
+  _globals['_KVREMOVE']._serialized_start=785
+  _globals['_KVREMOVE']._serialized_end=839
+  _globals['_KVCOPY']._serialized_start=841
+  _globals['_KVCOPY']._serialized_end=923
+  _globals['_KVKEEP']._serialized_start=925
+  _globals['_KVKEEP']._serialized_end=949
+  _globals['_KVSHIFT']._serialized_start=951
+  _globals['_KVSHIFT']._serialized_end=1019
+  _globals['_SAMPLEROPERATION']._serialized_start=1021
+  _globals['_SAMPLEROPERATION']._serialized_end=1136
+  _globals['_SAMPLEROPEN']._serialized_start=1138
+  _globals['_SAMPLEROPEN']._serialized_end=1260
+  _globals['_SAMPLERCLOSE']._serialized_start=1262
+  _globals['_SAMPLERCLOSE']._serialized_end=1292
+  _globals['_SAMPLINGPARAMS']._serialized_start=1295
+  _globals['_SAMPLINGPARAMS']._serialized_end=1612
+  _globals['_LOGITBIAS']._serialized_start=1614
+  _globals['_LOGITBIAS']._serialized_end=1654
+  _globals['_TENSOR']._serialized_start=1656
+  _globals['_TENSOR']._serialized_end=1780
+  _globals['_STAGETIMING']._serialized_start=1782
+  _globals['_STAGETIMING']._serialized_end=1889
+  _globals['_RESULT']._serialized_start=1892
+  _globals['_RESULT']._serialized_end=2036
+  _globals['_ROWRESULT']._serialized_start=2038
+  _globals['_ROWRESULT']._serialized_end=2156
+  _globals['_SAMPLEDTOKEN']._serialized_start=2158
+  _globals['_SAMPLEDTOKEN']._serialized_end=2260
+  _globals['_TOKENLOGPROB']._serialized_start=2262
+  _globals['_TOKENLOGPROB']._serialized_end=2308
+  _globals['_LINESERVICE']._serialized_start=2475
+  _globals['_LINESERVICE']._serialized_end=2619
 # @@protoc_insertion_point(module_scope)

@@ -80,14 +80,16 @@ class Frame(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., number: _Optional[int] = ..., kv_operations: _Optional[_Iterable[_Union[KvOperation, _Mapping]]] = ..., sampler_operations: _Optional[_Iterable[_Union[SamplerOperation, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., seq_ids: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[OutputRow, _Mapping]]] = ..., crossing: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
 
 class OutputRow(_message.Message):
-    __slots__ = ("row", "sample", "logits")
+    __slots__ = ("row", "sample", "logits", "draft")
     ROW_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FIELD_NUMBER: _ClassVar[int]
     row: int
     sample: bool
     logits: bool
-    def __init__(self, row: _Optional[int] = ..., sample: _Optional[bool] = ..., logits: _Optional[bool] = ...) -> None: ...
+    draft: bool
+    def __init__(self, row: _Optional[int] = ..., sample: _Optional[bool] = ..., logits: _Optional[bool] = ..., draft: _Optional[bool] = ...) -> None: ...
 
 class KvOperation(_message.Message):
     __slots__ = ("remove", "copy", "keep", "shift")

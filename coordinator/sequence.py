@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""One request as the scheduler sees it, and the bounds of the session it runs in. Plain state; the scheduler changes
+it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from coordinator.drafting import Lookup
+from coordinator.frames import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the session was loaded for.
+
+    Attributes:
+        n_slots: Parallel sequences.
+        n_batch: Tokens per frame.
+        n_ctx: Tokens per sequence.
+        n_stages: Stages of the line.
+        n_waiting: Requests that may wait for a slot.
+        n_ubatch: Tokens that llama.cpp computes at once; None: a whole frame.
+        can_forget_part: Whether the model's memory can forget the end of a sequence.
+        n_drafts: Tokens guessed at a time, at most; 0: none.
+    """
+
+    n_slots: int
+    n_batch: int
+    n_ctx: int
+    n_stages: int
+    n_waiting: int
+    n_ubatch: int | None = None
+    can_forget_part: bool = True
+    n_drafts: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_batch < self.n_slots:
+            raise ValueError(f"a batch of {self.n_batch} cannot carry one token of each of {self.n_slots} sequences")
+        if min(self.n_slots, self.n_ctx, self.n_stages) < 1 or self.n_waiting < 0:
+            raise ValueError(f"limits must be positive: {self}")
+
+
+class Phase(Enum):
+    WAITING = auto()
+    PREFILL = auto()
+    DECODE = auto()
+    ENDED = auto()
+
+
+class RunningSequence:
+    """A request on its way.
+
+    Attributes:
+        text: Its prompt and what was sampled.
+        cached: What its slot holds when all that was sent is computed: the text but for its last token, or the text and
+            guesses at what follows it. The number of these tokens is the next one's position.
+        n_wrong: Guesses that turned out wrong, each of which made void what was sent after it.
+        is_ready: It has a token to decode that was not sent.
+    """
+
+    __slots__ = (
+        "cached", "drafted", "is_ready", "lookup", "n_chunk", "n_in_flight", "n_reused", "n_wrong", "phase", "request",
+        "slot", "text",
+    )  # fmt: skip
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.phase = Phase.WAITING
+        self.slot = -1
+        self.text = list(request.prompt)
+        self.cached: list[int] = []
+        self.n_reused = 0
+        self.n_chunk = 0
+        self.n_in_flight = 0
+        self.n_wrong = 0
+        self.is_ready = False
+        self.lookup: Lookup | None = None
+        # The class of the guesses in flight and where they begin in the text, for each frame.
+        self.drafted: deque[Drafted] = deque()
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens sampled."""
+        return len(self.text) - len(self.request.prompt)
+
+    @property
+    def n_unsure(self) -> int:
+        """Guesses sent that are neither right nor wrong yet."""
+        return max(0, len(self.cached) - len(self.text))
+
+
+@dataclass(slots=True)
+class Drafted:
+    """Guesses of one frame: positions [start, end) of the text, after a match of so many tokens."""
+
+    start: int
+    end: int
+    n_matched: int
