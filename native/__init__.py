@@ -4,9 +4,17 @@
 Imported by the worker and the coordinator; imports nothing of theirs, and nothing that speaks to a network.
 """
 
+from native.cards import Cards, Split, can_split_rows
 from native.chat_template import ChatTemplate
-from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse, default_threads
-from native.devices import Device, DeviceKind, devices, find_device
+from native.context import (
+    Batch,
+    Context,
+    ContextParams,
+    CrossingTensor,
+    FlashAttention,
+    default_threads,
+)
+from native.devices import Device, DeviceKind, bus_id, devices, find_device
 from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
 from native.errors import (
     ChatTemplateError,
@@ -27,6 +35,7 @@ from native.errors import (
 )
 from native.layout import ModelLayout, TensorLayout, check_splittable, read_layout
 from native.library import Versions, versions
+from native.memory import CardUse, MemoryUse
 from native.model import Model
 from native.ranges import LayerRange
 from native.sampler import Sampled, Sampler, SamplingParams, check_params
@@ -34,6 +43,8 @@ from native.vocabulary import Vocabulary
 
 __all__ = [
     "Batch",
+    "CardUse",
+    "Cards",
     "ChatTemplate",
     "ChatTemplateError",
     "Context",
@@ -62,12 +73,15 @@ __all__ = [
     "Sampler",
     "SamplingError",
     "SamplingParams",
+    "Split",
     "TensorLayout",
     "TokenizeError",
     "UnknownDeviceError",
     "UnsupportedModelError",
     "Versions",
     "Vocabulary",
+    "bus_id",
+    "can_split_rows",
     "check_params",
     "check_splittable",
     "default_threads",

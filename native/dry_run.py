@@ -14,11 +14,13 @@ from pathlib import Path
 
 import llama_cpp
 
-from native.context import Context, ContextParams, MemoryUse, context_params, measure
+from native.cards import Cards
+from native.context import Context, ContextParams, context_params
 from native.errors import LoadFailedError
 from native.layout import ModelLayout, read_layout
 from native.library import BytesStruct, forget_errors, last_errors, wire
 from native.loading import load_handle
+from native.memory import MemoryUse
 from native.model import Model
 from native.ranges import LayerRange
 
@@ -43,14 +45,14 @@ class LayerCosts:
     tied_output: bool
 
 
-def dry_run(path: str | Path, layers: LayerRange, device: str | None, params: ContextParams) -> MemoryUse:
-    """Exact bytes that a stage would take on this machine's device; allocates nothing.
+def dry_run(path: str | Path, layers: LayerRange, device: str | Cards | None, params: ContextParams) -> MemoryUse:
+    """Exact bytes that a stage would take on this machine's device, or on each of several cards; allocates nothing.
 
     Raises:
         As `Model.load` and `Context`.
     """
     with Model.load(path, layers=layers, device=device, allocate=False) as model, Context(model, params) as context:
-        return measure(context)
+        return context.memory()
 
 
 def measure_layers(path: str | Path, params: ContextParams) -> LayerCosts:

@@ -163,6 +163,7 @@ class _HostStruct(c.Structure):
         ("graph_node", c.c_void_p),
         ("nbytes", c.c_void_p),
         ("tensor_overhead", c.c_void_p),
+        ("graph_overhead", c.c_void_p),
         ("memory_breakdown", c.c_void_p),
         ("op_get_rows", c.c_int32),
         ("view_ops", c.c_int32 * 4),
@@ -178,6 +179,7 @@ _HOST_FUNCTIONS = (
     "ggml_graph_node",
     "ggml_nbytes",
     "ggml_tensor_overhead",
+    "ggml_graph_overhead_custom",
 )
 
 # Ops that only show what another made.
@@ -246,6 +248,13 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_captured", c.c_size_t, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_fence_new", pointer, pointer, c.c_int, c.c_int)
     declare(library, "caravan_fence_free", None, pointer)
+    declare(library, "caravan_fence_join", None, pointer, pointer)
+    cards = c.POINTER(pointer)
+    declare(library, "caravan_weigher_new", pointer, pointer, cards, c.c_size_t, pointer, pointer)
+    declare(library, "caravan_weigher_free", None, pointer)
+    declare(library, "caravan_weigher_buffer_type", pointer, pointer)
+    declare(library, "caravan_weigher_weigh", None, pointer, c.c_size_t)
+    declare(library, "caravan_weigher_left_out", c.c_char_p, pointer)
     declare(library, "caravan_layer_of", c.c_int, pointer)
     declare(library, "caravan_memory_breakdown", c.c_size_t, pointer, c.POINTER(BytesStruct), c.c_size_t)
     declare(library, "caravan_partial_open", pointer, c.c_int, c.POINTER(PartialStruct))

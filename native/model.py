@@ -3,21 +3,22 @@
 
 For a layer range llama.cpp is given three devices: a wire for the layers before, the real device behind a fence, a
 wire for the layers after, with a tensor split that counts layers. Weights of layers elsewhere land on wires, which
-have no memory.
+have no memory. Several cards take the real device's place one after another, each behind a fence.
 """
 
 from __future__ import annotations
 
 import ctypes as c
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import llama_cpp
 
-from native.devices import buffer_type_of, cpu_handle, handle_of
+from native.cards import Cards, Split, placed
+from native.devices import cpu_handle
 from native.errors import LoadCancelledError, NativeError
 from native.layout import ModelLayout, check_generative, check_splittable, read_layout
 from native.library import wire
@@ -49,7 +50,6 @@ _OUTPUT_TENSORS = r"^output|^altup_unembd_proj\."
 # llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer, and
 # files are never mapped in huge pages.
 _LOAD_MODE_NONE = 0
-_SPLIT_MODE_LAYER = 1
 
 OnProgress = Callable[[float], bool]
 
@@ -62,11 +62,12 @@ class _Override(c.Structure):
 
 @dataclass(slots=True)
 class Wires:
-    """The devices standing for the layers before and after, and the fence; None where there is nothing to stand for."""
+    """The devices standing for the layers before and after, None where there is nothing to stand for, and the fences
+    around the stage's own."""
 
     before: int | None = None
     after: int | None = None
-    fence: int | None = None
+    fences: list[int] = field(default_factory=list)
 
     def close(self) -> None:
         """Frees them; the model and its contexts must be gone."""
@@ -74,9 +75,10 @@ class Wires:
         for handle in (self.before, self.after):
             if handle is not None:
                 library.caravan_wire_free(handle)
-        if self.fence is not None:
-            library.caravan_fence_free(self.fence)
-        self.before = self.after = self.fence = None
+        for fence in self.fences:
+            library.caravan_fence_free(fence)
+        self.before = self.after = None
+        self.fences = []
 
 
 class Model:
@@ -87,7 +89,7 @@ class Model:
         self.layout = setup.layout
         self.layers = setup.layers
         self.wires = setup.wires
-        self.device = setup.device
+        self.place = setup.place
         self.is_cpu = setup.is_cpu
         self.is_dry = setup.is_dry
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(handle), model_handle=handle)
@@ -98,11 +100,11 @@ class Model:
         path: str | Path,
         *,
         layers: LayerRange | None = None,
-        device: str | None = None,
+        device: str | Cards | None = None,
         on_progress: OnProgress | None = None,
         allocate: bool = True,
     ) -> Model:
-        """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
+        """Loads a layer range (all layers without one) onto a device or several cards (llama.cpp's own choice without).
 
         Blocking, for as long as reading the weights takes. Without `layers` and `device` this is exactly llama.cpp's
         default load; with either the file is read, not mapped, and of other layers nothing is read where that can be
@@ -111,14 +113,14 @@ class Model:
         Args:
             path: the GGUF, or the first file of a split one.
             layers: half-open; the stage from layer 0 embeds tokens, the one that ends at n_layer has the output.
-            device: a name of `native.devices`.
+            device: a name of `native.devices`, or several with what each gets.
             on_progress: called with the part of the bytes to read that is read, 0..1, on this thread; returning False
                 cancels.
             allocate: False for a dry run that reads the header only.
 
         Raises:
             ModelFileError, UnsupportedModelError, UnknownDeviceError, LoadCancelledError.
-            ValueError: layers beyond the model's.
+            ValueError: layers beyond the model's, or shares that are not of these layers.
             LoadFailedError: llama.cpp refused, with its reason; nothing is left loaded.
         """
         layout = read_layout(path)
@@ -127,9 +129,10 @@ class Model:
         if layers.end > layout.n_layer:
             raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
         check_generative(layout)
-        setup = _LoadSetup(layout, layers, device, on_progress, allocate)
         if layers != whole:
             check_splittable(layout)
+        setup = _LoadSetup(layout, layers, device, on_progress, allocate)
+        if layers != whole or setup.place.joined is not None:
             setup.add_wires()
         return cls(setup.load(), setup)
 
@@ -159,6 +162,7 @@ class Model:
             llama_cpp.llama_model_free(self.handle)
             self.handle = 0
             self.wires.close()
+            self.place.close()
 
     def __enter__(self) -> Model:
         return self
@@ -176,15 +180,15 @@ class _LoadSetup:
         self,
         layout: ModelLayout,
         layers: LayerRange,
-        device: str | None,
+        device: str | Cards | None,
         on_progress: OnProgress | None,
         allocate: bool,
     ) -> None:
         self.layout = layout
         self.layers = layers
-        self.device = handle_of(device)
-        self.is_cpu = self.device == cpu_handle()
         self.is_dry = not allocate
+        self.place = placed(device, layout, layers, is_dry=self.is_dry)
+        self.is_cpu = set(self.place.devices) == {cpu_handle()}
         self.wires = Wires()
         self.cancelled = False
         self.file: PartialFile | None = None
@@ -195,31 +199,34 @@ class _LoadSetup:
         if self.is_dry or device is not None:
             self.params.load_mode = _LOAD_MODE_NONE
         if device is not None:
-            self._set_devices([] if self.is_cpu else [self.device])
+            self._set_devices([] if self.is_cpu else self.place.devices)
+        if isinstance(device, Cards):
+            self._set_split(self.place.n_layers)
         self._report_to(on_progress)
 
     def add_wires(self) -> None:
-        """Puts a wire before and after the stage's own layers, and a fence around its device."""
+        """Puts a wire before and after the stage's own layers, and a fence around each of its devices."""
         library = wire()
-        start, end, n_block = self.layers.start, self.layers.end, self.layout.n_block
+        start, end = self.layers.start, self.layers.end
         is_last = end == self.layout.n_layer
         devices, split = [], []
         if start > 0:
             self.wires.before = library.caravan_wire_new(b"WIRE_BEFORE", 0, start, MAX_STEP_BYTES)
             devices.append(library.caravan_wire_device(self.wires.before))
             split.append(start)
-        self.wires.fence = library.caravan_fence_new(self.device, start, _NO_END if is_last else end)
-        devices.append(self.wires.fence)
-        split.append((n_block + 1 if is_last else end) - start)
+        for device, n_layers in zip(self.place.devices, self.place.n_layers, strict=True):
+            fence = library.caravan_fence_new(device, start, _NO_END if is_last else end)
+            if self.place.joined is not None:
+                library.caravan_fence_join(fence, self.place.joined.buffer_type)
+            self.wires.fences.append(fence)
+            devices.append(fence)
+            split.append(n_layers)
         if not is_last:
             self.wires.after = library.caravan_wire_new(b"WIRE_AFTER", end, _NO_END, MAX_STEP_BYTES)
             devices.append(library.caravan_wire_device(self.wires.after))
-            split.append(n_block + 1 - end)
+            split.append(self.layout.n_block - end)
         self._set_devices(devices)
-        self.split = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
-        self.params.tensor_split = self.split
-        self.params.n_gpu_layers = n_block + 1
-        self.params.split_mode = _SPLIT_MODE_LAYER
+        self._set_split(split)
         self.params.load_mode = _LOAD_MODE_NONE
         self._set_overrides()
 
@@ -229,13 +236,14 @@ class _LoadSetup:
             return self._load_partly() or load_handle(self.layout, self.params)
         except NativeError:
             self.wires.close()
+            self.place.close()
             if self.cancelled:
                 raise LoadCancelledError(f"loading {self.layout.path.name} was cancelled") from None
             raise
 
     def _load_partly(self) -> int | None:
         """Loads without reading what other layers have; None where that cannot be done."""
-        if self.wires.fence is None or self.is_dry:
+        if not self.wires.fences or self.is_dry:
             return None
         with open_partly(self.layout, self.layers) as self.file:
             if self.file is None:
@@ -250,9 +258,20 @@ class _LoadSetup:
         _LOG.warning("%s is read as a whole: llama.cpp put layers in unforeseen places", self.layout.path.name)
         return None
 
-    def _set_devices(self, devices: list[int]) -> None:
+    def _set_devices(self, devices: Sequence[int]) -> None:
         self.devices = (c.c_void_p * (len(devices) + 1))(*devices, None)
         self.params.devices = c.cast(self.devices, c.c_void_p)
+
+    def _set_split(self, n_layers: Sequence[int]) -> None:
+        """How many layers each device of the list has, without those that are nobody's here: blocks behind the last
+        layer, and the output, go to the last device. Cards that share rows have no such numbers."""
+        split = [*n_layers]
+        if split:
+            split[-1] += self.layout.n_block + 1 - sum(split)
+        self.split = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
+        self.params.tensor_split = self.split
+        self.params.n_gpu_layers = self.layout.n_block + 1
+        self.params.split_mode = self.place.split.value if self.place.split is Split.ROW else Split.LAYER.value
 
     def _set_overrides(self) -> None:
         """Sends what only the first stage reads to the wire before; names what lies on the CPU as such.
@@ -268,7 +287,7 @@ class _LoadSetup:
             elsewhere += [] if is_last and is_tied else [_EMBEDDING]
             before = wire().caravan_wire_buffer_type(self.wires.before)
             overrides += [(pattern, before) for pattern in elsewhere]
-        device = buffer_type_of(self.device)
+        device = self.place.buffer_types[0]
         if self.wires.before is None:
             overrides.append((_FIRST_STAGE_TENSORS, device))
         if self.is_cpu:

@@ -18,6 +18,7 @@ struct host_functions {
     tensor * (*graph_node)(graph *, int);
     size_t (*nbytes)(const tensor *);
     size_t (*tensor_overhead)();
+    size_t (*graph_overhead)(size_t size, bool grads);
     void * memory_breakdown;
     int op_get_rows;
     int view_ops[n_view_ops];

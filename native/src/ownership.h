@@ -19,6 +19,9 @@ int layer_of(const tensor * node);
 // Which layer made the value of a tensor: for a view, the op that wrote what it shows.
 int layer_that_made(const tensor * t);
 
+// Whether an op only shows what another made.
+bool is_view_op(const tensor * t);
+
 // A weight of no layer (embedding, output, rope factors).
 bool is_loose_weight(const tensor * t);
 
