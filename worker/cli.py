@@ -23,6 +23,8 @@ To paste, for a worker on this machine's first GPU (or its CPU):
   caravan worker
 One for a second device, findable under a name of its own:
   caravan worker --device CUDA1 --name desk-2
+One that holds its layers on two cards together:
+  caravan worker --device CUDA0,CUDA1
 """
 
 
@@ -41,7 +43,20 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
 
 
 @click.command(epilog=_EPILOG, context_settings={"max_content_width": 100})
-@click.option("--device", metavar="NAME", help="Device to compute on; default: the first GPU, else the CPU.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Device to compute on, or cards joined by commas to compute on together; default: the first GPU, else the"
+    " CPU.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "layer", "row", "tensor"]),
+    default="auto",
+    show_default=True,
+    help="How several cards share each stage: layers, or rows or all tensors of each. auto: tensors where NVLink or"
+    " peer access joins the cards, else layers.",
+)
 @click.option(
     "--listen",
     metavar="HOST:PORT",
@@ -91,6 +106,7 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
 @click.option("--debug", is_flag=True, help="Log everything, llama.cpp's own log too; errors with traceback.")
 def command(
     device: str | None,
+    split: str,
     listen: Endpoint,
     max_bytes: int | None,
     reserve_bytes: int,
@@ -112,6 +128,7 @@ def command(
     settings = Settings(
         endpoint=listen,
         device=device,
+        split=split,
         name=name,
         limits=MemoryLimits(max_bytes, reserve_bytes),
         model_folders=model_folders,

@@ -18,6 +18,7 @@
     │   └── NeighbourError          the next stage is gone, or failed: carries its own detail
     └── StartError                  ends the process before it served; carries the exit code
         ├── UnknownDeviceNameError  exit 1
+        ├── CardsError              exit 1
         ├── NotLoopbackError        exit 1
         ├── BadNameError            exit 1
         ├── EngineMismatchError     exit 3
@@ -119,6 +120,12 @@ class StartError(WorkerError):
 
 
 class UnknownDeviceNameError(StartError):
+    exit_code = 1
+
+
+class CardsError(StartError):
+    """Devices that cannot be one worker's together."""
+
     exit_code = 1
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from native import Device, LayerRange, MemoryUse, ModelLayout, find_device
+from native import Device, LayerRange, MemoryUse, ModelLayout
 from protos.caravan.v1 import error_pb2
 from protos.contract import frame_limit_bytes
 from worker import session
+from worker.cards import Place, free_beside, room_for
 from worker.engine import Engine
 from worker.errors import (
     BadRequestError,
@@ -35,9 +36,10 @@ from worker.hop import Hop
 from worker.loading import Loading, Report
 from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
+from worker.placing import place_stage
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
-from worker.stage import Stage, needed_memory
+from worker.stage import Stage
 
 _POLL_S = 0.02
 
@@ -68,15 +70,15 @@ class Health:
 
 
 class Holder:
-    """At most one session's stage, on one device."""
+    """At most one session's stage, on one device or several cards."""
 
     def __init__(
-        self, *, worker: str, device: str, limits: MemoryLimits, files: ModelFiles, message_limit_bytes: int
+        self, *, worker: str, place: Place, limits: MemoryLimits, files: ModelFiles, message_limit_bytes: int
     ) -> None:
         """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
         self._worker = worker
-        self._device = device
-        self._limits = limits
+        self.place = place
+        self._limits = place.limits(limits)
         self._files = files
         self._message_limit_bytes = message_limit_bytes
         self._lock = threading.Lock()
@@ -96,13 +98,11 @@ class Holder:
 
     def device(self) -> Device:
         """The device as this worker may use it, its free memory read now."""
-        with self._lock:
-            held_bytes = 0 if self._stage is None else self._stage.memory.device_bytes
-        return self._limits.apply(find_device(self._device), held_bytes)
+        return self._limits.apply(self.place.device(), self._held().device_bytes)
 
     def shared_free_bytes(self) -> int:
         """Free on the device for all workers on it together, now."""
-        return self._limits.shared(find_device(self._device))
+        return self._limits.shared(self.place.device())
 
     def find_model(self, spec: StageSpec) -> ModelLayout:
         """The layout of the file that `spec` means, checked against what is asked of it.
@@ -114,15 +114,19 @@ class Holder:
         self._check_message_size(spec, layout)
         return layout
 
-    def dry_run(self, spec: StageSpec) -> MemoryUse:
-        """What a stage would take here; leaves what is loaded as it is.
+    def dry_run(self, spec: StageSpec) -> tuple[MemoryUse, int]:
+        """What a stage would take here, and bytes there are for it beside what is loaded, which stays as it is.
 
         Raises:
             CallError, NativeError: as Load.
         """
         layout = self.find_model(spec)
         with self._dry_runs:
-            return needed_memory(spec, layout, self._device)
+            held = self._held()
+            free_bytes = free_beside(held, self.place.free_bytes())
+            use = place_stage(spec, layout, self.place, free_bytes).memory
+            limit_bytes = self.device().free_bytes + held.device_bytes
+            return use, max(0, room_for(use, free_bytes, limit_bytes) - held.device_bytes)
 
     def load(self, order: LoadOrder) -> Loading[None] | None:
         """Starts loading; None: exactly this is loaded. What was loaded before is over, its streams end.
@@ -290,7 +294,7 @@ class Holder:
             self._stage.renew(after_failure=before.phase is Phase.FAILED)
             return
         self._drop_stage()
-        stage = Stage.load(order.spec, layout, self._device, self._limits, report)
+        stage = Stage.load(order.spec, layout, self.place, self._limits, report)
         with self._lock:
             self._stage = stage
 
@@ -305,12 +309,17 @@ class Holder:
         seen: list[_Seen] = []
         try:
             for spec, layout in zip(specs, layouts, strict=True):
-                with contextlib.closing(Stage.load(spec, layout, self._device, self._limits, report)) as stage:
+                with contextlib.closing(Stage.load(spec, layout, self.place, self._limits, report)) as stage:
                     seen.append(look(stage, report))
         finally:
             with self._lock:
                 self._state = IDLE
         return tuple(seen)
+
+    def _held(self) -> MemoryUse:
+        """By the stage that is loaded."""
+        with self._lock:
+            return MemoryUse(0, 0, 0, 0) if self._stage is None else self._stage.memory
 
     def _drop_stage(self) -> None:
         with self._lock:
