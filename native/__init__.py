@@ -4,17 +4,10 @@
 Imported by the worker and the coordinator; imports nothing of theirs, and nothing that speaks to a network.
 """
 
-from native.cards import Cards, Split, can_split_rows
+from native.cards import Cards, Split
 from native.chat_template import ChatTemplate
-from native.context import (
-    Batch,
-    Context,
-    ContextParams,
-    CrossingTensor,
-    FlashAttention,
-    default_threads,
-)
-from native.devices import Device, DeviceKind, bus_id, devices, find_device
+from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, default_threads
+from native.devices import Device, DeviceKind, backends, bus_id, devices, find_device
 from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
 from native.errors import (
     ChatTemplateError,
@@ -33,10 +26,11 @@ from native.errors import (
     UnknownDeviceError,
     UnsupportedModelError,
 )
-from native.layout import ModelLayout, TensorLayout, check_splittable, read_layout
+from native.layout import ModelLayout, TensorLayout, check_splittable, header_size, read_layout
 from native.library import Versions, versions
 from native.memory import CardUse, MemoryUse
 from native.model import Model
+from native.partial_file import Weights
 from native.ranges import LayerRange
 from native.sampler import Sampled, Sampler, SamplingParams, check_params
 from native.vocabulary import Vocabulary
@@ -80,14 +74,16 @@ __all__ = [
     "UnsupportedModelError",
     "Versions",
     "Vocabulary",
+    "Weights",
+    "backends",
     "bus_id",
-    "can_split_rows",
     "check_params",
     "check_splittable",
     "default_threads",
     "devices",
     "dry_run",
     "find_device",
+    "header_size",
     "measure_layers",
     "read_layout",
     "versions",

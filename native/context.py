@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from native.errors import CrossingError, DecodeError, LoadFailedError
-from native.library import CrossingStruct, forget_errors, last_errors, wire
+from native.library import CrossingStruct, forget_errors, last_errors, scheduler_of, wire
 from native.memory import MemoryUse, measure
 from native.model import Model
 
@@ -270,13 +271,30 @@ class Context:
             wire().caravan_wire_begin(after, None, 0)
         self._batch.fill(batch, with_outputs=self._model.is_last)
         forget_errors()
-        status = llama_cpp.llama_decode(self.handle, self._batch.struct)
+        with self._holding_what_crosses():
+            status = llama_cpp.llama_decode(self.handle, self._batch.struct)
         for handle in (before, after):
             fault = wire().caravan_wire_end(handle) if handle is not None else None
             if fault is not None:
                 raise CrossingError(fault.decode("utf-8", "replace"))
         if status != 0:
             raise DecodeError(_decode_reason(status, len(batch.tokens)))
+
+    @contextmanager
+    def _holding_what_crosses(self) -> Iterator[None]:
+        """Experts beside a GPU: what follows the last of them is computed where llama.cpp would without a wire."""
+        after = self._model.wires.after
+        is_held = after is not None and not self._model.is_cpu and self._model.host_experts.layers
+        scheduler = scheduler_of(self.handle) if is_held else None
+        if scheduler is None:
+            yield
+            return
+        # The layer in front of the wire after is on the last of several cards.
+        wire().caravan_wire_hold(after, self._model.wires.fences[-1], scheduler)
+        try:
+            yield
+        finally:
+            wire().caravan_wire_hold(after, None, None)
 
     def _take_captured(self, wire_handle: int) -> list[CrossingTensor]:
         n = wire().caravan_wire_captured(wire_handle, self._captured, _MAX_CAPTURED)

@@ -47,6 +47,8 @@ class _PropertiesStruct(c.Structure):
     )
 
 
+_backend_count = declare(ggml, "ggml_backend_reg_count", c.c_size_t)
+_backend = declare(ggml, "ggml_backend_reg_get", c.c_void_p, c.c_size_t)
 _count = declare(ggml, "ggml_backend_dev_count", c.c_size_t)
 _get = declare(ggml, "ggml_backend_dev_get", c.c_void_p, c.c_size_t)
 _name = declare(ggml_base, "ggml_backend_dev_name", c.c_char_p, c.c_void_p)
@@ -62,6 +64,11 @@ _buffer_type = declare(ggml_base, "ggml_backend_dev_buffer_type", c.c_void_p, c.
 def devices() -> list[Device]:
     """Every device of the installed llama.cpp, memory read now. The CPU is always among them, last."""
     return [_describe(handle) for handle in _handles()]
+
+
+def backends() -> list[str]:
+    """What the installed llama.cpp was built with ("CUDA", "Vulkan", "CPU"), whether it finds devices for it or not."""
+    return [_registry_name(_backend(i)).decode() for i in range(_backend_count())]
 
 
 def find_device(name: str | None = None) -> Device:
@@ -105,11 +112,6 @@ def cpu_handle() -> int:
 def buffer_type_of(handle: int) -> int:
     """A device's own buffer type."""
     return int(_buffer_type(handle))
-
-
-def registry_of(handle: int) -> int:
-    """ggml's handle of a device's backend."""
-    return int(_registry(handle))
 
 
 def _handles() -> list[int]:

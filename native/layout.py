@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: MIT
 """What a GGUF says about itself: architecture, sizes, and where every tensor lies. Reads headers only.
 
-Parsed by ggml's own GGUF reader, which checks counts and offsets; sizes against the files are checked here, so that
-a truncated download is found before anything is loaded. Split files (`-00001-of-000NN`) are followed from the first.
+Read by native/header.py; sizes against the files are checked here, so that a truncated download is found before
+anything is loaded, and what llama.cpp would abort at. Split files (`-00001-of-000NN`) are followed from the first.
 """
 
 from __future__ import annotations
 
 import ctypes as c
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
 
 from native.errors import ModelFileError, ModelFileNotFoundError, UnsupportedModelError
-from native.library import declare, forget_errors, ggml_base, last_errors
+from native.header import GgufHeader
+from native.header_limits import MAX_TENSORS
+from native.library import errors_expected
 
 # Architectures whose graph is no single pass over the layers.
 _LOOPS = "runs its layers in a loop, and a line passes each layer once: run it on one machine"
@@ -45,22 +49,24 @@ _NOT_GENERATIVE = frozenset(
 
 # llama.cpp aborts at more. Source: LLAMA_MAX_LAYERS in src/llama-hparams.h.
 _MAX_BLOCKS = 512
+# The same. Source: LLAMA_MAX_EXPERTS there.
+_MAX_EXPERTS = 1024
+# The same at others. Source: LLAMA_ROPE_SCALING_TYPES in src/llama-model.cpp.
+_ROPE_SCALINGS = frozenset({"none", "linear", "yarn", "longrope"})
+# A model without a vocabulary says how many tokens there are, and llama.cpp makes as many. No model has a tenth of it.
+_MAX_TOKENS = 1 << 22
+# Files of these may have one expert, and llama.cpp takes that for none. Source: load_hparams in src/llama-model.cpp.
+_ONE_EXPERT_IS_NONE = frozenset({"hunyuan-dense", "hunyuan_vl"})
+
+# Of a model or an architecture, as we show it.
+_MAX_NAME_LENGTH = 200
 
 _LAYER_NAME = re.compile(r"^blk\.(\d+)\.")
 
-# GGUF value types. Source: enum gguf_type in ggml/include/gguf.h.
-_INTEGER_READERS: dict[int, tuple[str, type[c._SimpleCData[int]]]] = {
-    0: ("gguf_get_val_u8", c.c_uint8),
-    1: ("gguf_get_val_i8", c.c_int8),
-    2: ("gguf_get_val_u16", c.c_uint16),
-    3: ("gguf_get_val_i16", c.c_int16),
-    4: ("gguf_get_val_u32", c.c_uint32),
-    5: ("gguf_get_val_i32", c.c_int32),
-    10: ("gguf_get_val_u64", c.c_uint64),
-    11: ("gguf_get_val_i64", c.c_int64),
-}
-_STRING_TYPE = 8
-_ARRAY_TYPE = 9
+# Behind "blk.N": a layer's experts, of which a token uses some; those that every token uses are called `shexp`.
+# Source: LLM_FFN_EXPS_REGEX in common/common.h.
+EXPERT_NAME = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+_EXPERT_NAME = re.compile(EXPERT_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +83,14 @@ class TensorLayout:
 
     @property
     def is_expert(self) -> bool:
-        """Whether it holds a layer's experts, of which a token uses some. Source: LLM_TENSOR_NAMES in
-        src/llama-arch.cpp; experts that every token uses are called `shexp`."""
-        return "_exps." in self.name
+        """Whether it holds a layer's experts, of which a token uses some."""
+        return _EXPERT_NAME.search(self.name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file.
+    """A model's header. `identity` is the hex SHA-256 of header, metadata and tensor table of every file, which are its
+    first `header_bytes`.
 
     `n_layer` layers make a token. Blocks behind them (`n_block` counts all) predict tokens further ahead (MTP);
     llama.cpp leaves those out, so a line shares out the others. Of `n_expert` experts in a layer a token uses
@@ -105,6 +111,7 @@ class ModelLayout:
     n_expert_used: int
     identity: str
     tensors: tuple[TensorLayout, ...]
+    header_bytes: tuple[int, ...]
 
     @property
     def n_bytes(self) -> int:
@@ -112,146 +119,147 @@ class ModelLayout:
         return sum(tensor.n_bytes for tensor in self.tensors)
 
 
-class _InitParams(c.Structure):
-    _fields_ = (("no_alloc", c.c_bool), ("ctx", c.c_void_p))
-
-
-_init = declare(ggml_base, "gguf_init_from_file", c.c_void_p, c.c_char_p, _InitParams)
-_free = declare(ggml_base, "gguf_free", None, c.c_void_p)
-_data_offset = declare(ggml_base, "gguf_get_data_offset", c.c_size_t, c.c_void_p)
-_find_key = declare(ggml_base, "gguf_find_key", c.c_int64, c.c_void_p, c.c_char_p)
-_kv_type = declare(ggml_base, "gguf_get_kv_type", c.c_int, c.c_void_p, c.c_int64)
-_string = declare(ggml_base, "gguf_get_val_str", c.c_char_p, c.c_void_p, c.c_int64)
-_array_length = declare(ggml_base, "gguf_get_arr_n", c.c_size_t, c.c_void_p, c.c_int64)
-_n_tensors = declare(ggml_base, "gguf_get_n_tensors", c.c_int64, c.c_void_p)
-_tensor_name = declare(ggml_base, "gguf_get_tensor_name", c.c_char_p, c.c_void_p, c.c_int64)
-_tensor_type = declare(ggml_base, "gguf_get_tensor_type", c.c_int, c.c_void_p, c.c_int64)
-_tensor_offset = declare(ggml_base, "gguf_get_tensor_offset", c.c_size_t, c.c_void_p, c.c_int64)
-_tensor_size = declare(ggml_base, "gguf_get_tensor_size", c.c_size_t, c.c_void_p, c.c_int64)
-_type_name = declare(ggml_base, "ggml_type_name", c.c_char_p, c.c_int)
-_type_size = declare(ggml_base, "ggml_type_size", c.c_size_t, c.c_int)
-_block_size = declare(ggml_base, "ggml_blck_size", c.c_int64, c.c_int)
-
-
-class _Gguf:
-    """One open GGUF header."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.handle: int | None = None
-        if not path.exists():
-            raise ModelFileNotFoundError(path, "there is no such file")
-        if path.is_dir():
-            raise ModelFileError(path, "this is a folder; name the GGUF file in it")
-        try:
-            with path.open("rb") as file:
-                magic = file.read(4)
-        except OSError as error:
-            raise ModelFileError(path, f"cannot be read: {error.strerror}") from None
-        if magic != b"GGUF":
-            raise ModelFileError(path, "this is not a GGUF file (it does not begin with 'GGUF')")
-        forget_errors()
-        self.handle = _init(str(path).encode(), _InitParams(True, None))
-        if self.handle is None:
-            raise ModelFileError(path, f"the GGUF header is damaged or cut off ({last_errors()}); download it again")
-
-    def __enter__(self) -> _Gguf:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.handle is not None:
-            _free(self.handle)
-            self.handle = None
-
-    def string(self, key: str, default: str = "") -> str:
-        at = _find_key(self.handle, key.encode())
-        if at < 0 or _kv_type(self.handle, at) != _STRING_TYPE:
-            return default
-        return str(_string(self.handle, at).decode("utf-8", "replace"))
-
-    def integer(self, key: str, default: int = 0) -> int:
-        at = _find_key(self.handle, key.encode())
-        reader = _INTEGER_READERS.get(_kv_type(self.handle, at)) if at >= 0 else None
-        if reader is None:
-            return default
-        name, result = reader
-        return int(declare(ggml_base, name, result, c.c_void_p, c.c_int64)(self.handle, at))
-
-    def array_length(self, key: str) -> int:
-        at = _find_key(self.handle, key.encode())
-        return int(_array_length(self.handle, at)) if at >= 0 and _kv_type(self.handle, at) == _ARRAY_TYPE else 0
-
-    def header_bytes(self) -> bytes:
-        with self.path.open("rb") as file:
-            return file.read(_data_offset(self.handle))
-
-    def tensors(self, file_index: int) -> list[TensorLayout]:
-        start = _data_offset(self.handle)
-        file_bytes = self.path.stat().st_size
-        tensors = []
-        for i in range(_n_tensors(self.handle)):
-            name = _tensor_name(self.handle, i).decode("utf-8", "replace")
-            layer = _LAYER_NAME.match(name)
-            kind, n_bytes = _tensor_type(self.handle, i), _tensor_size(self.handle, i)
-            tensor = TensorLayout(
-                name=name,
-                type_name=_type_name(kind).decode(),
-                file_index=file_index,
-                offset_bytes=start + _tensor_offset(self.handle, i),
-                n_bytes=n_bytes,
-                n_elements=n_bytes // _type_size(kind) * _block_size(kind),
-                layer=int(layer[1]) if layer else None,
-            )
-            end = tensor.offset_bytes + tensor.n_bytes
-            if end > file_bytes:
-                raise ModelFileError(
-                    self.path,
-                    f"the file is cut off: tensor {name} ends at byte {end:,} and the file has {file_bytes:,}; "
-                    "download it again",
-                )
-            tensors.append(tensor)
-        return tensors
-
-
-def read_layout(path: str | Path) -> ModelLayout:
+def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> ModelLayout:
     """Reads a model's header (all of its files' headers).
+
+    Args:
+        path: the model's file, or the first of several.
+        file_bytes: how large the files are, where these are only their beginnings: the bytes before the first tensor's.
 
     Raises:
         ModelFileNotFoundError: the file, or one of its parts, is not there.
         ModelFileError: not a GGUF, damaged, truncated, a part that is not the first, or no language model.
     """
-    path = Path(path).expanduser()
-    with _Gguf(path) as gguf:
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise ModelFileNotFoundError(path, "nobody of that name has a folder here") from None
+    with GgufHeader(path) as gguf:
         files = _parts(gguf)
+        if file_bytes is not None and len(file_bytes) != len(files):
+            raise ModelFileError(path, f"this is a model in {len(files)} files, not in {len(file_bytes)}")
         architecture = gguf.string("general.architecture")
-        if not architecture:
+        if not 1 <= len(architecture) <= _MAX_NAME_LENGTH:
             raise ModelFileError(path, "the GGUF names no architecture, so it is no language model")
         n_block = gguf.integer(f"{architecture}.block_count")
         n_layer = n_block - gguf.integer(f"{architecture}.nextn_predict_layers")
         if not 1 <= n_layer <= n_block <= _MAX_BLOCKS:
             raise ModelFileError(path, f"the GGUF gives no usable {architecture}.block_count: it is no language model")
-        digest = hashlib.sha256(gguf.header_bytes())
-        tensors = gguf.tensors(0)
+        _check_metadata(gguf, architecture)
+        digest = hashlib.sha256()
+        header_bytes = [gguf.hash_header(digest)]
+        tensors = _tensors(gguf, 0, file_bytes)
         layout = {
             "architecture": architecture,
-            "name": gguf.string("general.name", path.stem),
+            "name": gguf.string("general.name", path.stem)[:_MAX_NAME_LENGTH],
             "n_layer": n_layer,
             "n_block": n_block,
-            "n_loops": gguf.integer(f"{architecture}.num_loops", 1),
-            "n_embd": gguf.integer(f"{architecture}.embedding_length"),
-            "n_ctx_train": gguf.integer(f"{architecture}.context_length"),
-            "n_vocab": gguf.array_length("tokenizer.ggml.tokens") or gguf.integer(f"{architecture}.vocab_size"),
-            "n_expert": gguf.integer(f"{architecture}.expert_count"),
-            "n_expert_used": gguf.integer(f"{architecture}.expert_used_count"),
+            "n_loops": gguf.size(f"{architecture}.num_loops", 1),
+            "n_embd": gguf.size(f"{architecture}.embedding_length"),
+            "n_ctx_train": gguf.size(f"{architecture}.context_length"),
+            "n_vocab": gguf.array_length("tokenizer.ggml.tokens") or gguf.size(f"{architecture}.vocab_size"),
+            "n_expert": gguf.size(f"{architecture}.expert_count"),
+            "n_expert_used": gguf.size(f"{architecture}.expert_used_count"),
         }
     for index, part in enumerate(files[1:], start=1):
-        with _Gguf(part) as gguf:
-            digest.update(gguf.header_bytes())
-            tensors += gguf.tensors(index)
-    return ModelLayout(path=path, files=files, identity=digest.hexdigest(), tensors=tuple(tensors), **layout)  # type: ignore[arg-type]
+        with GgufHeader(part) as gguf:
+            # llama.cpp aborts at a number of another type.
+            if not gguf.is_uint16("split.no") or gguf.integer("split.no") != index:
+                raise ModelFileError(part, f"this is not part {index + 1} of a model in {len(files)} files")
+            header_bytes.append(gguf.hash_header(digest))
+            tensors += _tensors(gguf, index, file_bytes)
+            if len(tensors) > MAX_TENSORS:
+                raise ModelFileError(part, f"the model has more than {MAX_TENSORS:,} tensors, as none has")
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise ModelFileError(path, "the GGUF header is damaged: two tensors have one name")
+    return ModelLayout(
+        path=path,
+        files=files,
+        identity=digest.hexdigest(),
+        tensors=tuple(tensors),
+        header_bytes=tuple(header_bytes),
+        **layout,  # type: ignore[arg-type]
+    )
 
 
-def _parts(first: _Gguf) -> tuple[Path, ...]:
+def header_size(path: str | Path) -> int | None:
+    """Bytes before the first tensor's, in the beginning of a GGUF at least: of one that is still being fetched, say.
+    None where the header goes on behind the file's end, or is damaged, which looks the same.
+
+    Raises:
+        ModelFileNotFoundError: there is no such file.
+        ModelFileError: not a GGUF.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise ModelFileNotFoundError(path, "there is no such file") from None
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror}") from None
+    if magic != b"GGUF":
+        raise ModelFileError(path, "this is not a GGUF file (it does not begin with 'GGUF')")
+    try:
+        with errors_expected(), GgufHeader(path) as gguf:
+            return gguf.n_bytes
+    except ModelFileError:
+        return None
+
+
+def _tensors(gguf: GgufHeader, file_index: int, file_bytes: Sequence[int] | None) -> list[TensorLayout]:
+    """Those of one file, which must hold all of their bytes."""
+    n_file_bytes = gguf.path.stat().st_size if file_bytes is None else file_bytes[file_index]
+    tensors = []
+    for row in gguf.tensors():
+        end = row.offset_bytes + row.n_bytes
+        if end > n_file_bytes:
+            raise ModelFileError(
+                gguf.path,
+                f"the file is cut off: tensor {row.name} ends at byte {end:,} and the file has {n_file_bytes:,}; "
+                "download it again",
+            )
+        layer = _LAYER_NAME.match(row.name)
+        tensors.append(
+            TensorLayout(
+                name=row.name,
+                type_name=row.type_name,
+                file_index=file_index,
+                offset_bytes=row.offset_bytes,
+                n_bytes=row.n_bytes,
+                n_elements=row.n_elements,
+                layer=int(layer[1]) if layer else None,
+            )
+        )
+    return tensors
+
+
+def _check_metadata(gguf: GgufHeader, architecture: str) -> None:
+    """Refuses what llama.cpp would abort at. Source: load_hparams in src/llama-model.cpp."""
+    n_tokens = gguf.size(f"{architecture}.vocab_size")
+    if n_tokens > _MAX_TOKENS:
+        raise ModelFileError(
+            gguf.path, f"the GGUF claims {n_tokens:,} tokens, and no model has more than {_MAX_TOKENS:,}"
+        )
+    scaling = gguf.string(f"{architecture}.rope.scaling.type", "linear")
+    if scaling not in _ROPE_SCALINGS:
+        raise ModelFileError(gguf.path, f"llama.cpp knows no rope scaling {scaling[:_MAX_NAME_LENGTH]!r}")
+    n_expert = gguf.size(f"{architecture}.expert_count")
+    if architecture in _ONE_EXPERT_IS_NONE and n_expert <= 1:
+        return
+    n_used = max(gguf.sizes(f"{architecture}.expert_used_count", _MAX_BLOCKS), default=0)
+    n_group, n_group_used = (gguf.size(f"{architecture}.expert_group_{of}") for of in ("count", "used_count"))
+    is_good = n_used == 0 and n_group == 0 if n_expert == 0 else 1 <= n_used <= n_expert and n_group < n_expert
+    if n_group > 1:
+        is_good = is_good and n_expert % n_group == 0 and 1 <= n_group_used < n_group
+    if n_expert > _MAX_EXPERTS or not is_good:
+        raise ModelFileError(
+            gguf.path,
+            f"the GGUF claims {n_expert:,} experts in {n_group:,} groups, of which {n_used:,} are used: no model is so",
+        )
+
+
+def _parts(first: GgufHeader) -> tuple[Path, ...]:
     """All files of a split model, named as llama.cpp's gguf-split names them; just this one if it is whole."""
     count = first.integer("split.count")
     if count <= 1:
@@ -259,14 +267,16 @@ def _parts(first: _Gguf) -> tuple[Path, ...]:
     if first.integer("split.no") != 0:
         raise ModelFileError(first.path, f"this is a later part of a model in {count} files; name the first one")
     prefix = c.create_string_buffer(4096)
-    if llama_cpp.llama_split_prefix(prefix, len(prefix), str(first.path).encode(), 0, count) <= 0:
+    if llama_cpp.llama_split_prefix(prefix, len(prefix), os.fsencode(first.path), 0, count) <= 0:
         raise ModelFileError(
             first.path, f"a model in {count} files needs a name that ends in -00001-of-{count:05}.gguf"
         )
-    parts = [Path(f"{prefix.value.decode()}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
-    for part in parts:
-        if not part.exists():
-            raise ModelFileNotFoundError(part, f"this part of {first.path.name} is missing")
+    parts = []
+    # One after the other: `count` is whatever the file says.
+    for number in range(1, count + 1):
+        parts.append(Path(f"{os.fsdecode(prefix.value)}-{number:05}-of-{count:05}.gguf"))
+        if not parts[-1].exists():
+            raise ModelFileNotFoundError(parts[-1], f"this part of {first.path.name} is missing")
     return tuple(parts)
 
 

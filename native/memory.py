@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import ctypes as c
 from dataclasses import dataclass, replace
 
-from native.cards import Split
 from native.joined import JoinedCards
-from native.library import BytesStruct, declare, ggml_base, wire
+from native.library import BytesStruct, wire
 from native.model import Model
 
 # More buffer types than a context can have: a handful of devices, each with a host and an extra type.
 _MAX_BUFFER_TYPES = 64
-
-_is_host = declare(ggml_base, "ggml_backend_buft_is_host", c.c_bool, c.c_void_p)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +36,8 @@ class CardUse:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes by purpose; `host_bytes` of their sum lie in system memory beside the device (0 on the CPU). Of several
-    cards, `cards` has what is on each, as far as that is known."""
+    """Bytes by purpose; `host_bytes` of their sum count as system memory beside the device: what lies there though the
+    device is another, and on the CPU the experts that `n_cpu_moe` names. `cards`: of several cards what is on each."""
 
     weights_bytes: int
     kv_bytes: int
@@ -63,19 +59,19 @@ def measure(model: Model, context: int, n_ubatch: int) -> MemoryUse:
     if model.place.joined is not None:
         return _measure_joined(model, model.place.joined, context, n_ubatch)
     # A fence around the CPU and the CPU have one compute buffer, which llama.cpp foretells for each of them.
-    shares = 1 + len(model.wires.fences) if model.is_dry and model.is_cpu else 1
-    cards = dict.fromkeys(model.place.buffer_types, CardUse())
-    total, host = CardUse(), 0
+    n_counts = 1 + len(model.wires.fences) if model.is_dry and model.is_cpu else 1
+    cards = dict.fromkeys(model.place.card_buffer_types, CardUse())
+    total, host_bytes = CardUse(), model.host_experts.n_bytes if model.is_cpu else 0
     for buffer_type, use in _breakdown(model, context):
-        use = replace(use, compute_bytes=use.compute_bytes // shares)
+        use = replace(use, compute_bytes=use.compute_bytes // n_counts)
         total += use
         if buffer_type in cards:
             cards[buffer_type] = use
-        elif not model.is_cpu and (model.place.split is not Split.ROW or _is_host(buffer_type)):
-            host += use.device_bytes
-    of_each = tuple(map(cards.__getitem__, model.place.buffer_types))
-    is_told = len(of_each) > 1 and not model.is_cpu and model.place.split is not Split.ROW
-    return MemoryUse(total.weights_bytes, total.kv_bytes, total.compute_bytes, host, of_each if is_told else ())
+        elif not model.is_cpu:
+            host_bytes += use.device_bytes
+    are_several = len(model.place.card_buffer_types) > 1 and not model.is_cpu
+    of_each = tuple(cards[buffer_type] for buffer_type in model.place.card_buffer_types) if are_several else ()
+    return MemoryUse(total.weights_bytes, total.kv_bytes, total.compute_bytes, host_bytes, of_each)
 
 
 def _measure_joined(model: Model, joined: JoinedCards, context: int, n_ubatch: int) -> MemoryUse:

@@ -12,10 +12,16 @@ import llama_cpp
 from native.chat_template import ChatTemplate
 from native.errors import TokenizeError
 from native.layout import read_layout
+from native.library import TextStruct, wire
 from native.loading import load_handle
 
 # Bytes of the longest piece in all but a few vocabularies; longer ones are asked for a second time.
 _PIECE_BYTES = 256
+
+_TOKENIZE = c.cast(llama_cpp.llama_tokenize, c.c_void_p)
+
+# What llama_tokenize made into a number by the wire: it threw. Source: native/src/tokenize.cpp.
+_THREW = -(1 << 31)
 
 
 class Vocabulary:
@@ -25,6 +31,8 @@ class Vocabulary:
         self.handle = handle
         self._model_handle = model_handle
         self._owns_model = owns_model
+        # Without text its tokens are numbers alone, and llama.cpp aborts where it is asked for a token's bytes.
+        self.has_text: bool = llama_cpp.llama_vocab_type(handle) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
         self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(handle)
         self.bos = _token(llama_cpp.llama_vocab_bos(handle))
         self.eos = _token(llama_cpp.llama_vocab_eos(handle))
@@ -60,23 +68,42 @@ class Vocabulary:
             raw = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TokenizeError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from None
+        self._check_vocabulary(add_special)
+        asked = TextStruct(raw, len(raw), add_special, parse_special)
         room = len(raw) + 8
         for _ in range(2):
-            tokens = (llama_cpp.llama_token * room)()
-            n = llama_cpp.llama_tokenize(self.handle, raw, len(raw), tokens, room, add_special, parse_special)
+            tokens = (c.c_int32 * room)()
+            n = wire().caravan_tokenize(_TOKENIZE, self.handle, asked, tokens, room)
             if n >= 0:
                 return list(tokens[:n])
+            if n == _THREW:
+                raise TokenizeError("the model's vocabulary has no token for something in the text")
             room = -n
         raise TokenizeError(f"llama.cpp could not tokenise a text of {len(raw)} bytes")
 
+    def _check_vocabulary(self, add_special: bool) -> None:
+        """llama.cpp asserts what this refuses."""
+        if not self.has_text:
+            raise TokenizeError("the model has no vocabulary: it knows tokens by their numbers, and no text")
+        if not add_special:
+            return
+        is_bert = llama_cpp.llama_vocab_type(self.handle) == llama_cpp.LLAMA_VOCAB_TYPE_WPM
+        add_eos = llama_cpp.llama_vocab_get_add_eos(self.handle)
+        no_sep = is_bert and llama_cpp.llama_vocab_sep(self.handle) < 0
+        if no_sep or ((self.add_bos or is_bert) and self.bos is None) or (add_eos and self.eos is None):
+            raise TokenizeError("the model's vocabulary lacks a token that it wants around a text")
+
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The token's bytes, which may be part of a character. Special tokens have none unless asked for.
+        """The token's bytes, which may be part of a character. Special tokens have none unless asked for, a model
+        without a vocabulary has none at all.
 
         Raises:
             ValueError: no such token.
         """
         if not 0 <= token < self.n_tokens:
             raise ValueError(f"token {token} is not in a vocabulary of {self.n_tokens}")
+        if not self.has_text:
+            return b""
         room = _PIECE_BYTES
         for _ in range(2):
             buffer = c.create_string_buffer(room)

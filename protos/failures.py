@@ -18,6 +18,8 @@ from protos.contract import ERROR_METADATA_KEY
 # gRPC refuses headers beyond 8 KiB by default; a sentence needs far less.
 MAX_MESSAGE_BYTES = 2048
 _MAX_WORKER_CHARACTERS = 64
+# Of the same sentence in the status itself, where a byte that is no ASCII takes three.
+_MAX_STATUS_BYTES = 512
 
 _STATUS_OF_CODE: dict[error_pb2.ErrorCode, grpc.StatusCode] = {
     error_pb2.ERROR_CODE_UNSPECIFIED: grpc.StatusCode.UNKNOWN,
@@ -35,6 +37,8 @@ _STATUS_OF_CODE: dict[error_pb2.ErrorCode, grpc.StatusCode] = {
     error_pb2.ERROR_CODE_NEIGHBOUR_LOST: grpc.StatusCode.UNAVAILABLE,
     error_pb2.ERROR_CODE_CANCELLED: grpc.StatusCode.CANCELLED,
     error_pb2.ERROR_CODE_INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    error_pb2.ERROR_CODE_DISK_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    error_pb2.ERROR_CODE_NO_SOURCE: grpc.StatusCode.UNAVAILABLE,
 }
 
 # For statuses that gRPC itself raised, without a detail of ours. A code that would claim more than the status
@@ -81,14 +85,22 @@ def code_of_bare_status(status: grpc.StatusCode) -> error_pb2.ErrorCode:
 
 def detail_to_metadata(detail: error_pb2.ErrorDetail) -> tuple[tuple[str, bytes], ...]:
     """Trailing metadata that carries `detail`; a message beyond MAX_MESSAGE_BYTES is cut."""
-    message = detail.message.encode()
-    if len(message) > MAX_MESSAGE_BYTES or len(detail.worker) > _MAX_WORKER_CHARACTERS:
+    if len(detail.message.encode()) > MAX_MESSAGE_BYTES or len(detail.worker) > _MAX_WORKER_CHARACTERS:
         short = error_pb2.ErrorDetail()
         short.CopyFrom(detail)
-        short.message = message[:MAX_MESSAGE_BYTES].decode(errors="ignore")
+        short.message = _cut(detail.message, MAX_MESSAGE_BYTES)
         short.worker = detail.worker[:_MAX_WORKER_CHARACTERS]
         detail = short
     return ((ERROR_METADATA_KEY, detail.SerializeToString()),)
+
+
+def status_text(detail: error_pb2.ErrorDetail) -> str:
+    """What a call's status says beside it: the message, or its beginning."""
+    return _cut(detail.message, _MAX_STATUS_BYTES)
+
+
+def _cut(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode(errors="ignore")
 
 
 def detail_from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> error_pb2.ErrorDetail | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
 from tests.model_kinds import KINDS, REFUSED, Kind, Size, Value
@@ -69,6 +69,30 @@ def write_model(
     _quantise(unquantised, path, QUANTISATIONS[quantisation])
     unquantised.unlink()
     return path
+
+
+def split_model(path: Path, prefix: Path) -> list[Path]:
+    """Writes a model's tensors by turns into three files, as llama.cpp's gguf-split names them; their paths."""
+    whole = GGUFReader(path)
+    parts = [prefix.with_name(f"{prefix.name}-{number:05}-of-00003.gguf") for number in (1, 2, 3)]
+    for number, part in enumerate(parts):
+        writer = GGUFWriter(part, "llama")
+        if number > 0:
+            writer.kv_data[0].clear()  # only the first file says what model it is
+        else:
+            for field in whole.fields.values():
+                if field.name.startswith(("llama.", "tokenizer.", "general.name")):
+                    writer.add_key_value(field.name, field.contents(), field.types[0])
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", 3)
+        writer.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in whole.tensors[number::3]:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return parts
 
 
 def _write(path: Path, kind: Kind, size: Size, with_text: bool, seed: int) -> None:

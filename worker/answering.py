@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import grpc
 
 from native import NativeError
-from protos.failures import detail_to_metadata, status_of
-from worker.errors import CallError, Culprit, detail_of
+from protos.failures import detail_to_metadata, status_of, status_text
+from worker.errors import CallError
+from worker.failures import Culprit, detail_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,6 +24,6 @@ def failures_answered(context: grpc.ServicerContext, culprit: Callable[[], Culpr
         if not isinstance(error, CallError | NativeError):
             _LOG.exception("a call failed for a reason nobody foresaw")
         detail = detail_of(error, culprit())
-        _LOG.info("refused: %s", detail.message)
+        _LOG.info("refused: %s", status_text(detail))
         context.set_trailing_metadata(detail_to_metadata(detail))
-        context.abort(status_of(detail.code), detail.message)
+        context.abort(status_of(detail.code), status_text(detail))

@@ -11,18 +11,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import platformdirs
-
+from worker.cache_folder import CACHE_VARIABLE, cache_folder
 from worker.timing import Point
 
 _LOG = logging.getLogger(__name__)
 
-_VARIABLE = "CARAVAN_CACHE"
-
 
 def benchmark_folder() -> Path:
-    """Below CARAVAN_CACHE, or else the user's own folder for what can be made again."""
-    return Path(os.environ.get(_VARIABLE) or platformdirs.user_cache_path("caravan", appauthor=False)) / "benchmarks"
+    """Where benchmarks are kept; it need not exist."""
+    return cache_folder() / "benchmarks"
 
 
 class BenchmarkStore:
@@ -55,7 +52,7 @@ class BenchmarkStore:
                 "benchmarks cannot be kept in %s (%s), so they are measured each time; name another folder with %s",
                 self._folder,
                 error.strerror or error,
-                _VARIABLE,
+                CACHE_VARIABLE,
             )
             with contextlib.suppress(OSError):
                 draft.unlink()

@@ -3,6 +3,7 @@
 the worker starts; their memory is read as often as somebody asks.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,6 @@ from native import (
     Split,
     UnknownDeviceError,
     bus_id,
-    can_split_rows,
     find_device,
 )
 from protos.sizes import shown
@@ -46,6 +46,11 @@ class Place:
         """Whether there are cards to share among."""
         return len(self.names) > 1
 
+    @property
+    def takes_experts_beside(self) -> bool:
+        """Whether experts may lie in system memory while the rest of a stage is here."""
+        return not (self.is_several and self.split is Split.TENSOR and self.is_told)
+
     def device(self) -> Device:
         """What it is, several cards as one, with its memory now."""
         return as_one([find_device(name) for name in self.names], self.reserve_bytes)
@@ -63,27 +68,36 @@ def find_place(text: str | None, wanted: str, reserve_bytes: int = 0) -> Place:
     """What `--device` and `--split` mean on this machine; without a device the first GPU, else the CPU.
 
     Args:
-        wanted: "auto", or the name of a Split; a device alone has no use for it.
+        wanted: what `--split` says (worker/fleet.py); a device alone has no use for it.
 
     Raises:
         UnknownDeviceNameError: llama.cpp has no such device.
         CardsError: devices that cannot be one worker's together, or not like this.
     """
-    split = None if wanted == "auto" else Split[wanted.upper()]
+    split = _asked_split(wanted)
     try:
         found = [find_device(name) for name in card_names(text)] if text is not None else [find_device()]
-        names = tuple(device.name for device in found)
-        if len(found) == 1:
-            return Place(names)
-        check_together(found, split)
-        if split is Split.ROW:
-            _check_rows(found)
-        are_peers = split is None and peers.are_peers([bus_id(name) for name in names], peers.asked_of_nvml)
     except UnknownDeviceError as error:
         raise UnknownDeviceNameError(
             f"there is no device {error.name!r} on this machine; it has {', '.join(error.available)}"
         ) from error
+    names = tuple(device.name for device in found)
+    if len(found) == 1:
+        return Place(names)
+    bus_ids = [bus_id(name) for name in names]
+    check_together(found, bus_ids, split)
+    are_peers = split is None and peers.are_peers(bus_ids, peers.asked_of_nvml)
     return Place(names, split or chosen_split(found, are_peers=are_peers), split is not None, reserve_bytes)
+
+
+def _asked_split(wanted: str) -> Split | None:
+    """None: to be chosen here. Raises CardsError for rows."""
+    if wanted == "row":
+        raise CardsError(
+            "--split row cannot be had: llama.cpp has it for SYCL alone, and not for a part of a model; use --split"
+            " tensor, which is for the same cards, or --split layer"
+        )
+    return None if wanted == "auto" else Split[wanted.upper()]
 
 
 def card_names(text: str) -> tuple[str, ...]:
@@ -102,19 +116,24 @@ def card_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def check_together(cards: Sequence[Device], split: Split | None = None) -> None:
-    """Raises CardsError for devices that llama.cpp does not take as one model's, or not for that split."""
+def check_together(cards: Sequence[Device], bus_ids: Sequence[str | None], split: Split | None = None) -> None:
+    """Raises CardsError for devices that llama.cpp does not take as one model's, or not for that split.
+
+    Args:
+        bus_ids: where each card is; None: not known.
+    """
     others = [card for card in cards if card.kind not in (DeviceKind.GPU, DeviceKind.INTEGRATED_GPU)]
     if others:
         raise CardsError(
             f"{others[0].name} cannot share a stage with other devices, as only GPUs can; give it a worker of its own"
             f" with --device {others[0].name}"
         )
+    for (one, its_place), (other, other_place) in itertools.combinations(zip(cards, bus_ids, strict=True), 2):
+        if its_place is not None and its_place == other_place and one.backend != other.backend:
+            raise CardsError(f"{one.name} and {other.name} are one card, of two backends; name it once")
     backends = list(dict.fromkeys(card.backend for card in cards))
-    if len(backends) > 1 and split in (Split.ROW, Split.TENSOR):
-        raise CardsError(
-            f"cards of {' and '.join(backends)} cannot share {split.name.lower()}s with each other; use --split layer"
-        )
+    if len(backends) > 1 and split is Split.TENSOR:
+        raise CardsError(f"cards of {' and '.join(backends)} cannot share tensors with each other; use --split layer")
     if len(cards) > MAX_CARDS:
         raise CardsError(f"{len(cards)} cards are more than the {MAX_CARDS} of one worker; start another for the rest")
 
@@ -166,24 +185,19 @@ def free_beside(held: MemoryUse, free_bytes: Sequence[int]) -> list[int]:
     return [free + card.device_bytes for free, card in zip(free_bytes, cards, strict=True)]
 
 
+def fits_each(use: MemoryUse, free_bytes: Sequence[int]) -> bool:
+    """Whether each of several cards has as much free as it would hold of `use`."""
+    return all(card.device_bytes <= free for card, free in zip(use.cards, free_bytes, strict=False))
+
+
 def room_for(use: MemoryUse, free_bytes: Sequence[int], limit_bytes: int) -> int:
-    """Bytes there are for a stage, less than it takes if one of several cards has too little.
+    """Bytes there are for a stage, less than it takes if one of several cards has too little for its share.
 
     Args:
         use: what the stage takes.
         free_bytes: on each card.
         limit_bytes: for all of them together.
     """
-    if not use.cards:
+    if fits_each(use, free_bytes):
         return limit_bytes
     return min(limit_bytes, fitting_bytes([card.device_bytes for card in use.cards], free_bytes))
-
-
-def _check_rows(cards: Sequence[Device]) -> None:
-    """Raises CardsError where the backend has no means for it."""
-    for card in cards:
-        if not can_split_rows(card.name):
-            raise CardsError(
-                f"{card.name} cannot share rows: the {card.backend} backend of this llama.cpp has no buffers that lie"
-                " on several cards (SYCL's has); use --split layer or --split tensor"
-            )

@@ -35,6 +35,13 @@ from worker.listening import Endpoint, check_allowed
 from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
+from worker.telemetry import Telemetry
+from worker.weights.files import LocalFiles
+from worker.weights.lending import Lending
+from worker.weights.offers import Offers
+from worker.weights.port import WeightsPort
+from worker.weights.store import ModelStore, models_folder
+from worker.weights.supply import Supply
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,8 +64,8 @@ _SHUTDOWN_LIMIT_S = 15
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says. `device` and `name` None: chosen here. `device` may be several cards, joined
-    by commas, and `split` how they share a stage."""
+    """What the command line says. None: chosen here. `device` may be cards joined by commas, which share each stage by
+    `split`."""
 
     endpoint: Endpoint
     device: str | None = None
@@ -66,6 +73,7 @@ class Settings:
     name: str | None = None
     limits: MemoryLimits = UNLIMITED
     model_folders: tuple[Path, ...] = ()
+    cache_bytes: int | None = None
     use_mdns: bool = True
     insecure: bool = False
     n_threads: int | None = None
@@ -90,6 +98,8 @@ class Daemon:
         # SimpleQueue.put may be called from a signal handler: it is reentrant.
         self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._announcer: Announcer | None = None
+        # What is to be closed at the end, last made first.
+        self._made = contextlib.ExitStack()
 
     def run(self, say_ready: Callable[[Ready], None]) -> None:
         """Serves until a signal, or until the parent is gone.
@@ -123,6 +133,7 @@ class Daemon:
         finally:
             self._goodbye()
             server.stop(0)
+            self._made.close()
 
     def _catch_signals(self) -> None:
         seen: set[int] = set()
@@ -177,15 +188,23 @@ class Daemon:
         return replace(about, name=shown.name)
 
     def _serve(self, server: grpc.Server, about: Description, place: Place) -> Holder:
+        store = ModelStore(models_folder(), self._settings.cache_bytes)
+        self._made.callback(store.close)
+        models = ModelFiles(LocalFiles(self._settings.model_folders, store.folder), store)
+        offers = Offers(store, models.files)
+        port = WeightsPort(self._settings.endpoint, Lending(store, models.files, offers).open)
+        self._made.callback(port.close)
         holder = Holder(
             worker=about.name,
             place=place,
             limits=self._settings.limits,
-            files=ModelFiles(self._settings.model_folders),
+            files=models,
+            supply=Supply(models, offers, port),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
-        control = ControlServicer(holder, benchmarks, about, self._settings.n_threads)
+        telemetry = Telemetry(place.names)
+        control = ControlServicer(holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()

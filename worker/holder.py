@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from native import Device, LayerRange, MemoryUse, ModelLayout
+from native import Device, LayerRange, MemoryUse, ModelLayout, find_device
 from protos.caravan.v1 import error_pb2
 from protos.contract import frame_limit_bytes
 from worker import session
@@ -21,25 +21,25 @@ from worker.cards import Place, free_beside, room_for
 from worker.engine import Engine
 from worker.errors import (
     BadRequestError,
-    Culprit,
     LeavingError,
     NeighbourError,
     NoSuchSessionError,
     StreamLostError,
     WrongEpochError,
-    detail_of,
 )
+from worker.failures import Culprit, detail_of
 from worker.feed import Feed
 from worker.frames import Step
 from worker.handover import Handover
 from worker.hop import Hop
-from worker.loading import Loading, Report
+from worker.loading import Loading, Report, Reporter
 from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
 from worker.placing import place_stage
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
 from worker.stage import Stage
+from worker.weights.supply import Supply
 
 _POLL_S = 0.02
 
@@ -73,13 +73,21 @@ class Holder:
     """At most one session's stage, on one device or several cards."""
 
     def __init__(
-        self, *, worker: str, place: Place, limits: MemoryLimits, files: ModelFiles, message_limit_bytes: int
+        self,
+        *,
+        worker: str,
+        place: Place,
+        limits: MemoryLimits,
+        files: ModelFiles,
+        supply: Supply,
+        message_limit_bytes: int,
     ) -> None:
         """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
         self._worker = worker
         self.place = place
         self._limits = place.limits(limits)
         self._files = files
+        self._supply = supply
         self._message_limit_bytes = message_limit_bytes
         self._lock = threading.Lock()
         self._dry_runs = threading.Lock()
@@ -104,13 +112,19 @@ class Holder:
         """Free on the device for all workers on it together, now."""
         return self._limits.shared(self.place.device())
 
-    def find_model(self, spec: StageSpec) -> ModelLayout:
-        """The layout of the file that `spec` means, checked against what is asked of it.
+    def host_free_bytes(self) -> int:
+        """What this worker may use now of system memory beside its device, for experts."""
+        if not self.place.takes_experts_beside:
+            return 0
+        return self._limits.host_free(self.place.device(), find_device("CPU"), self._held())
+
+    def find_model(self, spec: StageSpec, *, whole: bool = False) -> ModelLayout:
+        """The layout of the file that `spec` means, checked against what is asked of it; `whole`: with its weights.
 
         Raises:
             CallError, NativeError: as Load.
         """
-        layout = self._files.find(spec)
+        layout = self._files.find_whole(spec) if whole else self._files.find(spec)
         self._check_message_size(spec, layout)
         return layout
 
@@ -138,7 +152,7 @@ class Holder:
             if session.is_loaded(self._state, order):
                 return None
             session.begin_load(self._state, order)
-        layout = self.find_model(order.spec)
+        layout = self.find_model(order.spec, whole=order.sources is None)
         with self._lock:
             before, self._state = self._state, session.begin_load(self._state, order)
             loading = Loading(lambda report: self._load(before, order, layout, report))
@@ -272,7 +286,7 @@ class Holder:
             loading.settle()
         self.unload(session_id)
 
-    def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
+    def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> None:
         """On the loading thread: brings the stage to `order`, or to nothing."""
         try:
             self._end_streams(
@@ -288,15 +302,32 @@ class Holder:
             self._state = session.finish_load(self._state)
             self._n_frames = 0
 
-    def _bring_stage(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
+    def _bring_stage(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> None:
         """Weights stay where they are when only the session or the epoch is new."""
         if self._stage is not None and self._stage.spec == order.spec:
             self._stage.renew(after_failure=before.phase is Phase.FAILED)
             return
         self._drop_stage()
-        stage = Stage.load(order.spec, layout, self.place, self._limits, report)
+        stage = self._load_stage(order, layout, report)
         with self._lock:
             self._stage = stage
+
+    def _load_stage(self, order: LoadOrder, layout: ModelLayout, report: Reporter) -> Stage:
+        copies = self._supply.copies(order, layout)
+        if copies is None:
+            return Stage.load(order.spec, layout, self.place, self._limits, report)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(copies)
+            with self._supply.fetch(order, copies, report) as weights:
+                stage = Stage.load(order.spec, layout, self.place, self._limits, report, weights)
+            try:
+                copies.check_unchanged()
+            except BaseException:
+                stage.close()
+                raise
+            # While a stage is loaded its weights stay in the store.
+            stage.call_on_close(stack.pop_all().close)
+        return stage
 
     def _try_stages(
         self,

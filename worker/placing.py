@@ -19,7 +19,7 @@ from native import (
     dry_run,
     measure_layers,
 )
-from worker.cards import Place
+from worker.cards import Place, fits_each
 from worker.errors import BadRequestError
 from worker.session import StageSpec
 from worker.shares import share_layers
@@ -38,10 +38,6 @@ class Placed:
     device: str | Cards
     memory: MemoryUse
 
-    def fits(self, free_bytes: Sequence[int]) -> bool:
-        """Whether each card has that much free."""
-        return all(card.device_bytes <= free for card, free in zip(self.memory.cards, free_bytes, strict=False))
-
 
 def place_stage(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int]) -> Placed:
     """Where the stage fits best, whether it fits there or not; allocates nothing.
@@ -53,20 +49,18 @@ def place_stage(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: 
         BadRequestError: parameters that this model cannot have, or not on several cards.
         NativeError: llama.cpp refuses the model.
     """
-    try:
-        if not place.is_several:
-            return _tried(spec, layout, place.names[0])
-        if place.split is Split.ROW:
-            return _tried(spec, layout, Cards(place.names, Split.ROW))
-        if place.split is Split.TENSOR:
-            return _share_tensors(spec, layout, place, free_bytes)
-        return _share_layers(spec, layout, place, free_bytes)
-    except ValueError as error:
-        raise BadRequestError(str(error)) from error
+    if not place.is_several:
+        return _tried(spec, layout, place.names[0])
+    if place.split is Split.TENSOR:
+        return _share_tensors(spec, layout, place, free_bytes)
+    return _share_layers(spec, layout, place, free_bytes)
 
 
 def _tried(spec: StageSpec, layout: ModelLayout, device: str | Cards) -> Placed:
-    return Placed(device, dry_run(layout.path, spec.layers, device, spec.params))
+    try:
+        return Placed(device, dry_run(layout.path, spec.layers, device, spec.params, spec.n_cpu_moe))
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
 
 
 def _share_layers(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int]) -> Placed:
@@ -77,7 +71,7 @@ def _share_layers(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes
     shares = share_layers(layer_bytes, beside_bytes, free_bytes)
     while shares not in tried and len(tried) < _MAX_WAYS:
         placed = tried[shares] = _tried(spec, layout, Cards(place.names, Split.LAYER, shares))
-        if placed.fits(free_bytes):
+        if fits_each(placed.memory, free_bytes):
             break
         # What was taken beside the layers is learnt, and only grows, so that the ways settle.
         for i, (card, own) in enumerate(zip(placed.memory.cards, _dealt(layer_bytes, shares), strict=True)):
@@ -95,10 +89,10 @@ def _share_tensors(spec: StageSpec, layout: ModelLayout, place: Place, free_byte
     for shares in ((1,) * len(place.names), by_memory):
         try:
             best = _tried(spec, layout, Cards(place.names, Split.TENSOR, shares))
-        except (UnsupportedModelError, ValueError) as error:
+        except (UnsupportedModelError, BadRequestError) as error:
             refused = refused or error
             continue
-        if best.fits(free_bytes):
+        if fits_each(best.memory, free_bytes):
             return best
     if not place.is_told:
         return _share_layers(spec, layout, place, free_bytes)
@@ -111,7 +105,13 @@ def _share_tensors(spec: StageSpec, layout: ModelLayout, place: Place, free_byte
 def _layer_bytes(spec: StageSpec, layout: ModelLayout) -> list[int]:
     """What each of the stage's layers takes on a card; the last one of the model with the output behind it."""
     costs = _layer_costs(str(layout.path), layout.identity, spec.params)
-    n_bytes = [layer.weights_bytes + layer.kv_bytes for layer in costs.layers[spec.layers.start : spec.layers.end]]
+    n_bytes = []
+    n_left_out = spec.n_cpu_moe
+    for layer in costs.layers[spec.layers.start : spec.layers.end]:
+        n_bytes.append(layer.weights_bytes + layer.kv_bytes)
+        if n_left_out and layer.expert_bytes:
+            n_bytes[-1] -= layer.expert_bytes
+            n_left_out -= 1
     if spec.layers.end == layout.n_layer:
         n_bytes[-1] += costs.output_bytes + (costs.input_bytes if costs.tied_output else 0)
     return n_bytes

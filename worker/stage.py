@@ -6,7 +6,7 @@ Loaded on the loading thread, stepped on the engine thread, never on two at once
 
 from collections.abc import Callable
 
-from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, Split, find_device
+from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, Weights, find_device
 from worker import malloc
 from worker.cards import Place, check_each_fits
 from worker.frames import FrameLimits
@@ -26,8 +26,9 @@ class Stage:
         self.context = context
         self.samplers = Samplers(model.vocabulary, spec.params.n_ctx_seq)
         self._model = model
+        self._on_close: Callable[[], None] | None = None
         # Of cards that share tensors only a dry run tells exactly.
-        self.memory = memory if model.place.split is Split.TENSOR else context.memory()
+        self.memory = context.memory() if model.place.joined is None else memory
 
     @classmethod
     def load(
@@ -37,6 +38,7 @@ class Stage:
         place: Place,
         limits: MemoryLimits,
         report: Callable[[float], bool],
+        weights: Weights | None = None,
     ) -> "Stage":
         """Loads from `layout`'s file, if it fits; blocks for as long as that takes.
 
@@ -44,16 +46,24 @@ class Stage:
             place: the worker's device, or its cards.
             limits: how much of its memory may be taken, as `place.limits` has them.
             report: is told the fraction done, answers whether to go on.
+            weights: where the tensors are, or will be; None: all in the file.
 
         Raises:
             DoesNotFitError, BadRequestError: before anything was allocated.
-            NativeError: LoadCancelledError among them; nothing is left loaded.
+            NativeError: LoadCancelledError among them; nothing is left loaded, as with all that `weights` raise.
         """
         free_bytes = place.free_bytes()
         placed = place_stage(spec, layout, place, free_bytes)
         check_each_fits(placed.memory, spec.layers, place, free_bytes)
-        check_fits(placed.memory, spec.layers, place.device(), find_device("CPU"), limits)
-        model = Model.load(layout.path, layers=spec.layers, device=placed.device, on_progress=report)
+        check_fits(placed.memory, spec, place.device(), find_device("CPU"), limits)
+        model = Model.load(
+            layout.path,
+            layers=spec.layers,
+            device=placed.device,
+            on_progress=report,
+            n_cpu_moe=spec.n_cpu_moe,
+            weights=weights,
+        )
         try:
             context = Context(model, spec.params)
             if not report(1.0):
@@ -91,6 +101,13 @@ class Stage:
         self.context.close()
         self._model.close()
         malloc.trim()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def call_on_close(self, callback: Callable[[], None]) -> None:
+        """What is to be done when the stage is gone; once."""
+        self._on_close = callback
 
     def limits(self, order: LoadOrder, logits_limit_bytes: int) -> FrameLimits:
         """What a frame of this order's epoch may hold here."""

@@ -31,6 +31,7 @@ struct buffer_type;
 struct backend;
 struct device;
 struct event;
+struct scheduler;
 
 struct tensor {
     int type;

@@ -19,6 +19,9 @@ struct host_functions {
     size_t (*nbytes)(const tensor *);
     size_t (*tensor_overhead)();
     size_t (*graph_overhead)(size_t size, bool grads);
+    int (*sched_n_backends)(scheduler *);
+    backend * (*sched_backend)(scheduler *, int);
+    void (*sched_set_backend)(scheduler *, tensor *, backend *);
     void * memory_breakdown;
     int op_get_rows;
     int view_ops[n_view_ops];

@@ -29,7 +29,7 @@ from native import (
 from tests.conformance.split_check import Logits, run_session, run_step
 from tests.model_kinds import Size
 from tests.models import write_model
-from tests.plain_cards import plain_session
+from tests.plain_llama import plain_session
 
 PARAMS = ContextParams(
     n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=16, flash_attention=FlashAttention.ON, n_threads=1
@@ -88,9 +88,10 @@ def test_cards_need_shares_of_exactly_the_layers(tiny: Path) -> None:
         Model.load(tiny, layers=LayerRange(0, 2), device=Cards(("CPU", "CPU"), Split.LAYER, (1, 2)))
 
 
-def test_rows_of_less_than_a_model_cannot_be_shared(tiny: Path) -> None:
-    with pytest.raises(ValueError, match="share the rows of a whole model, not of layers"):
-        Model.load(tiny, layers=LayerRange(0, 2), device=Cards(("CPU", "CPU"), Split.ROW))
+def test_experts_do_not_lie_in_system_memory_beside_cards_that_share_tensors(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf", "qwen3moe", n_layer=2)
+    with pytest.raises(ValueError, match="experts cannot lie in system memory beside cards that share tensors"):
+        dry_run(path, LayerRange(0, 1), Cards(("CPU", "CPU"), Split.TENSOR, (1, 1)), PARAMS, n_cpu_moe=1)
 
 
 @pytest.mark.gpu
@@ -104,7 +105,7 @@ def test_layers_on_two_cards_compute_what_one_card_does(kind: str, cards: tuple[
         return Cards(cards, Split.LAYER, shares)
 
     expected = session(path, [(None, cards[0])])
-    assert np.array_equal(plain_session(path, cards, Split.LAYER, (4, 3), PARAMS), expected)
+    assert np.array_equal(plain_session(path, both(4, 3), [], PARAMS), expected)
     assert np.array_equal(session(path, [(None, both(4, 2))]), expected)
     assert np.array_equal(session(path, line([1, 5], cards[1], both(1, 3), cards[0])), expected)
     assert np.array_equal(session(path, line([3], both(1, 2), both(2, 1))), expected)
@@ -115,7 +116,7 @@ def test_layers_on_two_cards_compute_what_one_card_does(kind: str, cards: tuple[
 @pytest.mark.timeout(600)
 def test_tensors_shared_in_a_stage_compute_what_llama_cpp_does(cards: tuple[str, str], wide: Path) -> None:
     both = Cards(cards, Split.TENSOR, (1, 1))
-    expected = plain_session(wide, cards, Split.TENSOR, (1, 1), PARAMS)
+    expected = plain_session(wide, both, [], PARAMS)
     assert np.array_equal(session(wide, [(None, both)]), expected)
     assert np.array_equal(session(wide, line([1, 5], both, both, both)), expected)
     # The sum of two cards' halves is not that of one.

@@ -4,6 +4,7 @@
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -11,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from native import Model, ModelFileError, ModelFileNotFoundError, Vocabulary, read_layout
+from native import Model, ModelFileError, ModelFileNotFoundError, Vocabulary, header_size, read_layout
 from tests.model_kinds import Size
-from tests.models import write_model
+from tests.models import split_model, write_model
 
 
 def test_a_header_tells_architecture_sizes_and_every_tensor(tiny: Path) -> None:
@@ -43,8 +44,27 @@ def test_experts_are_told_from_what_every_token_uses(tmp_path: Path) -> None:
     assert (layout.n_expert, layout.n_expert_used) == (4, 2)
     experts = {tensor.name.split(".")[2] for tensor in layout.tensors if tensor.is_expert}
     assert experts == {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+    for name, is_expert in (("ffn_gate_up_exps", True), ("ffn_up_chexps", True), ("ffn_norm_exps", False)):
+        assert replace(layout.tensors[0], name=f"blk.1.{name}.weight").is_expert is is_expert
     dense = read_layout(write_model(tmp_path / "dense.gguf", "llama"))
     assert (dense.n_expert, dense.n_expert_used) == (0, 0)
+
+
+def test_the_size_of_a_header_is_known_once_all_of_it_is_there(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n_header = min(tensor.offset_bytes for tensor in read_layout(tiny).tensors)
+    data, beginning = tiny.read_bytes(), tmp_path / "beginning.gguf"
+    for n_bytes in (5, 40, n_header // 2, n_header - 1):
+        beginning.write_bytes(data[:n_bytes])
+        assert header_size(beginning) is None
+    for n_bytes in (n_header, n_header + 7):
+        beginning.write_bytes(data[:n_bytes])
+        assert header_size(beginning) == n_header
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    beginning.write_bytes(b"<html>")
+    with pytest.raises(ModelFileError, match="not a GGUF"):
+        header_size(beginning)
 
 
 def test_tensors_lie_where_the_header_says(tiny: Path) -> None:
@@ -205,27 +225,8 @@ def test_a_file_that_is_not_there_a_folder_and_a_closed_one_are_told_apart(tmp_p
 
 @pytest.fixture
 def parts(tmp_path: Path) -> list[Path]:
-    """A model in three files, as llama.cpp's gguf-split writes them."""
-    whole = gguf.GGUFReader(write_model(tmp_path / "whole.gguf", "llama", n_layer=2))
-    paths = [tmp_path / f"model-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
-    for number, path in enumerate(paths):
-        writer = gguf.GGUFWriter(path, "llama")
-        if number > 0:
-            writer.kv_data[0].clear()  # only the first file says what model it is
-        else:
-            for field in list(whole.fields.values()):
-                if field.name.startswith(("llama.", "tokenizer.", "general.name")):
-                    writer.add_key_value(field.name, field.contents(), field.types[0])
-        writer.add_uint16("split.no", number)
-        writer.add_uint16("split.count", 3)
-        writer.add_int32("split.tensors.count", len(whole.tensors))
-        for tensor in whole.tensors[number::3]:
-            writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return paths
+    """A model in three files."""
+    return split_model(write_model(tmp_path / "whole.gguf", "llama", n_layer=2), tmp_path / "model")
 
 
 def test_a_split_model_is_read_from_its_first_file(parts: list[Path]) -> None:

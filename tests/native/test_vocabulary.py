@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 
 from native import ModelFileError, TokenizeError, UnsupportedModelError, Vocabulary
@@ -96,6 +97,42 @@ def test_a_vocabulary_of_an_unknown_model_is_refused(tiny: Path, tmp_path: Path)
 
 def test_a_model_without_text_or_template_has_neither(tmp_path: Path) -> None:
     with Vocabulary.load(write_model(tmp_path / "model.gguf", "llama")) as vocabulary:
+        assert not vocabulary.has_text
+        assert vocabulary.piece(3) == b""
         assert vocabulary.chat_template is None
         assert vocabulary.bos is None
         assert vocabulary.eos is None
+
+
+def test_a_model_without_a_vocabulary_has_no_text_and_ends_no_process(tmp_path: Path) -> None:
+    with Vocabulary.load(write_model(tmp_path / "model.gguf", "llama")) as vocabulary:
+        assert vocabulary.piece(1, special=True) == b""
+        with pytest.raises(TokenizeError, match="has no vocabulary"):
+            vocabulary.tokenize("fox", add_special=False, parse_special=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "add_special", "complaint"),
+    [
+        ("llama", "z", False, "has no token for something in the text"),
+        ("llama", "a", True, "lacks a token that it wants around a text"),
+        ("bert", "a", True, "lacks a token that it wants around a text"),
+    ],
+)
+def test_a_text_that_a_vocabulary_cannot_have_is_refused(
+    tmp_path: Path, model: str, text: str, add_special: bool, complaint: str
+) -> None:
+    tokens = ["\u2581", "a"]
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_block_count(1)
+    writer.add_tokenizer_model(model)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
+    writer.add_add_eos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with Vocabulary.load(tmp_path / "model.gguf") as vocabulary, pytest.raises(TokenizeError, match=complaint):
+        vocabulary.tokenize(text, add_special=add_special, parse_special=False)

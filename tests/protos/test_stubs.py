@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import EnumDescriptor, FileDescriptor
 
-from protos.caravan.v1 import control_pb2, error_pb2, frame_pb2
+from protos.caravan.v1 import control_pb2, error_pb2, frame_pb2, weights_pb2
 
 _ROOT = Path(__file__).resolve().parents[2]
-_FILES = [control_pb2.DESCRIPTOR, error_pb2.DESCRIPTOR, frame_pb2.DESCRIPTOR]
+_FILES = [control_pb2.DESCRIPTOR, error_pb2.DESCRIPTOR, frame_pb2.DESCRIPTOR, weights_pb2.DESCRIPTOR]
 
 
 def _upper_snake(name: str) -> str:

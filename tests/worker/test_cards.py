@@ -19,12 +19,14 @@ from worker.cards import (
 )
 from worker.errors import CardsError, DoesNotFitError, UnknownDeviceNameError
 from worker.memory import MemoryLimits
+from worker.nvml import Link
 from worker.peers import are_peers
 
 GIB = 1 << 30
 CPU = Device("CPU", "a processor", "CPU", DeviceKind.CPU, 4 * GIB, 8 * GIB)
 LARGE = Device("CUDA0", "a large card", "CUDA", DeviceKind.GPU, 22 * GIB, 24 * GIB)
 SMALL = Device("CUDA1", "a small card", "CUDA", DeviceKind.GPU, 5 * GIB, 6 * GIB)
+APART = ("0000:01:00.0", "0000:02:00.0")
 PLACE = Place(("CUDA0", "CUDA1"), Split.LAYER, reserve_bytes=GIB)
 
 
@@ -52,21 +54,31 @@ def test_an_unknown_card_is_named_with_those_there_are() -> None:
 
 def test_the_cpu_gets_a_worker_of_its_own() -> None:
     with pytest.raises(CardsError, match=r"CPU cannot share a stage .* worker of its own with --device CPU"):
-        check_together([LARGE, CPU])
-    check_together([LARGE, replace(SMALL, kind=DeviceKind.INTEGRATED_GPU)])
+        check_together([LARGE, CPU], APART)
+    check_together([LARGE, replace(SMALL, kind=DeviceKind.INTEGRATED_GPU)], APART)
 
 
 def test_only_cards_of_one_backend_share_tensors() -> None:
     both = [LARGE, replace(SMALL, name="Vulkan0", backend="Vulkan")]
-    check_together(both, Split.LAYER)
+    check_together(both, APART, Split.LAYER)
     with pytest.raises(CardsError, match="cards of CUDA and Vulkan cannot share tensors with each other"):
-        check_together(both, Split.TENSOR)
+        check_together(both, APART, Split.TENSOR)
+
+
+def test_a_card_of_two_backends_is_one_card() -> None:
+    with pytest.raises(CardsError, match="CUDA0 and Vulkan0 are one card, of two backends; name it once"):
+        check_together([LARGE, replace(LARGE, name="Vulkan0", backend="Vulkan")], [APART[0], APART[0]])
 
 
 def test_there_are_as_many_cards_as_llama_cpp_can_schedule_over() -> None:
-    check_together([LARGE] * 13)
+    check_together([LARGE] * 13, [None] * 13)
     with pytest.raises(CardsError, match="14 cards are more than the 13 of one worker"):
-        check_together([LARGE] * 14)
+        check_together([LARGE] * 14, [None] * 14)
+
+
+def test_rows_are_refused() -> None:
+    with pytest.raises(CardsError, match=r"--split row cannot be had.*use --split tensor"):
+        find_place("CPU", "row")
 
 
 def test_a_device_alone_is_what_it_is() -> None:
@@ -91,25 +103,25 @@ def test_tensors_are_shared_where_all_cards_of_one_backend_are_peers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bus_ids", "capabilities", "expected"),
+    ("bus_ids", "links", "expected"),
     [
-        (("0000:01:00.0", "0000:02:00.0"), {2}, True),
-        (("0000:01:00.0", "0000:02:00.0"), {0, 1}, True),
-        (("0000:01:00.0", "0000:02:00.0"), {0}, False),
+        (("0000:01:00.0", "0000:02:00.0"), {Link.NVLINK}, True),
+        (("0000:01:00.0", "0000:02:00.0"), {Link.READ, Link.WRITE}, True),
+        (("0000:01:00.0", "0000:02:00.0"), {Link.READ}, False),
         (("0000:01:00.0", "0000:02:00.0"), set(), False),
-        (("0000:01:00.0", None), {0, 1, 2}, False),
-        (("0000:01:00.0", "0000:01:00.0-v1"), {0, 1, 2}, False),
+        (("0000:01:00.0", None), set(Link), False),
+        (("0000:01:00.0", "0000:01:00.0-v1"), set(Link), False),
     ],
 )
 def test_cards_are_peers_that_reach_each_other_by_nvlink_or_across_the_bus(
-    bus_ids: tuple[str | None, ...], capabilities: set[int], expected: bool
+    bus_ids: tuple[str | None, ...], links: set[Link], expected: bool
 ) -> None:
-    assert are_peers(bus_ids, lambda _one, _other, capability: capability in capabilities) is expected
+    assert are_peers(bus_ids, lambda _one, _other, link: link in links) is expected
 
 
 def test_each_pair_of_cards_has_to_be_linked() -> None:
     ids = [f"0000:0{i}:00.0" for i in range(3)]
-    assert not are_peers(ids, lambda one, other, _capability: {one, other} != {ids[0], ids[2]})
+    assert not are_peers(ids, lambda one, other, _link: {one, other} != {ids[0], ids[2]})
 
 
 def test_the_card_that_is_too_full_is_named() -> None:
@@ -127,9 +139,9 @@ def test_the_card_that_is_too_full_is_named() -> None:
 
 def test_a_misfit_on_one_card_shows_in_the_room_for_the_stage() -> None:
     use = MemoryUse(8 * GIB, 0, 0, 0, (CardUse(5 * GIB), CardUse(3 * GIB)))
-    assert room_for(use, [10 * GIB, 6 * GIB], 99 * GIB) == 16 * GIB
-    assert room_for(use, [10 * GIB, 6 * GIB], 9 * GIB) == 9 * GIB
-    assert room_for(use, [90 * GIB, 2 * GIB], 92 * GIB) < use.device_bytes
+    assert room_for(use, [90 * GIB, 3 * GIB], 93 * GIB) == 93 * GIB
+    assert room_for(use, [90 * GIB, 2 * GIB], 92 * GIB) == use.device_bytes * 2 // 3
+    assert room_for(use, [90 * GIB, 2 * GIB], 4 * GIB) == 4 * GIB
     assert room_for(replace(use, cards=()), [16 * GIB], 7 * GIB) == 7 * GIB
 
 

@@ -24,7 +24,7 @@ from tests.worker.driver import (
     stage_spec,
     want_token,
 )
-from worker.cards import Place
+from worker.cards import Place, fits_each
 from worker.placing import place_stage
 from worker.session import StageSpec
 
@@ -90,8 +90,9 @@ def test_layers_go_where_there_is_room_until_each_card_fits(cards: tuple[str, st
     uneven = place_stage(spec(wide, 0, N_LAYER), layout, place, [small_bytes, even.memory.device_bytes])
     assert isinstance(uneven.device, Cards)
     assert 1 <= uneven.device.shares[0] <= 2
-    assert uneven.fits([small_bytes, even.memory.device_bytes])
-    assert not place_stage(spec(wide, 0, N_LAYER), layout, place, [1 << 16, 1 << 16]).fits([1 << 16, 1 << 16])
+    assert fits_each(uneven.memory, [small_bytes, even.memory.device_bytes])
+    too_small = [1 << 16, 1 << 16]
+    assert not fits_each(place_stage(spec(wide, 0, N_LAYER), layout, place, too_small).memory, too_small)
 
 
 def test_what_cannot_be_shared_by_tensors_is_shared_by_layers_unless_tensors_are_asked_for(

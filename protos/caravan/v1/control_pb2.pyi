@@ -25,6 +25,14 @@ class FlashAttention(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FLASH_ATTENTION_ON: _ClassVar[FlashAttention]
     FLASH_ATTENTION_OFF: _ClassVar[FlashAttention]
 
+class WeightOrigin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WEIGHT_ORIGIN_UNSPECIFIED: _ClassVar[WeightOrigin]
+    WEIGHT_ORIGIN_STORE: _ClassVar[WeightOrigin]
+    WEIGHT_ORIGIN_FILE: _ClassVar[WeightOrigin]
+    WEIGHT_ORIGIN_PEER: _ClassVar[WeightOrigin]
+    WEIGHT_ORIGIN_COORDINATOR: _ClassVar[WeightOrigin]
+
 class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WORKER_STATE_UNSPECIFIED: _ClassVar[WorkerState]
@@ -42,6 +50,11 @@ FLASH_ATTENTION_UNSPECIFIED: FlashAttention
 FLASH_ATTENTION_AUTO: FlashAttention
 FLASH_ATTENTION_ON: FlashAttention
 FLASH_ATTENTION_OFF: FlashAttention
+WEIGHT_ORIGIN_UNSPECIFIED: WeightOrigin
+WEIGHT_ORIGIN_STORE: WeightOrigin
+WEIGHT_ORIGIN_FILE: WeightOrigin
+WEIGHT_ORIGIN_PEER: WeightOrigin
+WEIGHT_ORIGIN_COORDINATOR: WeightOrigin
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_IDLE: WorkerState
 WORKER_STATE_LOADING: WorkerState
@@ -54,7 +67,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded", "telemetry")
+    __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded", "telemetry", "weights_port")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +76,7 @@ class DescribeResponse(_message.Message):
     HOST_NAME_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_PORT_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance_id: str
     contract_version: str
@@ -71,7 +85,8 @@ class DescribeResponse(_message.Message):
     host_name: str
     loaded: _containers.RepeatedCompositeFieldContainer[LoadedStage]
     telemetry: _containers.RepeatedCompositeFieldContainer[Telemetry]
-    def __init__(self, name: _Optional[str] = ..., instance_id: _Optional[str] = ..., contract_version: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., host_name: _Optional[str] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., telemetry: _Optional[_Iterable[_Union[Telemetry, _Mapping]]] = ...) -> None: ...
+    weights_port: int
+    def __init__(self, name: _Optional[str] = ..., instance_id: _Optional[str] = ..., contract_version: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., host_name: _Optional[str] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., telemetry: _Optional[_Iterable[_Union[Telemetry, _Mapping]]] = ..., weights_port: _Optional[int] = ...) -> None: ...
 
 class Telemetry(_message.Message):
     __slots__ = ("device", "used_bytes", "utilisation", "temperature_c", "power_w", "power_limit_w")
@@ -128,6 +143,68 @@ class ModelReference(_message.Message):
     path: str
     identity: str
     def __init__(self, path: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
+
+class OfferRequest(_message.Message):
+    __slots__ = ("model", "parts")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelReference
+    parts: _containers.RepeatedCompositeFieldContainer[ModelPart]
+    def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ...) -> None: ...
+
+class ModelPart(_message.Message):
+    __slots__ = ("file_name", "n_bytes", "n_header_bytes", "stamp")
+    FILE_NAME_FIELD_NUMBER: _ClassVar[int]
+    N_BYTES_FIELD_NUMBER: _ClassVar[int]
+    N_HEADER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    file_name: str
+    n_bytes: int
+    n_header_bytes: int
+    stamp: str
+    def __init__(self, file_name: _Optional[str] = ..., n_bytes: _Optional[int] = ..., n_header_bytes: _Optional[int] = ..., stamp: _Optional[str] = ...) -> None: ...
+
+class OfferResponse(_message.Message):
+    __slots__ = ("has_header", "held_tensors")
+    HAS_HEADER_FIELD_NUMBER: _ClassVar[int]
+    HELD_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    has_header: bool
+    held_tensors: bytes
+    def __init__(self, has_header: _Optional[bool] = ..., held_tensors: _Optional[bytes] = ...) -> None: ...
+
+class PutHeaderRequest(_message.Message):
+    __slots__ = ("identity", "part", "chunk")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    identity: str
+    part: int
+    chunk: bytes
+    def __init__(self, identity: _Optional[str] = ..., part: _Optional[int] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class PutHeaderResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WeightSources(_message.Message):
+    __slots__ = ("peers", "coordinator_gives", "max_bytes_per_s")
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_GIVES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.RepeatedCompositeFieldContainer[WeightPeer]
+    coordinator_gives: bool
+    max_bytes_per_s: int
+    def __init__(self, peers: _Optional[_Iterable[_Union[WeightPeer, _Mapping]]] = ..., coordinator_gives: _Optional[bool] = ..., max_bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class WeightPeer(_message.Message):
+    __slots__ = ("worker", "address", "held_tensors")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HELD_TENSORS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    address: str
+    held_tensors: bytes
+    def __init__(self, worker: _Optional[str] = ..., address: _Optional[str] = ..., held_tensors: _Optional[bytes] = ...) -> None: ...
 
 class ContextParams(_message.Message):
     __slots__ = ("n_ctx_seq", "n_seq_max", "n_batch", "n_ubatch", "kv_type_k", "kv_type_v", "flash_attention", "kv_unified")
@@ -268,32 +345,58 @@ class MeasureLinkResponse(_message.Message):
     def __init__(self, round_trip_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("session_id", "epoch", "stage", "next_address", "next_worker")
+    __slots__ = ("session_id", "epoch", "stage", "next_address", "next_worker", "sources")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     NEXT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NEXT_WORKER_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     stage: StageSpec
     next_address: str
     next_worker: str
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[_Union[StageSpec, _Mapping]] = ..., next_address: _Optional[str] = ..., next_worker: _Optional[str] = ...) -> None: ...
+    sources: WeightSources
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[_Union[StageSpec, _Mapping]] = ..., next_address: _Optional[str] = ..., next_worker: _Optional[str] = ..., sources: _Optional[_Union[WeightSources, _Mapping]] = ...) -> None: ...
 
 class LoadResponse(_message.Message):
-    __slots__ = ("progress", "loaded")
+    __slots__ = ("progress", "loaded", "needs_coordinator")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     progress: LoadProgress
     loaded: LoadedStage
-    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[LoadedStage, _Mapping]] = ...) -> None: ...
+    needs_coordinator: NeedsCoordinator
+    def __init__(self, progress: _Optional[_Union[LoadProgress, _Mapping]] = ..., loaded: _Optional[_Union[LoadedStage, _Mapping]] = ..., needs_coordinator: _Optional[_Union[NeedsCoordinator, _Mapping]] = ...) -> None: ...
 
 class LoadProgress(_message.Message):
-    __slots__ = ("fraction",)
+    __slots__ = ("fraction", "to_fetch_bytes", "fetched_bytes", "sources")
     FRACTION_FIELD_NUMBER: _ClassVar[int]
+    TO_FETCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     fraction: float
-    def __init__(self, fraction: _Optional[float] = ...) -> None: ...
+    to_fetch_bytes: int
+    fetched_bytes: int
+    sources: _containers.RepeatedCompositeFieldContainer[SourceProgress]
+    def __init__(self, fraction: _Optional[float] = ..., to_fetch_bytes: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[SourceProgress, _Mapping]]] = ...) -> None: ...
+
+class SourceProgress(_message.Message):
+    __slots__ = ("origin", "worker", "n_bytes")
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    N_BYTES_FIELD_NUMBER: _ClassVar[int]
+    origin: WeightOrigin
+    worker: str
+    n_bytes: int
+    def __init__(self, origin: _Optional[_Union[WeightOrigin, str]] = ..., worker: _Optional[str] = ..., n_bytes: _Optional[int] = ...) -> None: ...
+
+class NeedsCoordinator(_message.Message):
+    __slots__ = ("n_connections",)
+    N_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    n_connections: int
+    def __init__(self, n_connections: _Optional[int] = ...) -> None: ...
 
 class LoadedStage(_message.Message):
     __slots__ = ("session_id", "epoch", "layer_start", "layer_end", "memory", "is_serving")

@@ -41,6 +41,16 @@ class ControlServiceStub:
                 request_serializer=caravan_dot_v1_dot_control__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=caravan_dot_v1_dot_control__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.Offer = channel.unary_unary(
+                '/caravan.v1.ControlService/Offer',
+                request_serializer=caravan_dot_v1_dot_control__pb2.OfferRequest.SerializeToString,
+                response_deserializer=caravan_dot_v1_dot_control__pb2.OfferResponse.FromString,
+                _registered_method=True)
+        self.PutHeader = channel.stream_unary(
+                '/caravan.v1.ControlService/PutHeader',
+                request_serializer=caravan_dot_v1_dot_control__pb2.PutHeaderRequest.SerializeToString,
+                response_deserializer=caravan_dot_v1_dot_control__pb2.PutHeaderResponse.FromString,
+                _registered_method=True)
         self.DryRun = channel.unary_unary(
                 '/caravan.v1.ControlService/DryRun',
                 request_serializer=caravan_dot_v1_dot_control__pb2.DryRunRequest.SerializeToString,
@@ -89,6 +99,25 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Offer(self, request, context):
+        """Makes a model known, so that calls that name it find its header here, whether or not its weights are. Says what is
+        here of it already. Safe to repeat.
+        Statuses: OK; INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutHeader(self, request_iterator, context):
+        """The headers of an offered model's parts, one part after the other in chunks: all bytes before the first tensor's,
+        whose SHA-256 is the model's identity. Needed where OfferResponse.has_header is false.
+        Statuses: OK; INVALID_ARGUMENT not that identity, not a GGUF, or other sizes than offered; RESOURCE_EXHAUSTED no
+        room on the disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DryRun(self, request, context):
         """What a stage would take on this worker's own device, byte for byte, by a load that allocates nothing.
         Leaves what is loaded as it is.
@@ -130,10 +159,12 @@ class ControlServiceServicer:
 
     def Load(self, request, context):
         """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
-        Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
-        leaves nothing loaded.
+        Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
+        `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
+        cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
         Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
-        Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
+        Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
+        UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
         or a benchmark is under way, or another session is being served; CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -163,6 +194,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=caravan_dot_v1_dot_control__pb2.DescribeRequest.FromString,
                     response_serializer=caravan_dot_v1_dot_control__pb2.DescribeResponse.SerializeToString,
+            ),
+            'Offer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Offer,
+                    request_deserializer=caravan_dot_v1_dot_control__pb2.OfferRequest.FromString,
+                    response_serializer=caravan_dot_v1_dot_control__pb2.OfferResponse.SerializeToString,
+            ),
+            'PutHeader': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutHeader,
+                    request_deserializer=caravan_dot_v1_dot_control__pb2.PutHeaderRequest.FromString,
+                    response_serializer=caravan_dot_v1_dot_control__pb2.PutHeaderResponse.SerializeToString,
             ),
             'DryRun': grpc.unary_unary_rpc_method_handler(
                     servicer.DryRun,
@@ -227,6 +268,60 @@ class ControlService:
             '/caravan.v1.ControlService/Describe',
             caravan_dot_v1_dot_control__pb2.DescribeRequest.SerializeToString,
             caravan_dot_v1_dot_control__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Offer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.v1.ControlService/Offer',
+            caravan_dot_v1_dot_control__pb2.OfferRequest.SerializeToString,
+            caravan_dot_v1_dot_control__pb2.OfferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutHeader(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/caravan.v1.ControlService/PutHeader',
+            caravan_dot_v1_dot_control__pb2.PutHeaderRequest.SerializeToString,
+            caravan_dot_v1_dot_control__pb2.PutHeaderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,17 @@ class ControlServiceStub:
     """Who this worker is and what it has. May be called at any time, as often as wanted.
     Statuses: OK.
     """
+    Offer: _grpc.UnaryUnaryMultiCallable[_control_pb2.OfferRequest, _control_pb2.OfferResponse]
+    """Makes a model known, so that calls that name it find its header here, whether or not its weights are. Says what is
+    here of it already. Safe to repeat.
+    Statuses: OK; INVALID_ARGUMENT.
+    """
+    PutHeader: _grpc.StreamUnaryMultiCallable[_control_pb2.PutHeaderRequest, _control_pb2.PutHeaderResponse]
+    """The headers of an offered model's parts, one part after the other in chunks: all bytes before the first tensor's,
+    whose SHA-256 is the model's identity. Needed where OfferResponse.has_header is false.
+    Statuses: OK; INVALID_ARGUMENT not that identity, not a GGUF, or other sizes than offered; RESOURCE_EXHAUSTED no
+    room on the disk.
+    """
     DryRun: _grpc.UnaryUnaryMultiCallable[_control_pb2.DryRunRequest, _control_pb2.DryRunResponse]
     """What a stage would take on this worker's own device, byte for byte, by a load that allocates nothing.
     Leaves what is loaded as it is.
@@ -64,10 +75,12 @@ class ControlServiceStub:
     """
     Load: _grpc.UnaryStreamMultiCallable[_control_pb2.LoadRequest, _control_pb2.LoadResponse]
     """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
-    Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
-    leaves nothing loaded.
+    Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
+    `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
+    cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
     Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
-    Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
+    Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
+    UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
     or a benchmark is under way, or another session is being served; CANCELLED.
     """
     Unload: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnloadRequest, _control_pb2.UnloadResponse]
@@ -85,6 +98,17 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Describe: _aio.UnaryUnaryMultiCallable[_control_pb2.DescribeRequest, _control_pb2.DescribeResponse]  # type: ignore[assignment]
     """Who this worker is and what it has. May be called at any time, as often as wanted.
     Statuses: OK.
+    """
+    Offer: _aio.UnaryUnaryMultiCallable[_control_pb2.OfferRequest, _control_pb2.OfferResponse]  # type: ignore[assignment]
+    """Makes a model known, so that calls that name it find its header here, whether or not its weights are. Says what is
+    here of it already. Safe to repeat.
+    Statuses: OK; INVALID_ARGUMENT.
+    """
+    PutHeader: _aio.StreamUnaryMultiCallable[_control_pb2.PutHeaderRequest, _control_pb2.PutHeaderResponse]  # type: ignore[assignment]
+    """The headers of an offered model's parts, one part after the other in chunks: all bytes before the first tensor's,
+    whose SHA-256 is the model's identity. Needed where OfferResponse.has_header is false.
+    Statuses: OK; INVALID_ARGUMENT not that identity, not a GGUF, or other sizes than offered; RESOURCE_EXHAUSTED no
+    room on the disk.
     """
     DryRun: _aio.UnaryUnaryMultiCallable[_control_pb2.DryRunRequest, _control_pb2.DryRunResponse]  # type: ignore[assignment]
     """What a stage would take on this worker's own device, byte for byte, by a load that allocates nothing.
@@ -111,10 +135,12 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """
     Load: _aio.UnaryStreamMultiCallable[_control_pb2.LoadRequest, _control_pb2.LoadResponse]  # type: ignore[assignment]
     """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
-    Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
-    leaves nothing loaded.
+    Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
+    `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
+    cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
     Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
-    Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
+    Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
+    UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
     or a benchmark is under way, or another session is being served; CANCELLED.
     """
     Unload: _aio.UnaryUnaryMultiCallable[_control_pb2.UnloadRequest, _control_pb2.UnloadResponse]  # type: ignore[assignment]
@@ -135,6 +161,29 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_pb2.DescribeResponse, _abc.Awaitable[_control_pb2.DescribeResponse]]:
         """Who this worker is and what it has. May be called at any time, as often as wanted.
         Statuses: OK.
+        """
+
+    @_abc_1.abstractmethod
+    def Offer(
+        self,
+        request: _control_pb2.OfferRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.OfferResponse, _abc.Awaitable[_control_pb2.OfferResponse]]:
+        """Makes a model known, so that calls that name it find its header here, whether or not its weights are. Says what is
+        here of it already. Safe to repeat.
+        Statuses: OK; INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def PutHeader(
+        self,
+        request_iterator: _MaybeAsyncIterator[_control_pb2.PutHeaderRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PutHeaderResponse, _abc.Awaitable[_control_pb2.PutHeaderResponse]]:
+        """The headers of an offered model's parts, one part after the other in chunks: all bytes before the first tensor's,
+        whose SHA-256 is the model's identity. Needed where OfferResponse.has_header is false.
+        Statuses: OK; INVALID_ARGUMENT not that identity, not a GGUF, or other sizes than offered; RESOURCE_EXHAUSTED no
+        room on the disk.
         """
 
     @_abc_1.abstractmethod
@@ -191,10 +240,12 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.LoadResponse], _abc.AsyncIterator[_control_pb2.LoadResponse]]:
         """Loads a stage; a stage of an older epoch, or of another session that no Feed is open for, is unloaded first.
-        Messages: any number with `progress`, then exactly one with `loaded`. Cancelling the call cancels the load and
-        leaves nothing loaded.
+        Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
+        `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
+        cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
         Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
-        Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes; ABORTED another load
+        Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
+        UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
         or a benchmark is under way, or another session is being served; CANCELLED.
         """
 

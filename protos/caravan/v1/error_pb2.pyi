@@ -24,6 +24,8 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_NEIGHBOUR_LOST: _ClassVar[ErrorCode]
     ERROR_CODE_CANCELLED: _ClassVar[ErrorCode]
     ERROR_CODE_INVALID_ARGUMENT: _ClassVar[ErrorCode]
+    ERROR_CODE_DISK_FULL: _ClassVar[ErrorCode]
+    ERROR_CODE_NO_SOURCE: _ClassVar[ErrorCode]
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_FILE_NOT_FOUND: ErrorCode
 ERROR_CODE_BAD_FILE: ErrorCode
@@ -39,6 +41,8 @@ ERROR_CODE_ENGINE: ErrorCode
 ERROR_CODE_NEIGHBOUR_LOST: ErrorCode
 ERROR_CODE_CANCELLED: ErrorCode
 ERROR_CODE_INVALID_ARGUMENT: ErrorCode
+ERROR_CODE_DISK_FULL: ErrorCode
+ERROR_CODE_NO_SOURCE: ErrorCode
 
 class ErrorDetail(_message.Message):
     __slots__ = ("code", "message", "worker", "layer_start", "layer_end", "seq_id", "retry_safe", "needed_bytes", "free_bytes")
