@@ -314,7 +314,10 @@ class Context:
 def _sharing_tensors(params: ContextParams) -> ContextParams:
     """As llama.cpp has it for its split mode "tensor"; raises ValueError without flash attention."""
     if params.flash_attention is FlashAttention.OFF:
-        raise ValueError("cards can share tensors only with flash attention, and it is off")
+        raise ValueError(
+            "cards can share tensors only with flash attention, and it is off: switch it on (--flash-attention on), or"
+            " share layers (--split layer)"
+        )
     return replace(params, flash_attention=FlashAttention.ON)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from native import (
+    Batch,
     Cards,
     Context,
     ContextParams,
@@ -29,12 +30,14 @@ from native import (
 from tests.conformance.split_check import Logits, run_session, run_step
 from tests.model_kinds import Size
 from tests.models import write_model
+from tests.native.arriving import Arriving
 from tests.plain_llama import plain_session
 
 PARAMS = ContextParams(
     n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=16, flash_attention=FlashAttention.ON, n_threads=1
 )
 Part = tuple[LayerRange | None, str | Cards]
+EXPERTS = r"blk\.(0|1|3)\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,45 @@ def test_tensors_shared_in_a_stage_compute_what_llama_cpp_does(cards: tuple[str,
     beside_one_card = session(wide, line([3], both, cards[1]))
     assert not np.array_equal(beside_one_card, expected)
     np.testing.assert_allclose(beside_one_card, expected, atol=0.01)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_experts_lie_in_system_memory_beside_cards_that_share_layers(cards: tuple[str, str], tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf", "llama-moe", n_layer=6)
+    with ExitStack() as stack:
+        stages = []
+        for start, end, shares, n_cpu_moe in ((0, 3, (1, 2), 2), (3, 6, (2, 1), 1)):
+            layers, both = LayerRange(start, end), Cards(cards, Split.LAYER, shares)
+            model = stack.enter_context(Model.load(path, layers=layers, device=both, n_cpu_moe=n_cpu_moe))
+            stages.append((model, stack.enter_context(Context(model, PARAMS))))
+            use, told = stages[-1][1].memory(), dry_run(path, layers, both, PARAMS, n_cpu_moe)
+            assert use.host_bytes == pytest.approx(told.host_bytes, abs=4096)
+            assert use.cards == told.cards
+            assert use.device_bytes == sum(card.device_bytes for card in use.cards)
+        logits = run_session(stages)
+    both = Cards(cards, Split.LAYER, (3, 4))
+    assert np.array_equal(logits, plain_session(path, both, [EXPERTS], PARAMS))
+    assert not np.array_equal(logits, plain_session(path, both, [], PARAMS))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("split", [Split.LAYER, Split.TENSOR])
+def test_weights_may_come_while_they_are_dealt_out_to_cards(
+    split: Split, cards: tuple[str, str], wide: Path, tmp_path: Path
+) -> None:
+    layers, both = LayerRange(2, 4), Cards(cards, split, (1, 1))
+    batch = Batch(*(np.array(values, np.int32) for values in ([5, 6], [0, 1], [0, 0], [])))
+    with Model.load(wide, layers=LayerRange(0, 2), device="CPU") as first, Context(first, PARAMS) as context:
+        crossing = context.step(batch)
+    crossed = []
+    with Arriving(wide, tmp_path / "arriving") as arriving:
+        for weights in (None, arriving):
+            with Model.load(wide, layers=layers, device=both, weights=weights) as model, Context(model, PARAMS) as own:
+                crossed.append(own.step(batch, crossing))
+    assert crossed[0] == crossed[1] != []
+    assert {tensor.layer for tensor in arriving.asked} >= {2, 3}
 
 
 @pytest.mark.gpu
