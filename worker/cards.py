@@ -4,6 +4,7 @@ the worker starts; their memory is read as often as somebody asks.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -153,9 +154,10 @@ def as_one(cards: Sequence[Device], reserve_bytes: int = 0) -> Device:
     if len(cards) == 1:
         return cards[0]
     kinds = {card.kind for card in cards}
+    descriptions = Counter(card.description for card in cards)
     return Device(
         name=",".join(card.name for card in cards),
-        description=", ".join(card.description for card in cards),
+        description=", ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in descriptions.items()),
         backend=", ".join(dict.fromkeys(card.backend for card in cards)),
         # Memory shared with the system is counted with care, so one such card makes all of them one.
         kind=DeviceKind.INTEGRATED_GPU if DeviceKind.INTEGRATED_GPU in kinds else DeviceKind.GPU,

@@ -90,7 +90,7 @@ def test_a_device_alone_is_what_it_is() -> None:
 def test_several_cards_are_one_device_with_the_sum_of_their_memory_beside_each_ones_reserve() -> None:
     one = as_one([LARGE, SMALL, replace(SMALL, name="Vulkan0", backend="Vulkan", free_bytes=GIB // 2)], GIB)
     assert (one.name, one.backend, one.kind) == ("CUDA0,CUDA1,Vulkan0", "CUDA, Vulkan", DeviceKind.GPU)
-    assert one.description == "a large card, a small card, a small card"
+    assert one.description == "a large card, 2 x a small card"
     assert (one.free_bytes, one.total_bytes) == (25 * GIB, 36 * GIB)
     limits = PLACE.limits(MemoryLimits(max_bytes=20 * GIB, reserve_bytes=GIB))
     assert limits.apply(one, held_bytes=2 * GIB).free_bytes == 18 * GIB

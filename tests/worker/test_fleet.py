@@ -82,6 +82,11 @@ def test_a_split_wants_cards_that_are_one_workers() -> None:
         orders(Wishes(("CUDA0", "CUDA1"), _ANY_PORT, split="tensor"), [], _WITH_VALUE)
 
 
+def test_cards_that_are_one_workers_are_nobody_elses() -> None:
+    with pytest.raises(CardsError, match="--device CUDA0,CUDA1 has CUDA1, which is another worker's too"):
+        orders(Wishes(("CUDA0,CUDA1", "cuda1"), _ANY_PORT), [], _WITH_VALUE)
+
+
 def test_who_dies_again_and_again_waits_longer_until_it_has_lived() -> None:
     waits = [0.0]
     for _ in range(8):
