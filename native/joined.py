@@ -21,7 +21,7 @@ from native.layout import ModelLayout
 from native.library import declare, ggml_base, llama, wire
 from native.loading import load_handle
 from native.ranges import LayerRange
-from native.shareable import check_shareable
+from native.shareable import REMEDY, check_shareable
 
 _meta_device = declare(
     ggml_base, "ggml_backend_meta_device", c.c_void_p, c.POINTER(c.c_void_p), c.c_size_t, c.c_void_p, c.c_void_p
@@ -63,7 +63,9 @@ class JoinedCards:
         """
         check_shareable(layout, layers)
         if not hasattr(llama, _SPLIT_RULE):
-            raise UnsupportedModelError(layout.architecture, "cannot be shared by tensors with this build of llama.cpp")
+            raise UnsupportedModelError(
+                layout.architecture, f"cannot be shared by tensors with this build of llama.cpp; {REMEDY}"
+            )
         self.n_cards = len(cards)
         self._layout = layout
         self._weigher: int | None = None
@@ -97,7 +99,7 @@ class JoinedCards:
             raise UnsupportedModelError(
                 self._layout.architecture,
                 f"cannot be shared by tensors among {self.n_cards} cards like this, one would get nothing of"
-                f" {left_out}; use fewer cards, or share layers",
+                f" {left_out}; use fewer cards, or {REMEDY}",
             )
 
     def exchange_bytes(self, n_ubatch: int) -> int:

@@ -137,7 +137,9 @@ class Model:
         check_generative(layout)
         experts = host_experts(layout, layers, n_cpu_moe)
         if experts.layers and isinstance(device, Cards) and device.split is Split.TENSOR:
-            raise ValueError("experts cannot lie in system memory beside cards that share tensors; share layers")
+            raise ValueError(
+                "experts cannot lie in system memory beside cards that share tensors; share layers (--split layer)"
+            )
         if layers != whole:
             check_splittable(layout)
         setup = _LoadSetup(layout, layers, device, on_progress, allocate, experts, weights)

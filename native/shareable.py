@@ -12,6 +12,8 @@ from native.errors import UnsupportedModelError
 from native.layout import ModelLayout
 from native.ranges import LayerRange
 
+REMEDY = "share its layers (--split layer)"
+
 _TRIED = """
     afmoe arcee arctic baichuan bailingmoe bailingmoe2 bloom chatglm codeshell cogvlm cohere2 cohere2moe command-r dbrx
     deci deepseek dots1 dream ernie4_5 ernie4_5-moe exaone exaone-moe exaone4 falcon gemma gemma2 gemma3 glm4 glm4moe
@@ -35,8 +37,8 @@ def check_shareable(layout: ModelLayout, layers: LayerRange) -> None:
     if layout.architecture in _SHAREABLE:
         return
     if layout.architecture not in _SHAREABLE_WHOLE:
-        raise UnsupportedModelError(layout.architecture, "cannot be shared by tensors; share its layers")
+        raise UnsupportedModelError(layout.architecture, f"cannot be shared by tensors; {REMEDY}")
     if len(layers) < layout.n_layer:
         raise UnsupportedModelError(
-            layout.architecture, f"cannot be shared by tensors as a part of it, like layers {layers}; share its layers"
+            layout.architecture, f"cannot be shared by tensors as a part of it, like layers {layers}; {REMEDY}"
         )
