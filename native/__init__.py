@@ -4,8 +4,9 @@
 Imported by the worker and the coordinator; imports nothing of theirs, and nothing that speaks to a network.
 """
 
+from native.cards import Cards, Split
 from native.chat_template import ChatTemplate
-from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse, default_threads
+from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, default_threads
 from native.devices import Device, DeviceKind, backends, bus_id, devices, find_device
 from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
 from native.errors import (
@@ -27,6 +28,7 @@ from native.errors import (
 )
 from native.layout import ModelLayout, TensorLayout, check_splittable, header_size, read_layout
 from native.library import Versions, versions
+from native.memory import CardUse, MemoryUse
 from native.model import Model
 from native.partial_file import Weights
 from native.ranges import LayerRange
@@ -35,6 +37,8 @@ from native.vocabulary import Vocabulary
 
 __all__ = [
     "Batch",
+    "CardUse",
+    "Cards",
     "ChatTemplate",
     "ChatTemplateError",
     "Context",
@@ -63,6 +67,7 @@ __all__ = [
     "Sampler",
     "SamplingError",
     "SamplingParams",
+    "Split",
     "TensorLayout",
     "TokenizeError",
     "UnknownDeviceError",

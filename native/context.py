@@ -10,7 +10,7 @@ import ctypes as c
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import TracebackType
 
@@ -18,9 +18,9 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from native.devices import buffer_type_of
 from native.errors import CrossingError, DecodeError, LoadFailedError
-from native.library import BytesStruct, CrossingStruct, forget_errors, last_errors, scheduler_of, wire
+from native.library import CrossingStruct, forget_errors, last_errors, scheduler_of, wire
+from native.memory import MemoryUse, measure
 from native.model import Model
 
 # ggml's numbers for the types a KV cache may have. Source: enum ggml_type in ggml/include/ggml.h.
@@ -35,9 +35,6 @@ _MAX_CTX = 2**31 - 1
 
 # Crossing tensors that one step may capture; a boundary has a handful per ubatch.
 _MAX_CAPTURED = 4096
-
-# More buffer types than a context can have: a handful of devices, each with a host and an extra type.
-_MAX_BUFFER_TYPES = 64
 
 
 class FlashAttention(Enum):
@@ -88,22 +85,6 @@ class ContextParams:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryUse:
-    """Bytes by purpose; `host_bytes` of their sum count as system memory beside the device: what lies there though the
-    device is another, and on the CPU the experts that `n_cpu_moe` names."""
-
-    weights_bytes: int
-    kv_bytes: int
-    compute_bytes: int
-    host_bytes: int
-
-    @property
-    def device_bytes(self) -> int:
-        """What the device itself has to hold."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes - self.host_bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Tokens of one step: ids, positions and sequences, each int32 of shape (n_tokens,), and the rows (ascending
     indices into them, int32) that the last stage computes logits for."""
@@ -140,7 +121,10 @@ class Context:
 
         Raises:
             LoadFailedError: llama.cpp refused, with its reason (mostly: no memory).
+            ValueError: no flash attention, for cards that share tensors.
         """
+        if model.place.joined is not None:
+            params = _sharing_tensors(params)
         self._model = model
         self.params = params
         forget_errors()
@@ -214,7 +198,7 @@ class Context:
 
     def memory(self) -> MemoryUse:
         """Exact bytes of this model's and context's buffers, wires left out."""
-        return measure(self)
+        return measure(self._model, self.handle, self.params.n_ubatch)
 
     def kv_remove(self, seq_id: int, start: int, end: int) -> bool:
         """Forgets positions [start, end) of a sequence (end = -1: to its end). False if the model cannot forget a part
@@ -299,13 +283,14 @@ class Context:
     @contextmanager
     def _holding_what_crosses(self) -> Iterator[None]:
         """Experts beside a GPU: what follows the last of them is computed where llama.cpp would without a wire."""
-        after, fence = self._model.wires.after, self._model.wires.fence
+        after = self._model.wires.after
         is_held = after is not None and not self._model.is_cpu and self._model.host_experts.layers
         scheduler = scheduler_of(self.handle) if is_held else None
         if scheduler is None:
             yield
             return
-        wire().caravan_wire_hold(after, fence, scheduler)
+        # The layer in front of the wire after is on the last of several cards.
+        wire().caravan_wire_hold(after, self._model.wires.fences[-1], scheduler)
         try:
             yield
         finally:
@@ -326,27 +311,14 @@ class Context:
         ]
 
 
-def measure(context: Context) -> MemoryUse:
-    """What a context's buffers take, or would take in a dry run; wires left out."""
-    model = context._model
-    wires = model.wires
-    elsewhere = {wire().caravan_wire_buffer_type(h) for h in (wires.before, wires.after) if h is not None}
-    array = (BytesStruct * _MAX_BUFFER_TYPES)()
-    n = wire().caravan_memory_breakdown(context.handle, array, _MAX_BUFFER_TYPES)
-    device_type = buffer_type_of(model.device)
-    weights = kv = compute = 0
-    host = model.host_experts.n_bytes if model.is_cpu else 0
-    for entry in array[:n]:
-        if entry.buffer_type in elsewhere:
-            continue
-        weights += entry.weights
-        kv += entry.kv
-        # A fence around the CPU and the CPU have one compute buffer, which llama.cpp foretells for each of them.
-        shares = 2 if model.is_dry and model.is_cpu and wires.fence is not None else 1
-        compute += entry.compute // shares
-        if not model.is_cpu and entry.buffer_type != device_type:
-            host += entry.weights + entry.kv + entry.compute
-    return MemoryUse(weights, kv, compute, host)
+def _sharing_tensors(params: ContextParams) -> ContextParams:
+    """As llama.cpp has it for its split mode "tensor"; raises ValueError without flash attention."""
+    if params.flash_attention is FlashAttention.OFF:
+        raise ValueError(
+            "cards can share tensors only with flash attention, and it is off: switch it on (--flash-attention on), or"
+            " share layers (--split layer)"
+        )
+    return replace(params, flash_attention=FlashAttention.ON)
 
 
 class _BatchBuffers:

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import llama_cpp
 
-from native.context import Context, ContextParams, MemoryUse, context_params, measure
+from native.cards import Cards
+from native.context import Context, ContextParams, context_params
 from native.errors import LoadFailedError
 from native.layout import ModelLayout, read_layout
 from native.library import BytesStruct, forget_errors, last_errors, wire
 from native.loading import load_handle
+from native.memory import MemoryUse
 from native.model import Model
 from native.ranges import LayerRange
 
@@ -44,9 +46,10 @@ class LayerCosts:
 
 
 def dry_run(
-    path: str | Path, layers: LayerRange, device: str | None, params: ContextParams, n_cpu_moe: int = 0
+    path: str | Path, layers: LayerRange, device: str | Cards | None, params: ContextParams, n_cpu_moe: int = 0
 ) -> MemoryUse:
-    """Exact bytes that a stage would take on this machine's device; allocates nothing. `n_cpu_moe` as in `Model.load`.
+    """Exact bytes that a stage would take on this machine's device, or on each of several cards; allocates nothing.
+    `n_cpu_moe` as in `Model.load`.
 
     Raises:
         As `Model.load` and `Context`.
@@ -55,7 +58,7 @@ def dry_run(
         Model.load(path, layers=layers, device=device, allocate=False, n_cpu_moe=n_cpu_moe) as model,
         Context(model, params) as context,
     ):
-        return measure(context)
+        return context.memory()
 
 
 def measure_layers(path: str | Path, params: ContextParams) -> LayerCosts:

@@ -203,6 +203,7 @@ class _HostStruct(c.Structure):
         ("graph_node", c.c_void_p),
         ("nbytes", c.c_void_p),
         ("tensor_overhead", c.c_void_p),
+        ("graph_overhead", c.c_void_p),
         ("sched_n_backends", c.c_void_p),
         ("sched_backend", c.c_void_p),
         ("sched_set_backend", c.c_void_p),
@@ -221,6 +222,7 @@ _HOST_FUNCTIONS = (
     "ggml_graph_node",
     "ggml_nbytes",
     "ggml_tensor_overhead",
+    "ggml_graph_overhead_custom",
     "ggml_backend_sched_get_n_backends",
     "ggml_backend_sched_get_backend",
     "ggml_backend_sched_set_tensor_backend",
@@ -304,6 +306,13 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_captured", c.c_size_t, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_fence_new", pointer, pointer, c.c_int, c.c_int)
     declare(library, "caravan_fence_free", None, pointer)
+    declare(library, "caravan_fence_join", None, pointer, pointer)
+    cards = c.POINTER(pointer)
+    declare(library, "caravan_weigher_new", pointer, pointer, cards, c.c_size_t, pointer, pointer)
+    declare(library, "caravan_weigher_free", None, pointer)
+    declare(library, "caravan_weigher_buffer_type", pointer, pointer)
+    declare(library, "caravan_weigher_weigh", None, pointer, c.c_size_t)
+    declare(library, "caravan_weigher_left_out", c.c_char_p, pointer)
     declare(library, "caravan_layer_of", c.c_int, pointer)
     declare(library, "caravan_memory_breakdown", c.c_size_t, pointer, c.POINTER(BytesStruct), c.c_size_t)
     declare(library, "caravan_partial_open", pointer, c.c_int, c.POINTER(PartialStruct))

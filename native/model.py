@@ -3,21 +3,22 @@
 
 For a layer range llama.cpp is given three devices: a wire for the layers before, the real device behind a fence, a
 wire for the layers after, with a tensor split that counts layers. Weights of layers elsewhere land on wires, which
-have no memory.
+have no memory. Several cards take the real device's place one after another, each behind a fence.
 """
 
 from __future__ import annotations
 
 import ctypes as c
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import llama_cpp
 
-from native.devices import buffer_type_of, cpu_handle, handle_of
+from native.cards import Cards, Split, placed
+from native.devices import buffer_type_of, cpu_handle
 from native.errors import LoadCancelledError, NativeError
 from native.experts import HostExperts, host_experts
 from native.layout import ModelLayout, TensorLayout, check_generative, check_splittable, read_layout
@@ -47,7 +48,6 @@ MAX_STEP_BYTES = 2 << 30
 # llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer, and
 # files are never mapped in huge pages.
 _LOAD_MODE_NONE = 0
-_SPLIT_MODE_LAYER = 1
 
 OnProgress = Callable[[float], bool]
 
@@ -60,11 +60,12 @@ class _Override(c.Structure):
 
 @dataclass(slots=True)
 class Wires:
-    """The devices standing for the layers before and after, and the fence; None where there is nothing to stand for."""
+    """The devices standing for the layers before and after, None where there is nothing to stand for, and the fences
+    around the stage's own."""
 
     before: int | None = None
     after: int | None = None
-    fence: int | None = None
+    fences: list[int] = field(default_factory=list)
 
     def close(self) -> None:
         """Frees them; the model and its contexts must be gone."""
@@ -72,9 +73,10 @@ class Wires:
         for handle in (self.before, self.after):
             if handle is not None:
                 library.caravan_wire_free(handle)
-        if self.fence is not None:
-            library.caravan_fence_free(self.fence)
-        self.before = self.after = self.fence = None
+        for fence in self.fences:
+            library.caravan_fence_free(fence)
+        self.before = self.after = None
+        self.fences = []
 
 
 class Model:
@@ -85,7 +87,7 @@ class Model:
         self.layout = setup.layout
         self.layers = setup.layers
         self.wires = setup.wires
-        self.device = setup.device
+        self.place = setup.place
         self.is_cpu = setup.is_cpu
         self.is_dry = setup.is_dry
         self.host_experts = setup.host_experts
@@ -97,13 +99,13 @@ class Model:
         path: str | Path,
         *,
         layers: LayerRange | None = None,
-        device: str | None = None,
+        device: str | Cards | None = None,
         on_progress: OnProgress | None = None,
         allocate: bool = True,
         n_cpu_moe: int = 0,
         weights: Weights | None = None,
     ) -> Model:
-        """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
+        """Loads a layer range (all layers without one) onto a device or several cards (llama.cpp's own choice without).
 
         Blocking, for as long as reading the weights takes. Without `layers` and `device` this is exactly llama.cpp's
         default load; with either the file is read, not mapped, and of other layers nothing is read where that can be
@@ -112,7 +114,7 @@ class Model:
         Args:
             path: the GGUF, or the first file of a split one.
             layers: half-open; the stage from layer 0 embeds tokens, the one that ends at n_layer has the output.
-            device: a name of `native.devices`.
+            device: a name of `native.devices`, or several with what each gets.
             on_progress: called with the part of the bytes to read that is read, 0..1, on this thread; returning False
                 cancels.
             allocate: False for a dry run that reads the header only.
@@ -123,7 +125,8 @@ class Model:
 
         Raises:
             ModelFileError, UnsupportedModelError, UnknownDeviceError, LoadCancelledError; whatever `weights` raise.
-            ValueError: layers beyond the model's, or fewer with experts than `n_cpu_moe`.
+            ValueError: layers beyond the model's, fewer with experts than `n_cpu_moe`, or shares that are not of these
+                layers.
             LoadFailedError: llama.cpp refused, with its reason; nothing is left loaded.
         """
         layout = read_layout(path)
@@ -133,9 +136,14 @@ class Model:
             raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
         check_generative(layout)
         experts = host_experts(layout, layers, n_cpu_moe)
-        setup = _LoadSetup(layout, layers, device, on_progress, allocate, experts, weights)
+        if experts.layers and isinstance(device, Cards) and device.split is Split.TENSOR:
+            raise ValueError(
+                "experts cannot lie in system memory beside cards that share tensors; share layers (--split layer)"
+            )
         if layers != whole:
             check_splittable(layout)
+        setup = _LoadSetup(layout, layers, device, on_progress, allocate, experts, weights)
+        if layers != whole or setup.place.joined is not None:
             setup.add_wires()
         return cls(setup.load(), setup)
 
@@ -165,6 +173,7 @@ class Model:
             llama_cpp.llama_model_free(self.handle)
             self.handle = 0
             self.wires.close()
+            self.place.close()
 
     def __enter__(self) -> Model:
         return self
@@ -182,7 +191,7 @@ class _LoadSetup:
         self,
         layout: ModelLayout,
         layers: LayerRange,
-        device: str | None,
+        device: str | Cards | None,
         on_progress: OnProgress | None,
         allocate: bool,
         experts: HostExperts,
@@ -190,11 +199,11 @@ class _LoadSetup:
     ) -> None:
         self.layout = layout
         self.layers = layers
-        self.device = handle_of(device)
-        self.is_cpu = self.device == cpu_handle()
         self.is_dry = not allocate
         self.host_experts = experts
         self.weights = None if self.is_dry else weights
+        self.place = placed(device, layout, layers, is_dry=self.is_dry)
+        self.is_cpu = set(self.place.devices) == {cpu_handle()}
         self.wires = Wires()
         self.cancelled = False
         self.was_misplaced = False
@@ -206,31 +215,34 @@ class _LoadSetup:
         if self.is_dry or device is not None:
             self.params.load_mode = _LOAD_MODE_NONE
         if device is not None:
-            self._set_devices([] if self.is_cpu else [self.device])
+            self._set_devices([] if self.is_cpu else self.place.devices)
+        if isinstance(device, Cards):
+            self._set_split(self.place.n_layers)
         self._report_to(on_progress)
 
     def add_wires(self) -> None:
-        """Puts a wire before and after the stage's own layers, and a fence around its device."""
+        """Puts a wire before and after the stage's own layers, and a fence around each of its devices."""
         library = wire()
-        start, end, n_block = self.layers.start, self.layers.end, self.layout.n_block
+        start, end = self.layers.start, self.layers.end
         is_last = end == self.layout.n_layer
         devices, split = [], []
         if start > 0:
             self.wires.before = library.caravan_wire_new(b"WIRE_BEFORE", 0, start, MAX_STEP_BYTES)
             devices.append(library.caravan_wire_device(self.wires.before))
             split.append(start)
-        self.wires.fence = library.caravan_fence_new(self.device, start, _NO_END if is_last else end)
-        devices.append(self.wires.fence)
-        split.append((n_block + 1 if is_last else end) - start)
+        for device, n_layers in zip(self.place.devices, self.place.n_layers, strict=True):
+            fence = library.caravan_fence_new(device, start, _NO_END if is_last else end)
+            if self.place.joined is not None:
+                library.caravan_fence_join(fence, self.place.joined.buffer_type)
+            self.wires.fences.append(fence)
+            devices.append(fence)
+            split.append(n_layers)
         if not is_last:
             self.wires.after = library.caravan_wire_new(b"WIRE_AFTER", end, _NO_END, MAX_STEP_BYTES)
             devices.append(library.caravan_wire_device(self.wires.after))
-            split.append(n_block + 1 - end)
+            split.append(self.layout.n_block - end)
         self._set_devices(devices)
-        self.split = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
-        self.params.tensor_split = self.split
-        self.params.n_gpu_layers = n_block + 1
-        self.params.split_mode = _SPLIT_MODE_LAYER
+        self._set_split(split)
         self.params.load_mode = _LOAD_MODE_NONE
 
     def load(self) -> int:
@@ -240,6 +252,7 @@ class _LoadSetup:
             return self._load_partly() or self._load_from_path()
         except BaseException as error:
             self.wires.close()
+            self.place.close()
             if self.file is not None and self.file.failure is not None:
                 raise self.file.failure from None
             if self.cancelled and isinstance(error, NativeError):
@@ -248,7 +261,7 @@ class _LoadSetup:
 
     def _load_partly(self) -> int | None:
         """Loads without reading what other layers have; None where that cannot be done."""
-        if self.is_dry or (self.wires.fence is None and self.weights is None):
+        if self.is_dry or (not self.wires.fences and self.weights is None):
             return None
         with open_partly(self.layout, self.layers, self.weights) as self.file:
             if self.file is None:
@@ -285,13 +298,23 @@ class _LoadSetup:
         llama_cpp.llama_model_free(handle)
         _LOG.warning("%s is read as a whole: llama.cpp put tensors in unforeseen places", self.layout.path.name)
 
-    def _set_devices(self, devices: list[int]) -> None:
+    def _set_devices(self, devices: Sequence[int]) -> None:
         self.devices = (c.c_void_p * (len(devices) + 1))(*devices, None)
         self.params.devices = c.cast(self.devices, c.c_void_p)
 
+    def _set_split(self, n_layers: Sequence[int]) -> None:
+        """How many layers each device of the list has, without those that are nobody's here: blocks behind the last
+        layer, and the output, go to the last device."""
+        split = [*n_layers]
+        split[-1] += self.layout.n_block + 1 - sum(split)
+        self.split = (c.c_float * max(llama_cpp.llama_max_devices(), len(split)))(*split)
+        self.params.tensor_split = self.split
+        self.params.n_gpu_layers = self.layout.n_block + 1
+        self.params.split_mode = Split.LAYER.value
+
     def _set_overrides(self) -> None:
         """Says where tensors lie that llama.cpp would place elsewhere; the first pattern that fits a name decides."""
-        overrides = [] if self.wires.fence is None else self._stage_overrides()
+        overrides = self._stage_overrides() if self.wires.fences else []
         if self.host_experts.layers and not self.is_cpu:
             overrides.append((self.host_experts.pattern, buffer_type_of(cpu_handle())))
         if not overrides:
@@ -313,7 +336,7 @@ class _LoadSetup:
         if self.wires.before is not None:
             before = wire().caravan_wire_buffer_type(self.wires.before)
             overrides += [(pattern, before) for pattern in patterns_before(self.layout, self.layers)]
-        device = buffer_type_of(self.device)
+        device = self.place.first_buffer_type
         if self.wires.before is None:
             overrides.append((FIRST_STAGE_TENSORS, device))
         if self.is_cpu:

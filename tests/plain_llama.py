@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The reference for what the high-level `llama_cpp.Llama` cannot be told: llama.cpp's own calls on a whole model, with
-tensors overridden to the CPU as its --override-tensor does. Nothing of ours takes part but the name of a device.
+tensors overridden to the CPU as its --override-tensor does, or on several cards with its own split modes. Nothing of
+ours takes part but the names of devices.
 """
 
 import ctypes as c
@@ -11,23 +12,22 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from native import ContextParams
+from native import Cards, ContextParams, FlashAttention, Split
 from native.devices import buffer_type_of, cpu_handle, handle_of
 from tests.conformance.split_check import Logits, session_steps
-
-_FLASH_ATTENTION_OFF = 0
 
 
 class _Override(c.Structure):
     _fields_ = (("pattern", c.c_char_p), ("buffer_type", c.c_void_p))
 
 
-def plain_session(path: Path, device: str, to_cpu: Sequence[str], params: ContextParams) -> Logits:
-    """Logits of `run_session`'s steps, by llama.cpp alone; without flash attention.
+def plain_session(path: Path, device: str | Cards, to_cpu: Sequence[str], params: ContextParams) -> Logits:
+    """Logits of `run_session`'s steps, by llama.cpp alone.
 
     Args:
+        device: of cards that share layers, the output counts as one more on the last of them.
         to_cpu: patterns of the tensors that are to lie in system memory.
-        params: of them n_ctx_seq, n_seq_max, n_batch, n_ubatch and n_threads count.
+        params: of them n_ctx_seq, n_seq_max, n_batch, n_ubatch, n_threads and whether there is flash attention count.
     """
     with _loaded(path, device, to_cpu) as model, _context(model, params) as context:
         n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
@@ -35,15 +35,18 @@ def plain_session(path: Path, device: str, to_cpu: Sequence[str], params: Contex
 
 
 @contextmanager
-def _loaded(path: Path, device: str, to_cpu: Sequence[str]) -> Iterator[int]:
-    handle = handle_of(device)
-    devices = (c.c_void_p * 2)(*([] if handle == cpu_handle() else [handle]))
+def _loaded(path: Path, device: str | Cards, to_cpu: Sequence[str]) -> Iterator[int]:
+    cards = device if isinstance(device, Cards) else Cards((device,), Split.LAYER, (1,))
+    handles = [handle for handle in map(handle_of, cards.names) if handle != cpu_handle()]
+    devices = (c.c_void_p * (len(handles) + 1))(*handles)
     overrides = (_Override * (len(to_cpu) + 1))()
     for i, pattern in enumerate(to_cpu):
         overrides[i] = _Override(pattern.encode(), buffer_type_of(cpu_handle()))
     model_params = llama_cpp.llama_model_default_params()
     model_params.devices = c.cast(devices, c.c_void_p)
     model_params.n_gpu_layers = 999
+    model_params.split_mode = cards.split.value
+    model_params.tensor_split = (c.c_float * llama_cpp.llama_max_devices())(*cards.shares)
     model_params.tensor_buft_overrides = c.cast(overrides, c.c_void_p)
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
     assert model
@@ -58,7 +61,7 @@ def _context(model: int, params: ContextParams) -> Iterator[int]:
     context_params.n_seq_max = params.n_seq_max
     context_params.n_batch, context_params.n_ubatch = params.n_batch, params.n_ubatch
     context_params.n_threads = context_params.n_threads_batch = params.n_threads
-    context_params.flash_attn_type = _FLASH_ATTENTION_OFF
+    context_params.flash_attn_type = int(params.flash_attention is FlashAttention.ON)
     context = llama_cpp.llama_init_from_model(model, context_params)
     assert context
     yield context

@@ -51,8 +51,9 @@ class Benchmarks:
             InUseError, LoadUnderWayError: a stage is in the way; nothing was done.
             CallError, NativeError: as Load; LoadCancelledError among them. What was measured before is remembered.
         """
-        device = self._holder.device()
-        keys = [run_key(order, spec, self._holder.find_model(spec), device) for spec in order.runs]
+        device, place = self._holder.device(), self._holder.place
+        split = place.split.name if place.is_several else ""
+        keys = [run_key(order, spec, self._holder.find_model(spec), device, split) for spec in order.runs]
         known = {key: points for key in keys if (points := self._store.find(key)) is not None}
         missing = {key: spec for key, spec in zip(keys, order.runs, strict=True) if key not in known}
         if missing:
@@ -77,10 +78,11 @@ class Benchmarks:
         return measuring.wait()
 
 
-def run_key(order: BenchmarkOrder, spec: StageSpec, layout: ModelLayout, device: Device) -> str:
+def run_key(order: BenchmarkOrder, spec: StageSpec, layout: ModelLayout, device: Device, split: str = "") -> str:
     """Hex SHA-256 of all that a run's times depend on: where the file lies is not among it, nor what it is called.
 
-    Layers count by the types and sizes of their tensors, so that those in the middle of a model have one key.
+    Layers count by the types and sizes of their tensors, so that those in the middle of a model have one key. `split`
+    is how several cards share them, empty for one.
     """
     is_at_end = spec.layers.start == 0 or spec.layers.end == layout.n_layer
     tensors = sorted(
@@ -89,7 +91,7 @@ def run_key(order: BenchmarkOrder, spec: StageSpec, layout: ModelLayout, device:
         if (is_at_end if tensor.layer is None else tensor.layer in spec.layers)
     )
     facts = {
-        "device": [device.name, device.description],
+        "device": [device.name, device.description, *([split] if split else [])],
         "engine": asdict(versions()),
         "context": asdict(spec.params) | {"n_threads": spec.params.n_threads or default_threads()},
         "batches": [order.batch_sizes, order.limit_s],

@@ -21,7 +21,7 @@ import click
 from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
 from protos.sizes import parse_size, shown
 from worker.errors import StartError
-from worker.fleet import Wishes, WorkerOrder, orders
+from worker.fleet import SPLITS, Wishes, WorkerOrder, orders
 from worker.listening import Endpoint
 from worker.supervisor import Supervisor, default_devices
 
@@ -34,6 +34,8 @@ To paste, for a worker on each of this machine's GPUs (or on its CPU):
   caravan worker
 For two of them and the CPU, findable as desk-CUDA0, desk-CUDA1 and desk-CPU:
   caravan worker --device CUDA0 --device CUDA1 --device CPU --name desk
+For one worker that holds its layers on two cards together:
+  caravan worker --device CUDA0,CUDA1
 """
 
 
@@ -59,6 +61,14 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     multiple=True,
     help="Device to compute on; may be given more than once, for a worker each. Cards joined by a comma are one"
     " worker's. Default: every GPU, else the CPU.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="auto",
+    show_default=True,
+    help="How cards joined by a comma share each stage: layers, or every tensor (row: refused). auto: tensors where"
+    " NVLink or peer access joins the cards, else layers.",
 )
 @click.option("--integrated", is_flag=True, help="Without --device: a worker for an integrated GPU, too.")
 @click.option(
@@ -132,6 +142,7 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
 def command(
     arguments: Sequence[str],
     devices: tuple[str, ...],
+    split: str,
     integrated: bool,
     listen: Endpoint,
     max_bytes: int | None,
@@ -154,7 +165,7 @@ def command(
     configuration file (docs/config.md); --insecure alone must be typed out.
     """
     if parent_pid is None:
-        workers = _orders(arguments, Wishes(devices, listen, name, max_host_bytes), integrated=integrated)
+        workers = _orders(arguments, Wishes(devices, listen, name, split, max_host_bytes), integrated=integrated)
         sys.exit(Supervisor(workers, holds_back=not (verbose or debug)).run())
     if len(devices) > 1:
         raise click.UsageError("with --parent-pid there is one worker, and it has one --device; join cards by a comma")
@@ -165,6 +176,7 @@ def command(
     settings = Settings(
         endpoint=listen,
         device=devices[0] if devices else None,
+        split=split,
         name=name,
         limits=MemoryLimits(max_bytes, reserve_bytes, max_host_bytes),
         model_folders=model_folders,

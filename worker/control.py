@@ -131,8 +131,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     def DryRun(self, request: control_pb2.DryRunRequest, context: grpc.ServicerContext) -> control_pb2.DryRunResponse:
         """What a stage would take here."""
         with failures_answered(context, lambda: self._culprit(request.stage)):
-            use = self._holder.dry_run(_stage_spec(request.stage, self._n_threads))
-            return control_pb2.DryRunResponse(memory=_memory_use(use), free_bytes=self._holder.device().free_bytes)
+            use, free_bytes = self._holder.dry_run(_stage_spec(request.stage, self._n_threads))
+            return control_pb2.DryRunResponse(memory=_memory_use(use), free_bytes=free_bytes)
 
     def Benchmark(
         self, request: control_pb2.BenchmarkRequest, context: grpc.ServicerContext

@@ -18,16 +18,17 @@ from pathlib import Path
 
 import grpc
 
-from native import Device, LibraryMismatchError, UnknownDeviceError, find_device, versions
+from native import Device, LibraryMismatchError, versions
 from protos.caravan.v1 import control_pb2_grpc, frame_pb2_grpc
 from protos.contract import CONTRACT_VERSION, channel_options
 from protos.discovery import WorkerRecord
 from worker.announce import Announcer, NoMulticastError, machine_addresses
 from worker.benchmark import Benchmarks
 from worker.benchmark_store import BenchmarkStore, benchmark_folder
+from worker.cards import Place, find_place
 from worker.control import ControlServicer
 from worker.description import Description, check_name, default_name, describe
-from worker.errors import EngineMismatchError, PortError, UnknownDeviceNameError
+from worker.errors import EngineMismatchError, PortError
 from worker.holder import Holder
 from worker.line import LineServicer
 from worker.listening import Endpoint, check_allowed
@@ -63,10 +64,12 @@ _SHUTDOWN_LIMIT_S = 15
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line says. None: chosen here."""
+    """What the command line says. None: chosen here. `device` may be cards joined by commas, which share each stage by
+    `split`."""
 
     endpoint: Endpoint
     device: str | None = None
+    split: str = "auto"
     name: str | None = None
     limits: MemoryLimits = UNLIMITED
     model_folders: tuple[Path, ...] = ()
@@ -107,14 +110,15 @@ class Daemon:
         self._catch_signals()
         settings = self._settings
         check_allowed(settings.endpoint, insecure=settings.insecure)
-        device = _find_device(settings.device)
+        place = _find_place(settings)
+        device = place.device()
         server = _make_server()
         port = _bind(server, settings.endpoint)
         hosts = settings.endpoint.hosts() or machine_addresses()
         try:
             # Connections wait at the port until the server starts, so it may be announced before.
             about = self._announce(self._describe(device), device, hosts, port)
-            holder = self._serve(server, about, device)
+            holder = self._serve(server, about, place)
             if settings.parent_pid is not None:
                 watch_parent(settings.parent_pid, lambda: self._stops.put("the parent is gone"))
             if self._stops.empty():
@@ -183,7 +187,7 @@ class Daemon:
             return about
         return replace(about, name=shown.name)
 
-    def _serve(self, server: grpc.Server, about: Description, device: Device) -> Holder:
+    def _serve(self, server: grpc.Server, about: Description, place: Place) -> Holder:
         store = ModelStore(models_folder(), self._settings.cache_bytes)
         self._made.callback(store.close)
         models = ModelFiles(LocalFiles(self._settings.model_folders, store.folder), store)
@@ -192,14 +196,14 @@ class Daemon:
         self._made.callback(port.close)
         holder = Holder(
             worker=about.name,
-            device=device.name,
+            place=place,
             limits=self._settings.limits,
             files=models,
             supply=Supply(models, offers, port),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
-        telemetry = Telemetry(device.name.split(","))
+        telemetry = Telemetry(place.names)
         control = ControlServicer(holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
@@ -227,14 +231,10 @@ def _limit_shutdown() -> None:
     limit.start()
 
 
-def _find_device(name: str | None) -> Device:
+def _find_place(settings: Settings) -> Place:
     try:
         versions()
-        return find_device(name)
-    except UnknownDeviceError as error:
-        raise UnknownDeviceNameError(
-            f"there is no device {error.name!r} on this machine; it has {', '.join(error.available)}"
-        ) from error
+        return find_place(settings.device, settings.split, settings.limits.reserve_bytes)
     except LibraryMismatchError as error:
         raise EngineMismatchError(str(error)) from error
 

@@ -23,6 +23,7 @@
     ├── WrongBytesError             a tensor that is not what its hash says; whose it is decides what follows
     └── StartError                  ends the process before it served; carries the exit code
         ├── UnknownDeviceNameError  exit 1
+        ├── CardsError              exit 1
         ├── NotLoopbackError        exit 1
         ├── BadNameError            exit 1
         ├── EngineMismatchError     exit 3
@@ -150,6 +151,12 @@ class StartError(WorkerError):
 
 
 class UnknownDeviceNameError(StartError):
+    exit_code = 1
+
+
+class CardsError(StartError):
+    """Devices that cannot be one worker's together."""
+
     exit_code = 1
 
 

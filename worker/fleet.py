@@ -3,13 +3,18 @@
 part of the supervisor (worker/supervisor.py).
 """
 
+import itertools
 import re
 import signal
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from worker.errors import PortError
+from worker.errors import CardsError, PortError
 from worker.listening import Endpoint
+
+# How cards that are one worker's share a stage, as --split has it; worker/cards.py says what each means.
+SPLITS = ("auto", "layer", "row", "tensor")
 
 _LAST_PORT = 65535
 
@@ -27,12 +32,14 @@ _LONG_LIFE_S = 300.0
 class Wishes:
     """What the command line says about all workers together; `devices` has one entry per worker (none: not named).
 
-    `ram_bytes`: for all of them together, beside their devices; None: not given.
+    `split`: how cards joined by commas share a stage. `ram_bytes`: for all workers together, beside their devices;
+    None: not given.
     """
 
     devices: tuple[str, ...]
     endpoint: Endpoint
     name: str | None = None
+    split: str = "auto"
     ram_bytes: int | None = None
 
 
@@ -54,7 +61,9 @@ def orders(wishes: Wishes, arguments: Sequence[str], options_with_value: Collect
 
     Raises:
         PortError: there are not as many ports.
+        CardsError: cards are to share stages, and none are one worker's; or one of those is another worker's, too.
     """
+    _check_cards(wishes)
     n_workers = len(wishes.devices)
     _check_ports(wishes.endpoint, n_workers)
     replaced = {"--device", "--integrated", "--name", "--listen"} | (
@@ -99,6 +108,24 @@ def how_it_ended(exit_code: int) -> str:
         return f"was ended by {signal.Signals(-exit_code).name}"
     except ValueError:
         return f"was ended by signal {-exit_code}"
+
+
+def _check_cards(wishes: Wishes) -> None:
+    """Raises CardsError for a split of nothing, and for a card of which two workers would each count all memory."""
+    joined = [device for device in wishes.devices if "," in device]
+    if wishes.split != "auto" and not joined:
+        raise CardsError(
+            f"--split {wishes.split} says how cards share a worker's layers, and each worker here has one device"
+            f" ({', '.join(wishes.devices)}); join cards by commas, like --device CUDA0,CUDA1"
+        )
+    cards = [{name.strip().lower() for name in device.split(",")} for device in wishes.devices]
+    n_workers = Counter(itertools.chain.from_iterable(cards))
+    for device in joined:
+        shared = [name.strip() for name in device.split(",") if n_workers[name.strip().lower()] > 1]
+        if shared:
+            raise CardsError(
+                f"--device {device} has {shared[0]}, which is another worker's too; give each card to one worker"
+            )
 
 
 def _check_ports(first: Endpoint, n_workers: int) -> None:

@@ -17,6 +17,7 @@ from native import Device, LayerRange, MemoryUse, ModelLayout, find_device
 from protos.caravan.v1 import error_pb2
 from protos.contract import frame_limit_bytes
 from worker import session
+from worker.cards import Place, free_beside, room_for
 from worker.engine import Engine
 from worker.errors import (
     BadRequestError,
@@ -34,9 +35,10 @@ from worker.hop import Hop
 from worker.loading import Loading, Report, Reporter
 from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
+from worker.placing import place_stage
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
-from worker.stage import Stage, needed_memory
+from worker.stage import Stage
 from worker.weights.supply import Supply
 
 _POLL_S = 0.02
@@ -68,13 +70,13 @@ class Health:
 
 
 class Holder:
-    """At most one session's stage, on one device."""
+    """At most one session's stage, on one device or several cards."""
 
     def __init__(
         self,
         *,
         worker: str,
-        device: str,
+        place: Place,
         limits: MemoryLimits,
         files: ModelFiles,
         supply: Supply,
@@ -82,8 +84,8 @@ class Holder:
     ) -> None:
         """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
         self._worker = worker
-        self._device = device
-        self._limits = limits
+        self.place = place
+        self._limits = place.limits(limits)
         self._files = files
         self._supply = supply
         self._message_limit_bytes = message_limit_bytes
@@ -104,15 +106,17 @@ class Holder:
 
     def device(self) -> Device:
         """The device as this worker may use it, its free memory read now."""
-        return self._limits.apply(find_device(self._device), self._held().device_bytes)
+        return self._limits.apply(self.place.device(), self._held().device_bytes)
 
     def shared_free_bytes(self) -> int:
         """Free on the device for all workers on it together, now."""
-        return self._limits.shared(find_device(self._device))
+        return self._limits.shared(self.place.device())
 
     def host_free_bytes(self) -> int:
         """What this worker may use now of system memory beside its device, for experts."""
-        return self._limits.host_free(find_device(self._device), find_device("CPU"), self._held())
+        if not self.place.takes_experts_beside:
+            return 0
+        return self._limits.host_free(self.place.device(), find_device("CPU"), self._held())
 
     def find_model(self, spec: StageSpec, *, whole: bool = False) -> ModelLayout:
         """The layout of the file that `spec` means, checked against what is asked of it; `whole`: with its weights.
@@ -124,15 +128,19 @@ class Holder:
         self._check_message_size(spec, layout)
         return layout
 
-    def dry_run(self, spec: StageSpec) -> MemoryUse:
-        """What a stage would take here; leaves what is loaded as it is.
+    def dry_run(self, spec: StageSpec) -> tuple[MemoryUse, int]:
+        """What a stage would take here, and bytes there are for it beside what is loaded, which stays as it is.
 
         Raises:
             CallError, NativeError: as Load.
         """
         layout = self.find_model(spec)
         with self._dry_runs:
-            return needed_memory(spec, layout, self._device)
+            held = self._held()
+            free_bytes = free_beside(held, self.place.free_bytes())
+            use = place_stage(spec, layout, self.place, free_bytes).memory
+            limit_bytes = self.device().free_bytes + held.device_bytes
+            return use, max(0, room_for(use, free_bytes, limit_bytes) - held.device_bytes)
 
     def load(self, order: LoadOrder) -> Loading[None] | None:
         """Starts loading; None: exactly this is loaded. What was loaded before is over, its streams end.
@@ -307,11 +315,11 @@ class Holder:
     def _load_stage(self, order: LoadOrder, layout: ModelLayout, report: Reporter) -> Stage:
         copies = self._supply.copies(order, layout)
         if copies is None:
-            return Stage.load(order.spec, layout, self._device, self._limits, report)
+            return Stage.load(order.spec, layout, self.place, self._limits, report)
         with contextlib.ExitStack() as stack:
             stack.enter_context(copies)
             with self._supply.fetch(order, copies, report) as weights:
-                stage = Stage.load(order.spec, layout, self._device, self._limits, report, weights)
+                stage = Stage.load(order.spec, layout, self.place, self._limits, report, weights)
             try:
                 copies.check_unchanged()
             except BaseException:
@@ -332,7 +340,7 @@ class Holder:
         seen: list[_Seen] = []
         try:
             for spec, layout in zip(specs, layouts, strict=True):
-                with contextlib.closing(Stage.load(spec, layout, self._device, self._limits, report)) as stage:
+                with contextlib.closing(Stage.load(spec, layout, self.place, self._limits, report)) as stage:
                     seen.append(look(stage, report))
         finally:
             with self._lock:

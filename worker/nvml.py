@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What NVIDIA's driver tells of a card, through NVML. The one module that knows pynvml.
+"""What NVIDIA's driver tells of cards, through NVML. The one module that knows pynvml.
 
-Called under the lock of worker/telemetry.py. A process that asks NVML takes no memory of the card.
+Called under the lock of worker/telemetry.py, and before there is one. A process that asks NVML takes no memory of the
+card.
 """
 
 import functools
 from collections.abc import Callable
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +16,16 @@ from worker.figures import DriverError, Figure, Gauges
 _MILLI = 1000
 _PERCENT = 100
 _TEMPERATURE_GPU = 0  # NVML_TEMPERATURE_GPU, the core's sensor
+_LINK_OK = 0  # NVML_P2P_STATUS_OK
+
+
+class Link(Enum):
+    """A way for one card to reach another's memory. Source: enum nvmlGpuP2PCapsIndex_t in nvml.h."""
+
+    READ = 0
+    WRITE = 1
+    NVLINK = 2
+
 
 # Each figure with NVML's function for it, what that takes beside the card, and its result in our unit. The second one
 # for the temperature is for drivers before 560.
@@ -39,6 +51,17 @@ def gauges(bus_id: str) -> Gauges:
         (figure, functools.partial(_told, nvml, function, translate, card, *arguments))
         for figure, function, arguments, translate in FIGURES
     ]
+
+
+def has_link(one: str, other: str, link: Link) -> bool:
+    """Whether the card at one PCI address has that way to the one at another.
+
+    Raises:
+        DriverError: there is no NVML on this machine, or it does not tell.
+    """
+    nvml = _library()
+    cards = [_ask(nvml, "nvmlDeviceGetHandleByPciBusId", address.encode()) for address in (one, other)]
+    return _ask(nvml, "nvmlDeviceGetP2PStatus", *cards, link.value) == _LINK_OK
 
 
 @functools.cache

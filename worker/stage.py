@@ -6,21 +6,12 @@ Loaded on the loading thread, stepped on the engine thread, never on two at once
 
 from collections.abc import Callable
 
-from native import (
-    Context,
-    ContextParams,
-    LoadCancelledError,
-    MemoryUse,
-    Model,
-    ModelLayout,
-    Weights,
-    dry_run,
-    find_device,
-)
+from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, Weights, find_device
 from worker import malloc
-from worker.errors import BadRequestError
+from worker.cards import Place, check_each_fits
 from worker.frames import FrameLimits
 from worker.memory import MemoryLimits, check_fits
+from worker.placing import place_stage
 from worker.samplers import Samplers
 from worker.session import LoadOrder, StageSpec
 
@@ -28,21 +19,23 @@ from worker.session import LoadOrder, StageSpec
 class Stage:
     """A layer range that can compute. Close it when its last engine has ended."""
 
-    def __init__(self, spec: StageSpec, model: Model, context: Context, layout: ModelLayout) -> None:
+    def __init__(self, spec: StageSpec, model: Model, context: Context, layout: ModelLayout, memory: MemoryUse) -> None:
+        """`memory` is what it takes, by the dry run."""
         self.spec = spec
         self.layout = layout
         self.context = context
         self.samplers = Samplers(model.vocabulary, spec.params.n_ctx_seq)
         self._model = model
         self._on_close: Callable[[], None] | None = None
-        self.memory = context.memory()
+        # Of cards that share tensors only a dry run tells exactly.
+        self.memory = context.memory() if model.place.joined is None else memory
 
     @classmethod
     def load(
         cls,
         spec: StageSpec,
         layout: ModelLayout,
-        device: str,
+        place: Place,
         limits: MemoryLimits,
         report: Callable[[float], bool],
         weights: Weights | None = None,
@@ -50,8 +43,8 @@ class Stage:
         """Loads from `layout`'s file, if it fits; blocks for as long as that takes.
 
         Args:
-            device: llama.cpp's name for it.
-            limits: how much of its memory may be taken.
+            place: the worker's device, or its cards.
+            limits: how much of its memory may be taken, as `place.limits` has them.
             report: is told the fraction done, answers whether to go on.
             weights: where the tensors are, or will be; None: all in the file.
 
@@ -59,12 +52,14 @@ class Stage:
             DoesNotFitError, BadRequestError: before anything was allocated.
             NativeError: LoadCancelledError among them; nothing is left loaded, as with all that `weights` raise.
         """
-        use = needed_memory(spec, layout, device)
-        check_fits(use, spec, find_device(device), find_device("CPU"), limits)
+        free_bytes = place.free_bytes()
+        placed = place_stage(spec, layout, place, free_bytes)
+        check_each_fits(placed.memory, spec.layers, place, free_bytes)
+        check_fits(placed.memory, spec, place.device(), find_device("CPU"), limits)
         model = Model.load(
             layout.path,
             layers=spec.layers,
-            device=device,
+            device=placed.device,
             on_progress=report,
             n_cpu_moe=spec.n_cpu_moe,
             weights=weights,
@@ -78,7 +73,7 @@ class Stage:
             model.close()
             raise
         malloc.trim()
-        return cls(spec, model, context, layout)
+        return cls(spec, model, context, layout, placed.memory)
 
     @property
     def n_vocab(self) -> int:
@@ -130,16 +125,3 @@ class Stage:
             kv_unified=params.kv_unified,
             logits_limit_bytes=logits_limit_bytes,
         )
-
-
-def needed_memory(spec: StageSpec, layout: ModelLayout, device: str) -> MemoryUse:
-    """What loading would take, byte for byte, allocating nothing.
-
-    Raises:
-        BadRequestError: parameters that this model cannot have, more layers with experts than there are among them.
-        NativeError: llama.cpp refuses the model.
-    """
-    try:
-        return dry_run(layout.path, spec.layers, device, spec.params, spec.n_cpu_moe)
-    except ValueError as error:
-        raise BadRequestError(str(error)) from error

@@ -36,6 +36,7 @@ struct caravan_host {
     void * graph_node;
     void * nbytes;
     void * tensor_overhead;
+    void * graph_overhead;
     void * sched_n_backends;
     void * sched_backend;
     void * sched_set_backend;
@@ -99,6 +100,17 @@ CARAVAN_API size_t caravan_wire_captured(void * wire, struct caravan_crossing * 
 // The real device, limited to ops of layers [start, end) and of no layer.
 CARAVAN_API void * caravan_fence_new(void * device, int start, int end);
 CARAVAN_API void caravan_fence_free(void * fence);
+// The real device is one of several cards that share tensors: what the fence is to hand out as its buffer type.
+CARAVAN_API void caravan_fence_join(void * fence, void * buffer_type);
+// A buffer type that stands in for one of cards that share tensors, `split` (data: split_data) being the rule by which
+// they do, and weighs the part of one card (from 0; n_cards: all as one). For loads that allocate nothing.
+CARAVAN_API void * caravan_weigher_new(void * joined, void * const * cards, size_t n_cards, void * split,
+                                       void * split_data);
+CARAVAN_API void caravan_weigher_free(void * weigher);
+CARAVAN_API void * caravan_weigher_buffer_type(void * weigher);
+CARAVAN_API void caravan_weigher_weigh(void * weigher, size_t card);
+// Of what was weighed since, the first tensor that the card gets nothing of; "": none, valid until it weighs again.
+CARAVAN_API const char * caravan_weigher_left_out(void * weigher);
 CARAVAN_API int caravan_layer_of(const void * tensor);  // -1: of no layer
 CARAVAN_API size_t caravan_memory_breakdown(void * context, struct caravan_bytes * out, size_t capacity);
 // A FILE* over an open file; all that is given here is borrowed until it is closed. NULL: not on this system.

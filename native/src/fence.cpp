@@ -2,11 +2,16 @@
 //
 // A fence is a real device that refuses the ops of layers beyond its own. Without it ggml's scheduler lets the real
 // device run on into the next layer's first ops until it meets a weight, and the two neighbours of the boundary would
-// disagree about what crosses it. Everything else is forwarded.
+// disagree about what crosses it. Everything else is forwarded. Where a stage spans several cards, each has a fence
+// around the whole stage: between its own cards ggml may place ops as it likes.
+#include <algorithm>
+#include <iterator>
 #include <new>
+#include <vector>
 
 #include "caravan_wire.h"
 #include "ggml_abi.h"
+#include "host.h"
 #include "ownership.h"
 
 namespace caravan {
@@ -17,6 +22,9 @@ struct fence : device {
     device * real;
     int start;
     int end;
+    // Of cards joined to one device: what is handed out instead of its own type, and its graph_compute. Else nullptr.
+    buffer_type * buft;
+    int (*compute)(backend *, graph *);
 };
 
 fence * as_fence(device * dev) {
@@ -65,8 +73,8 @@ void fence_get_props(device * dev, device_props * props) {
 }
 
 buffer_type * fence_get_buffer_type(device * dev) {
-    device * real = as_fence(dev)->real;
-    return real->iface.get_buffer_type(real);
+    const fence * f = as_fence(dev);
+    return f->buft != nullptr ? f->buft : f->real->iface.get_buffer_type(f->real);
 }
 
 buffer_type * fence_get_host_buffer_type(device * dev) {
@@ -80,8 +88,8 @@ buffer * fence_buffer_from_host_ptr(device * dev, void * ptr, size_t size, size_
 }
 
 bool fence_supports_buft(device * dev, buffer_type * buft) {
-    device * real = as_fence(dev)->real;
-    return real->iface.supports_buft(real, buft);
+    const fence * f = as_fence(dev);
+    return (f->buft != nullptr && f->buft == buft) || f->real->iface.supports_buft(f->real, buft);
 }
 
 event * fence_event_new(device * dev) {
@@ -101,12 +109,35 @@ void fence_event_synchronize(device * dev, event * e) {
 
 // device interface, changed
 
+// A view computes nothing, so the scheduler leaves it in whatever graph it comes by. Joined cards look up their parts
+// of every node, and abort at one that has none: views of what lies on a wire are kept from them.
+int fence_graph_compute(backend * b, graph * g) {
+    const fence * f = as_fence(b->device);
+    const auto is_elsewhere = [f](const tensor * t) {
+        return is_view_op(t) && (t->buffer == nullptr || t->buffer->buft->device != f->real);
+    };
+    if (std::none_of(g->nodes, g->nodes + g->n_nodes, is_elsewhere)) {
+        return f->compute(b, g);
+    }
+    std::vector<tensor *> own;
+    std::copy_if(g->nodes, g->nodes + g->n_nodes, std::back_inserter(own),
+                 [&](const tensor * t) { return !is_elsewhere(t); });
+    graph rest = *g;
+    rest.nodes = own.data();
+    rest.n_nodes = static_cast<int>(own.size());
+    return own.empty() ? static_cast<int>(status_success) : f->compute(b, &rest);
+}
+
 // The scheduler asks a backend's device what it supports: the backend has to name the fence, not the real device.
 backend * fence_init_backend(device * dev, const char * params) {
-    device * real = as_fence(dev)->real;
-    backend * b = real->iface.init_backend(real, params);
+    fence * f = as_fence(dev);
+    backend * b = f->real->iface.init_backend(f->real, params);
     if (b != nullptr) {
         b->device = dev;
+    }
+    if (b != nullptr && f->buft != nullptr) {
+        f->compute = b->iface.graph_compute;
+        b->iface.graph_compute = fence_graph_compute;
     }
     return b;
 }
@@ -159,7 +190,13 @@ void * caravan_fence_new(void * real_device, int start, int end) {
     f->real = real;
     f->start = start;
     f->end = end;
+    f->buft = nullptr;
+    f->compute = nullptr;
     return static_cast<device *>(f);
+}
+
+void caravan_fence_join(void * dev, void * buffer_type) {
+    as_fence(static_cast<device *>(dev))->buft = static_cast<caravan::buffer_type *>(buffer_type);
 }
 
 void caravan_fence_free(void * dev) {

@@ -30,7 +30,6 @@ struct buffer;
 struct buffer_type;
 struct backend;
 struct device;
-struct graph;
 struct event;
 struct scheduler;
 
@@ -49,6 +48,27 @@ struct tensor {
     char name[max_name];
     void * extra;
     char padding[8];
+};
+
+struct hash_set {
+    size_t size;
+    uint32_t * used;
+    tensor ** keys;
+};
+
+// Source: struct ggml_cgraph in ggml/src/ggml-impl.h.
+struct graph {
+    int size;
+    int n_nodes;
+    int n_leafs;
+    tensor ** nodes;
+    tensor ** grads;
+    tensor ** grad_accs;
+    tensor ** leafs;
+    int32_t * use_counts;
+    hash_set visited;
+    int order;
+    uint64_t uid;
 };
 
 struct buffer_type_iface {

@@ -20,6 +20,11 @@ namespace {
 // Source: struct ggml_object in ggml/src/ggml.c: two sizes, a pointer, an enum, four bytes of padding.
 constexpr size_t object_header_bytes = 32;
 
+// A graph for no nodes still has a hash table of two keys with their use counts and a word of bits, and the whole is
+// padded. Source: ggml_graph_nbytes, likewise.
+constexpr size_t empty_graph_bytes = sizeof(graph) + 2 * (sizeof(int32_t) + sizeof(void *)) + sizeof(uint32_t);
+constexpr size_t padding_bytes = 16;
+
 char complaint[256];
 
 template <typename F> void take(F & target, void * address) {
@@ -39,6 +44,7 @@ const char * caravan_init(const struct caravan_host * given, void * any_device) 
     take(host.graph_node, given->graph_node);
     take(host.nbytes, given->nbytes);
     take(host.tensor_overhead, given->tensor_overhead);
+    take(host.graph_overhead, given->graph_overhead);
     take(host.sched_n_backends, given->sched_n_backends);
     take(host.sched_backend, given->sched_backend);
     take(host.sched_set_backend, given->sched_set_backend);
@@ -57,6 +63,12 @@ const char * caravan_init(const struct caravan_host * given, void * any_device) 
     if (host.tensor_overhead() != expected_bytes) {
         std::snprintf(complaint, sizeof complaint, "ggml tensors of %zu bytes with their header, built for %zu",
                       host.tensor_overhead(), expected_bytes);
+        return complaint;
+    }
+    const size_t graph_bytes = host.graph_overhead(0, false) - object_header_bytes;
+    if (graph_bytes != (empty_graph_bytes + padding_bytes - 1) / padding_bytes * padding_bytes) {
+        std::snprintf(complaint, sizeof complaint, "ggml graphs of %zu bytes, built for %zu", graph_bytes,
+                      empty_graph_bytes);
         return complaint;
     }
     return nullptr;

@@ -18,6 +18,7 @@ struct host_functions {
     tensor * (*graph_node)(graph *, int);
     size_t (*nbytes)(const tensor *);
     size_t (*tensor_overhead)();
+    size_t (*graph_overhead)(size_t size, bool grads);
     int (*sched_n_backends)(scheduler *);
     backend * (*sched_backend)(scheduler *, int);
     void (*sched_set_backend)(scheduler *, tensor *, backend *);

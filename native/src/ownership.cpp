@@ -22,12 +22,6 @@ namespace caravan {
 
 namespace {
 
-// Source: enum ggml_op in ggml/include/ggml.h, by the names ggml_op_name gives; see host.cpp.
-bool is_view_op(const tensor * t) {
-    return t->view_src != nullptr &&
-           std::find(host.view_ops, host.view_ops + n_view_ops, t->op) != host.view_ops + n_view_ops;
-}
-
 // "kqv_out-7" -> 7
 int layer_in_suffix(const char * name) {
     const char * dash = std::strrchr(name, '-');
@@ -117,6 +111,12 @@ int highest_layer_of_sources(const tensor * node) {
 }
 
 }  // namespace
+
+// Source: enum ggml_op in ggml/include/ggml.h, by the names ggml_op_name gives; see host.cpp.
+bool is_view_op(const tensor * t) {
+    return t->view_src != nullptr &&
+           std::find(host.view_ops, host.view_ops + n_view_ops, t->op) != host.view_ops + n_view_ops;
+}
 
 bool is_loose_weight(const tensor * t) {
     const bool is_weight = std::strstr(t->name, ".weight") != nullptr || std::strstr(t->name, ".bias") != nullptr;

@@ -22,6 +22,9 @@ const tensor * op_that_made(const tensor * t);
 // And the layer of that op.
 int layer_that_made(const tensor * t);
 
+// Whether an op only shows what another made.
+bool is_view_op(const tensor * t);
+
 // A weight of no layer (embedding, output, rope factors).
 bool is_loose_weight(const tensor * t);
 

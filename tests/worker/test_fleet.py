@@ -4,7 +4,7 @@
 import pytest
 
 from native import Device, DeviceKind
-from worker.errors import PortError
+from worker.errors import CardsError, PortError
 from worker.fleet import Wishes, cannot_start, delay_s, how_it_ended, orders
 from worker.listening import Endpoint
 from worker.listing import chosen
@@ -71,6 +71,20 @@ def test_ports_that_run_out_are_one_sentence() -> None:
     assert len(orders(Wishes(("A", "B"), Endpoint("127.0.0.1", 65534)), [], _WITH_VALUE)) == 2
     with pytest.raises(PortError, match="2 workers listen on ports from 65535 on"):
         orders(Wishes(("A", "B"), Endpoint("127.0.0.1", 65535)), [], _WITH_VALUE)
+
+
+def test_a_split_wants_cards_that_are_one_workers() -> None:
+    joined = Wishes(("CUDA0,CUDA1", "CPU"), _ANY_PORT, split="tensor")
+    assert [order.arguments[:2] for order in orders(joined, ["--split", "tensor"], {"--split"})] == [
+        ("--split", "tensor")
+    ] * 2
+    with pytest.raises(CardsError, match=r"each worker here has one device \(CUDA0, CUDA1\); join cards by commas"):
+        orders(Wishes(("CUDA0", "CUDA1"), _ANY_PORT, split="tensor"), [], _WITH_VALUE)
+
+
+def test_cards_that_are_one_workers_are_nobody_elses() -> None:
+    with pytest.raises(CardsError, match="--device CUDA0,CUDA1 has CUDA1, which is another worker's too"):
+        orders(Wishes(("CUDA0,CUDA1", "cuda1"), _ANY_PORT), [], _WITH_VALUE)
 
 
 def test_who_dies_again_and_again_waits_longer_until_it_has_lived() -> None:

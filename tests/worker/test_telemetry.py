@@ -8,6 +8,7 @@ import pytest
 
 from worker import kernel, nvml
 from worker.figures import CardFigures, DriverError, Figure
+from worker.peers import asked_of_nvml
 from worker.telemetry import Card, Telemetry, card_at
 
 CARD = "0000:c1:00.0"
@@ -98,6 +99,7 @@ def test_a_driver_that_fails_once_is_not_asked_again_and_the_next_one_is(amd_car
 def test_no_nvidia_driver_is_no_reason_to_fail() -> None:
     with pytest.raises(DriverError, match="NVML"):
         nvml.gauges(CARD)
+    assert not asked_of_nvml(CARD, "0000:c2:00.0", nvml.Link.NVLINK)
 
 
 def test_nvmls_results_are_told_in_our_units() -> None:
@@ -120,7 +122,11 @@ def test_nvmls_results_are_told_in_our_units() -> None:
 
 def test_every_function_that_nvml_is_asked_for_is_there() -> None:
     assert all(callable(getattr(pynvml, function)) for _, function, _, _ in nvml.FIGURES)
-    assert pynvml.NVML_TEMPERATURE_GPU == 0
+    assert callable(pynvml.nvmlDeviceGetP2PStatus)
+    assert (pynvml.NVML_TEMPERATURE_GPU, pynvml.NVML_P2P_STATUS_OK) == (0, 0)
+    # That of READ is a tuple there.
+    assert nvml.Link.WRITE.value == pynvml.NVML_P2P_CAPS_INDEX_WRITE
+    assert nvml.Link.NVLINK.value == pynvml.NVML_P2P_CAPS_INDEX_NVLINK
 
 
 def test_a_cards_place_is_read_from_what_llama_cpp_calls_it() -> None:
