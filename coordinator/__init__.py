@@ -29,21 +29,24 @@ from coordinator.errors import (
     PromptTooLongError,
     RequestError,
     SessionLostError,
+    SourceError,
     UnsupportedModelError,
     VersionMismatchError,
+    WeightsError,
     WorkerBusyError,
     WorkerError,
     WorkerLostError,
     WorkerStartError,
 )
+from coordinator.events import LoadEvent, LoadPhase
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
-from coordinator.loading import LoadEvent, LoadPhase
 from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
-from coordinator.planner import Distribution
 from coordinator.prediction import Prediction
 from coordinator.search import Objective
+from coordinator.timings import MeasuredTokens
+from coordinator.wishes import Distribution
 from coordinator.workers import (
     BuildVersions,
     FoundWorker,
@@ -79,6 +82,7 @@ __all__ = [
     "LoadEvent",
     "LoadPhase",
     "LoadedStage",
+    "MeasuredTokens",
     "Mesh",
     "MeshOptions",
     "Messages",
@@ -94,6 +98,7 @@ __all__ = [
     "RequestError",
     "SamplingParams",
     "SessionLostError",
+    "SourceError",
     "Stage",
     "StageMemory",
     "Token",
@@ -102,6 +107,7 @@ __all__ = [
     "Usage",
     "VersionMismatchError",
     "Vocabulary",
+    "WeightsError",
     "WorkerBusyError",
     "WorkerDevice",
     "WorkerError",

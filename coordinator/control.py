@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: MIT
 """Control calls to one worker: who it is, what would fit, how fast it and its links are, load, unload, health. A thin
 gRPC client: it translates messages to our values and failures to our errors, and decides nothing. Used on the event
-loop by `discovery`, `loading` and `session`.
+loop by `discovery`, `confirming`, `loading` and `session`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from coordinator.errors import EngineError
+from coordinator.errors import CaravanError, EngineError
 from coordinator.fitting import DryRunReport
 from coordinator.statuses import Callee, error_of_call
+from coordinator.weights.progress import LoadReport, WeightOrigin, WeightShare
+from coordinator.weights.source import SourcePart
 from coordinator.workers import (
     Benchmarked,
     BenchmarkedRun,
     BuildVersions,
+    CardFigures,
     FoundWorker,
     Link,
     LoadedStage,
@@ -36,6 +40,12 @@ DESCRIBE_TIMEOUT_S = 3.0
 
 _DRY_RUN_TIMEOUT_S = 60.0
 """0.05 s of work, behind a header that may have to come from a slow disk, on a machine that may be busy."""
+
+_OFFER_TIMEOUT_S = 120.0
+"""A worker looks through its model folders, which may be on a slow drive."""
+
+_PUT_HEADER_TIMEOUT_S = 300.0
+"""Ten megabytes over a slow link, behind others'."""
 
 _ECHO_TIMEOUT_S = 20.0
 """The largest message over 10 Mbit/s, there and back."""
@@ -53,6 +63,16 @@ _KINDS: dict[int, str] = {
     control_pb2.DEVICE_KIND_ACCELERATOR: "accelerator",
 }
 
+_ORIGINS: dict[int, WeightOrigin] = {
+    control_pb2.WEIGHT_ORIGIN_STORE: WeightOrigin.STORE,
+    control_pb2.WEIGHT_ORIGIN_FILE: WeightOrigin.FILE,
+    control_pb2.WEIGHT_ORIGIN_PEER: WeightOrigin.PEER,
+    control_pb2.WEIGHT_ORIGIN_COORDINATOR: WeightOrigin.COORDINATOR,
+}
+
+_MAX_SHARES = 256
+"""Sources in one report: more than a mesh has workers."""
+
 _FLASH_ATTENTION = {
     FlashAttention.AUTO: control_pb2.FLASH_ATTENTION_AUTO,
     FlashAttention.ON: control_pb2.FLASH_ATTENTION_ON,
@@ -62,13 +82,14 @@ _FLASH_ATTENTION = {
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """What a worker is to load: a layer range of a model file, with these context parameters.
+    """What a worker is to load: a layer range of a model, with these context parameters.
 
     Attributes:
+        path: Where to look for the model's file, too.
         n_cpu_moe: Of the first so many layers of the range that have experts, these lie in system memory.
     """
 
-    path: Path
+    path: str
     identity: str
     layers: LayerRange
     params: ContextParams
@@ -81,16 +102,18 @@ class BenchmarkOrder:
 
     Attributes:
         runs: Layer ranges, each loaded alone.
+        n_cpu_moe: Of each run, of how many of its first layers with experts these lie in system memory; empty: of none.
         batch_sizes: Tokens, ascending, each at most n_batch.
         limit_s: Of computing, per run: a size that would exceed it is left out, save the first.
     """
 
-    path: Path
+    path: str
     identity: str
     params: ContextParams
     runs: tuple[LayerRange, ...]
     batch_sizes: tuple[int, ...]
     limit_s: float
+    n_cpu_moe: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +122,36 @@ class NextStage:
 
     worker: str
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A worker that holds tensors of the model, and where it gives them."""
+
+    worker: str
+    address: str
+    held_tensors: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StageSources:
+    """Where a load may take weights from that are not on the worker's machine.
+
+    Attributes:
+        max_bytes_per_s: Of all of them together; 0: no limit.
+    """
+
+    peers: tuple[Peer, ...] = ()
+    coordinator_gives: bool = False
+    max_bytes_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAnswer:
+    """What a worker has of a model: its header, and which tensors, a bit for each as in the contract."""
+
+    has_header: bool
+    held_tensors: bytes
 
 
 class WorkerClient:
@@ -122,6 +175,49 @@ class WorkerClient:
             raise error_of_call(error, self._callee) from None
         return _found(answer, self._callee.address)
 
+    async def offer(self, path: str, identity: str, parts: Sequence[SourcePart]) -> OfferAnswer:
+        """Makes the model known there; what is there of it."""
+        request = control_pb2.OfferRequest(
+            model=control_pb2.ModelReference(path=path, identity=identity),
+            parts=[
+                control_pb2.ModelPart(
+                    file_name=part.file_name,
+                    n_bytes=part.n_bytes,
+                    n_header_bytes=part.n_header_bytes,
+                    stamp=part.stamp,
+                )
+                for part in parts
+            ],
+        )
+        try:
+            answer = await self._stub.Offer(request, timeout=_OFFER_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return OfferAnswer(answer.has_header, answer.held_tensors)
+
+    async def put_header(self, identity: str, chunks: AsyncIterator[tuple[int, bytes]]) -> None:
+        """Sends the headers of an offered model's parts: chunks of at most 1 MiB, each with its part's number."""
+        failed: list[Exception] = []
+
+        async def requests() -> AsyncIterator[control_pb2.PutHeaderRequest]:
+            told = identity
+            try:
+                async for part, chunk in chunks:
+                    yield control_pb2.PutHeaderRequest(identity=told, part=part, chunk=chunk)
+                    told = ""
+            except CaravanError as error:  # gRPC would tell nothing of it but that the call was cancelled
+                failed.append(error)
+                raise
+
+        try:
+            await self._stub.PutHeader(requests(), timeout=_PUT_HEADER_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise (failed[0] if failed else error_of_call(error, self._callee)) from None
+        except asyncio.CancelledError:
+            if failed:
+                raise failed[0] from None
+            raise
+
     async def dry_run(self, order: StageOrder) -> DryRunReport:
         """What the stage would take there."""
         try:
@@ -138,9 +234,12 @@ class WorkerClient:
         Cancelling this ends the benchmark there.
         """
         request = control_pb2.BenchmarkRequest(
-            model=control_pb2.ModelReference(path=str(order.path), identity=order.identity),
+            model=control_pb2.ModelReference(path=order.path, identity=order.identity),
             context=_context(order.params),
-            runs=[control_pb2.BenchmarkRun(layer_start=run.start, layer_end=run.end) for run in order.runs],
+            runs=[
+                control_pb2.BenchmarkRun(layer_start=run.start, layer_end=run.end, n_cpu_moe=n_cpu_moe)
+                for run, n_cpu_moe in zip(order.runs, order.n_cpu_moe or (0,) * len(order.runs), strict=True)
+            ],
             batch_sizes=order.batch_sizes,
             limit_s=order.limit_s,
         )
@@ -175,22 +274,32 @@ class WorkerClient:
         epoch: int,
         order: StageOrder,
         next_stage: NextStage | None,
-        on_fraction: Callable[[float], None],
+        sources: StageSources,
+        on_report: Callable[[LoadReport], None],
+        on_needed: Callable[[int], None],
     ) -> StageMemory:
-        """Loads the stage; returns what it takes when it is loaded. Cancelling this cancels the load there."""
+        """Loads the stage; returns what it takes when it is loaded. Cancelling this cancels the load there.
+
+        Args:
+            on_needed: Called when the coordinator is to give weights, with the number of connections.
+        """
         request = control_pb2.LoadRequest(
             session_id=session_id,
             epoch=epoch,
             stage=_stage_spec(order),
             next_address=next_stage.address if next_stage else "",
             next_worker=next_stage.worker if next_stage else "",
+            sources=_weight_sources(sources),
         )
         call = self._stub.Load(request)
         try:
             async for answer in call:
                 if answer.HasField("loaded"):
                     return _memory(answer.loaded.memory)
-                on_fraction(answer.progress.fraction)
+                if answer.HasField("needs_coordinator"):
+                    on_needed(answer.needs_coordinator.n_connections)
+                elif answer.HasField("progress"):
+                    on_report(_load_report(answer.progress))
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self._with_layers(order.layers)) from None
         finally:
@@ -229,7 +338,7 @@ class WorkerClient:
 
 def _stage_spec(order: StageOrder) -> control_pb2.StageSpec:
     return control_pb2.StageSpec(
-        model=control_pb2.ModelReference(path=str(order.path), identity=order.identity),
+        model=control_pb2.ModelReference(path=order.path, identity=order.identity),
         layer_start=order.layers.start,
         layer_end=order.layers.end,
         context=_context(order.params),
@@ -248,6 +357,26 @@ def _context(params: ContextParams) -> control_pb2.ContextParams:
         flash_attention=_FLASH_ATTENTION[params.flash_attention],
         kv_unified=params.kv_unified,
     )
+
+
+def _weight_sources(sources: StageSources) -> control_pb2.WeightSources:
+    return control_pb2.WeightSources(
+        peers=[
+            control_pb2.WeightPeer(worker=peer.worker, address=peer.address, held_tensors=peer.held_tensors)
+            for peer in sources.peers
+        ],
+        coordinator_gives=sources.coordinator_gives,
+        max_bytes_per_s=sources.max_bytes_per_s,
+    )
+
+
+def _load_report(progress: control_pb2.LoadProgress) -> LoadReport:
+    shares = tuple(
+        WeightShare(_ORIGINS[share.origin], share.worker, share.n_bytes)
+        for share in progress.sources[:_MAX_SHARES]
+        if share.origin in _ORIGINS
+    )
+    return LoadReport(progress.fraction, progress.to_fetch_bytes, progress.fetched_bytes, shares)
 
 
 def _benchmarked_run(run: control_pb2.BenchmarkedRun) -> BenchmarkedRun:
@@ -289,4 +418,11 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
             for stage in answer.loaded
             if stage.layer_start < stage.layer_end
         ),
+        telemetry=tuple(map(_card_figures, answer.telemetry)),
+        weights_port=answer.weights_port if answer.weights_port < 1 << 16 else 0,
     )
+
+
+def _card_figures(card: control_pb2.Telemetry) -> CardFigures:
+    told = {field.name: value for field, value in card.ListFields() if field.name != "device" and math.isfinite(value)}
+    return CardFigures(device=card.device, **told)

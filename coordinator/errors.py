@@ -8,6 +8,7 @@ HTTP API and the CLI catch them by the branch they can act on.
     ├── DuplicateNameError             two workers go by one name
     ├── ModelError                     the model cannot be used at all
     │   ├── ModelNotFoundError         no such file
+    │   ├── SourceError                where it is to come from cannot be reached, read or trusted
     │   └── UnsupportedModelError      an architecture that llama.cpp or a line cannot run
     ├── PlanError                      no way to lay the model over the workers
     │   ├── DoesNotFitError            too little memory, with the numbers
@@ -17,6 +18,7 @@ HTTP API and the CLI catch them by the branch they can act on.
     │   ├── WorkerLostError            it does not answer any more
     │   ├── WorkerBusyError            another session is loading there
     │   ├── SessionLostError           it holds this session no more: restarted, or taken by another coordinator
+    │   ├── WeightsError               its layers' weights did not get there: nobody gives them, or no room on its disk
     │   └── EngineError                llama.cpp, or a frame, failed there
     ├── RequestError                   one request cannot be served; others are not touched
     │   ├── InvalidRequestError        its parameters make no sense
@@ -80,6 +82,18 @@ class ModelError(CaravanError):
 
 class ModelNotFoundError(ModelError):
     """There is no such file, here or on a worker."""
+
+
+class SourceError(ModelError):
+    """Where the model is to come from (a file, a server, a hub) cannot be reached, may not be read, or changed.
+
+    Attributes:
+        retry_safe: Whether it may be otherwise the next time: no network, a server that is overloaded.
+    """
+
+    def __init__(self, message: str, *, retry_safe: bool = False) -> None:
+        self.retry_safe = retry_safe
+        super().__init__(message)
 
 
 class UnsupportedModelError(ModelError):
@@ -148,6 +162,11 @@ class WorkerBusyError(WorkerError):
 
 class SessionLostError(WorkerError):
     """A worker does not hold this session any more: it was restarted, or another coordinator loaded a model there."""
+
+
+class WeightsError(WorkerError):
+    """The weights of a worker's layers did not get there: nobody gives them as they should be, its disk is full, or it
+    cannot be reached where it takes them."""
 
 
 class EngineError(WorkerError):

@@ -66,6 +66,19 @@ class SampledRow:
 
 
 @dataclass(slots=True)
+class LineResult:
+    """What the line says about one frame.
+
+    Attributes:
+        stage_s: Seconds that each stage computed it, in line order.
+    """
+
+    number: int
+    rows: list[SampledRow]
+    stage_s: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
 class Outcome:
     """What a result means for one request.
 

@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: MIT
 """The last plan that was carried out, with what it predicted and what was measured: one small JSON file in the user's
-cache folder. Kept by `caravan run` and `demo`, shown by `caravan plan --last`.
+cache folder. Kept by `caravan run` and `demo`, shown by `caravan plan --last`; what it teaches the next plan is kept
+beside it.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
-from coordinator.cache import cache_folder
+from coordinator.cache import cache_folder, keep_json
+from coordinator.correction_store import keep_corrections, read_corrections
+from coordinator.corrections import learned
 from coordinator.errors import PlanError
 from coordinator.plan import Plan
+from coordinator.timings import MeasuredTokens
 
-_LOG = logging.getLogger(__name__)
+_NAME = "last-plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LastStage:
+    """Seconds per token that a stage was predicted to compute, and that it computed."""
+
+    worker: str
+    predicted_s: float
+    measured_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,9 @@ class LastPlan:
         explanation: The plan's, lines for a person.
         predicted_tokens_per_s: Of one stream; None where a device's speed was not known.
         measured_tokens_per_s: Of one stream, decode only.
+        stages: In line order; empty where nothing was predicted or measured of them.
+        predicted_beside_s: Seconds per token that no stage computes; 0 without stages.
+        measured_beside_s: The same, measured.
     """
 
     when_s: float
@@ -35,6 +48,9 @@ class LastPlan:
     explanation: str
     predicted_tokens_per_s: float | None
     measured_tokens_per_s: float
+    stages: tuple[LastStage, ...] = ()
+    predicted_beside_s: float = 0.0
+    measured_beside_s: float = 0.0
 
     def explain(self) -> str:
         """For a person: the plan, and how right it was."""
@@ -47,26 +63,43 @@ class LastPlan:
         if self.predicted_tokens_per_s is not None:
             ratio = self.predicted_tokens_per_s / self.measured_tokens_per_s
             lines[-1] += f"; the prediction was {ratio:.2f} of that"
+        lines += [
+            f"  {stage.worker} computed {_ms(stage.measured_s)} per token; predicted {_ms(stage.predicted_s)}"
+            for stage in self.stages
+        ]
+        if self.stages:
+            beside = f"{_ms(self.measured_beside_s)} per token; predicted {_ms(self.predicted_beside_s)}"
+            lines.append(f"  hops and handing on took {beside}")
         return "\n".join(lines)
 
 
-def keep_plan(plan: Plan, measured_tokens_per_s: float) -> None:
-    """Keeps it in place of the one before; what cannot be written is not worth an error."""
+def keep_plan(plan: Plan, measured_tokens_per_s: float, measured: MeasuredTokens | None = None) -> None:
+    """Keeps it in place of the one before, and what it taught."""
+    prediction = plan.prediction
     last = LastPlan(
         when_s=time.time(),
         model=plan.demand.model,
         explanation=plan.explain(),
-        predicted_tokens_per_s=None if plan.prediction is None else plan.prediction.tokens_per_s,
+        predicted_tokens_per_s=None if prediction is None else prediction.tokens_per_s,
         measured_tokens_per_s=measured_tokens_per_s,
     )
-    path = _path()
-    draft = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(last), indent=2), encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        _LOG.info("the plan is not kept: %s", error)
+    if prediction is not None and measured is not None and len(measured.stage_s) == len(plan.stages):
+        seconds = zip(plan.stages, prediction.computes_s, measured.stage_s, strict=True)
+        last = replace(
+            last,
+            stages=tuple(LastStage(stage.worker, predicted_s, real_s) for stage, predicted_s, real_s in seconds),
+            predicted_beside_s=prediction.token_s - sum(prediction.computes_s),
+            measured_beside_s=measured.beside_s,
+        )
+        _keep_what_it_taught(plan, measured)
+    keep_json(_NAME, asdict(last))
+
+
+def _keep_what_it_taught(plan: Plan, measured: MeasuredTokens) -> None:
+    identity = plan.demand.identity
+    taught = learned(plan, measured, read_corrections(identity)) if identity else {}
+    if taught:
+        keep_corrections(identity, taught)
 
 
 def last_plan() -> LastPlan:
@@ -75,14 +108,15 @@ def last_plan() -> LastPlan:
     Raises:
         PlanError: There is none that can be read.
     """
-    path = _path()
+    path = cache_folder() / _NAME
     try:
-        return LastPlan(**json.loads(path.read_text(encoding="utf-8")))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return LastPlan(**kept | {"stages": tuple(LastStage(**stage) for stage in kept.get("stages", ()))})
     except FileNotFoundError:
         raise PlanError("no plan was carried out yet: `caravan run MODEL PROMPT` keeps the plan it ran by") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise PlanError(f"{path} cannot be read ({error}): delete it, the next `caravan run` writes another") from error
 
 
-def _path() -> Path:
-    return cache_folder() / "last-plan.json"
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"

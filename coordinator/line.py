@@ -16,7 +16,7 @@ import grpc.aio
 
 from coordinator.control import WorkerClient
 from coordinator.errors import CancelledError, CaravanError, SessionLostError, WorkerLostError
-from coordinator.frames import PlannedFrame, SampledRow, Start
+from coordinator.frames import LineResult, PlannedFrame, SampledRow, Start
 from coordinator.statuses import Callee, Metadata, error_of_status, lost
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
@@ -129,8 +129,8 @@ class Line:
         except _STREAM_ENDS:
             raise LineBrokenError from None
 
-    async def receive(self) -> tuple[int, list[SampledRow]]:
-        """The next result: the frame's number and its rows.
+    async def receive(self) -> LineResult:
+        """The next result.
 
         Raises:
             LineBrokenError: The stream has ended.
@@ -228,9 +228,10 @@ def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.
     return frame_pb2.FeedRequest(frame=message)
 
 
-def decode_result(result: frame_pb2.Result) -> tuple[int, list[SampledRow]]:
-    """A result's frame number and rows."""
-    return result.frame_number, [_sampled_row(row) for row in result.rows]
+def decode_result(result: frame_pb2.Result) -> LineResult:
+    """A result as it came."""
+    stage_s = tuple((timing.finished_ns - timing.started_ns) / 1e9 for timing in result.timings)
+    return LineResult(result.frame_number, [_sampled_row(row) for row in result.rows], stage_s)
 
 
 def _sampled_row(row: frame_pb2.RowResult) -> SampledRow:

@@ -1,253 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""From workers and a model file to a loaded line: plan, confirm by every worker's dry run, load all stages. Used when a
-mesh opens, on its event loop; what blocks (reading the model's header, llama.cpp's dry run) goes to a thread.
+"""From plans to loaded lines: all stages of a line at once, and once more from the start where memory has gone
+meanwhile. Used when a mesh opens, on its event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
-from coordinator.candidates import Candidate, candidates_of, dealt
-from coordinator.control import NextStage, StageOrder, WorkerClient
-from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
-from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
-from coordinator.measuring import Measured, measure_all
-from coordinator.plan import Demand, Plan, Stage, shown
-from coordinator.planner import Distribution, Wishes, make_plan
-from coordinator.prediction import Links
+from coordinator.confirming import PlanOrder, confirmed_plans
+from coordinator.control import NextStage, WorkerClient
+from coordinator.errors import CaravanError, DoesNotFitError
+from coordinator.events import LoadEvent, LoadPhase, OnProgress
+from coordinator.plan import Plan, Stage
+from coordinator.weights.telling import LineTelling
 from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
-from native import ContextParams, LayerRange, ModelLayout, dry_run, measure_layers
-
-_MAX_PLANS = 4
-"""Each round learns every worker's real compute buffers; a plan that still moves after that many does not settle."""
-
-_CPU = "CPU"
-
-
-class LoadPhase(str, Enum):
-    """What is going on while a mesh opens, in this order."""
-
-    DISCOVERING = "discovering"
-    LEFT_OUT = "left out"
-    STARTING = "starting workers"
-    PLANNING = "planning"
-    MEASURING = "measuring"
-    LOADING = "loading"
-    READY = "ready"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True, slots=True)
-class LoadEvent:
-    """One step of opening a mesh, for a progress display.
-
-    Attributes:
-        message: A sentence for a person.
-        worker: Whom it concerns, with LEFT_OUT and LOADING.
-        layers: That worker's layer range, with LOADING.
-        fraction: Of that worker's load, 0 to 1, with LOADING.
-    """
-
-    phase: LoadPhase
-    message: str
-    worker: str | None = None
-    layers: LayerRange | None = None
-    fraction: float = 0.0
-
-
-OnProgress = Callable[[LoadEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOrder:
-    """The model to load and how.
-
-    Attributes:
-        name: What to call it.
-    """
-
-    name: str
-    layout: ModelLayout
-    params: ContextParams
-
-    def stage(self, layers: LayerRange) -> StageOrder:
-        """What one worker is to load."""
-        return StageOrder(self.layout.path, self.layout.identity, layers, self.params)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOrder:
-    """What is to be planned, and over whom.
-
-    Attributes:
-        clients: By worker name.
-        predicted: Whether speed is measured also where it decides nothing.
-        left_out: Who cannot take part, for the plan's notes.
-    """
-
-    model: ModelOrder
-    workers: Sequence[FoundWorker]
-    clients: Mapping[str, WorkerClient]
-    wishes: Wishes
-    predicted: bool
-    left_out: Sequence[LeftOutWorker] = ()
-
-
-async def measure(order: ModelOrder) -> Demand:
-    """The model's exact bytes per layer; what the output layer computes in, as on this machine's CPU.
-
-    Raises:
-        NativeError: llama.cpp cannot make this context.
-    """
-    layout, params = order.layout, order.params
-    costs = await asyncio.to_thread(measure_layers, layout.path, params)
-    demand = Demand(
-        order.name,
-        costs,
-        n_ctx=params.n_ctx_seq,
-        n_sequences=params.n_seq_max,
-        n_batch=params.n_batch,
-        n_embd=layout.n_embd,
-    )
-    ends = (_least_stage(demand), LayerRange(layout.n_layer - 1, layout.n_layer))
-    least, last = [await asyncio.to_thread(dry_run, layout.path, layers, _CPU, params) for layers in ends]
-    return replace(demand, output_compute_bytes=last.compute_bytes - least.compute_bytes)
-
-
-async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: Sequence[str] = ()) -> list[Plan]:
-    """A plan for each line, over workers of its own, that every worker's dry run says fits.
-
-    Args:
-        notes: What else the plans are to say.
-
-    Raises:
-        PlanError, DoesNotFitError: There is none.
-        CaravanError: A worker failed its dry run (no such file there, another file, gone).
-    """
-    model, workers, clients, wishes = order.model, order.workers, order.clients, order.wishes
-    demand = await measure(model)
-    measured = Measured({}, Links({}), ())
-    if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
-        on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
-        measured = await measure_all(model.layout, model.params, demand, workers, clients)
-    compute_bytes = await _least_compute(model, demand, workers, clients)
-    all_notes = [*notes, *_notes(workers, order.left_out), *measured.notes]
-
-    async def plans(*, shared: bool) -> list[Plan]:
-        candidates, dropped = candidates_of(workers, compute_bytes=compute_bytes, speeds=measured.speeds, shared=shared)
-        return await _lines(order, demand, candidates, measured.links, [*all_notes, *dropped])
-
-    if wishes.shares_devices:
-        return await plans(shared=True)
-    try:
-        return await plans(shared=False)
-    except DoesNotFitError:
-        # Several workers on one device may together have more of it than any of them.
-        return await plans(shared=True)
-
-
-async def _lines(
-    order: PlanOrder, demand: Demand, candidates: Sequence[Candidate], links: Links, notes: Sequence[str]
-) -> list[Plan]:
-    """As many lines as are wished for."""
-    wishes = order.wishes
-
-    async def confirmed(some: Sequence[Candidate]) -> Plan:
-        return await _confirmed(order, demand, some, links=links, notes=notes)
-
-    if wishes.replicas == 1:
-        return [await confirmed(candidates)]
-    if wishes.replicas is not None and wishes.replicas > len(candidates):
-        raise PlanError(
-            f"{wishes.replicas} lines need {wishes.replicas} workers or more, and {len(candidates)} can take part"
-            + "".join(f"; {note}" for note in notes)
-        )
-    if wishes.distribution is Distribution.ON and wishes.replicas is not None:
-        return [await confirmed(group) for group in dealt(candidates, wishes.replicas)]
-    return await _one_after_another(candidates, wishes.replicas, confirmed)
-
-
-async def _one_after_another(
-    candidates: Sequence[Candidate], n_lines: int | None, confirmed: Callable[[Sequence[Candidate]], Awaitable[Plan]]
-) -> list[Plan]:
-    """The best line, then the best one over whom that left, and so on; `n_lines` None: until no more find room."""
-    plans: list[Plan] = []
-    left = list(candidates)
-    while n_lines is None or len(plans) < n_lines:
-        try:
-            plans.append(await confirmed(left))
-        except (DoesNotFitError, NoWorkersError):
-            if n_lines is None and plans:
-                break
-            raise
-        used = {stage.worker for stage in plans[-1].stages}
-        left = [candidate for candidate in left if candidate.name not in used]
-    return [plan.besides({stage.worker for other in plans for stage in other.stages}) for plan in plans]
-
-
-async def _confirmed(
-    order: PlanOrder, demand: Demand, candidates: Sequence[Candidate], *, links: Links, notes: Sequence[str]
-) -> Plan:
-    errors: list[DoesNotFitError] = []
-    for _ in range(_MAX_PLANS):
-        plan = make_plan(demand, candidates, wishes=order.wishes, links=links, notes=notes)
-        reports = await _dry_runs(order.model, plan, order.clients)
-        errors = misfits(plan, candidates, reports)
-        if not errors:
-            return plan.with_memory({worker: report.memory for worker, report in reports.items()})
-        candidates = adjust(plan, candidates, reports)
-    raise errors[0]
-
-
-def _least_stage(demand: Demand) -> LayerRange:
-    """The layer that takes least, without the output layer if there is more than one."""
-    layers = demand.costs.layers[:-1] or demand.costs.layers
-    least = min(range(len(layers)), key=lambda layer: layers[layer].weights_bytes + layers[layer].kv_bytes)
-    return LayerRange(least, least + 1)
-
-
-async def _least_compute(
-    order: ModelOrder, demand: Demand, workers: Sequence[FoundWorker], clients: Mapping[str, WorkerClient]
-) -> dict[str, int]:
-    """By worker name, what the smallest stage takes there beyond its weights and KV: what any stage needs, so that
-    nobody is left out who can hold one. Who does not tell fails later, if anything is planned for it."""
-    layers = _least_stage(demand)
-
-    async def ask(worker: FoundWorker) -> int:
-        try:
-            report = await clients[worker.name].dry_run(order.stage(layers))
-        except CaravanError:
-            return 0
-        return beyond_bytes(demand, layers, report.memory, holds_input=worker.device.is_cpu)
-
-    return {
-        worker.name: n_bytes for worker, n_bytes in zip(workers, await asyncio.gather(*map(ask, workers)), strict=True)
-    }
-
-
-def _notes(workers: Sequence[FoundWorker], left_out: Sequence[LeftOutWorker]) -> list[str]:
-    """What a plan over these workers has to say beside its stages."""
-    return [
-        *(f"left out: {worker.name}: {worker.reason}" for worker in left_out),
-        *(
-            f"taken over: {worker.name} holds {shown(stage.layers)} of another session, which ends when this one loads"
-            for worker in workers
-            for stage in worker.loaded
-        ),
-    ]
-
-
-async def _dry_runs(order: ModelOrder, plan: Plan, clients: Mapping[str, WorkerClient]) -> dict[str, DryRunReport]:
-    """Every stage's dry run, by worker name, all at once."""
-    reports = await asyncio.gather(*(clients[stage.worker].dry_run(order.stage(stage.layers)) for stage in plan.stages))
-    return {stage.worker: report for stage, report in zip(plan.stages, reports, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +66,8 @@ async def _asked_again(order: PlanOrder) -> PlanOrder:
 
     async def ask(worker: FoundWorker) -> FoundWorker | LeftOutWorker:
         try:
-            return await order.clients[worker.name].describe()
+            found = await order.clients[worker.name].describe()
+            return replace(found, held_tensors=worker.held_tensors)
         except CaravanError as error:
             return LeftOutWorker(worker.name, worker.address, error)
 
@@ -312,16 +84,14 @@ async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: i
         CaravanError: The first failure; the other loads are cancelled, and what was loaded is unloaded again.
     """
     clients = [order.clients[stage.worker] for stage in plan.stages]
-    tasks = [
-        asyncio.ensure_future(_load(order.model, stage, next_stage, client, session_id, epoch, on_progress))
-        for stage, next_stage, client in zip(plan.stages, [*plan.stages[1:], None], clients, strict=True)
+    telling = LineTelling(plan.stages, on_progress)
+    loads = [
+        functools.partial(_load, order, stage, next_stage, session_id, epoch, telling)
+        for stage, next_stage in zip(plan.stages, [*plan.stages[1:], None], strict=True)
     ]
     try:
-        memory = await asyncio.gather(*tasks)
+        memory = await telling.during(loads)
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await unload_stages(clients, session_id)
         raise
     return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
@@ -338,27 +108,19 @@ async def unload_stages(clients: Iterable[WorkerClient], session_id: str) -> Non
 
 
 async def _load(
-    order: ModelOrder,
-    stage: Stage,
-    next_stage: Stage | None,
-    client: WorkerClient,
-    session_id: str,
-    epoch: int,
-    on_progress: OnProgress,
+    order: PlanOrder, stage: Stage, next_stage: Stage | None, session_id: str, epoch: int, telling: LineTelling
 ) -> StageMemory:
-    def report(fraction: float) -> None:
-        on_progress(
-            LoadEvent(
-                LoadPhase.LOADING,
-                f"{stage.worker} loads {shown(stage.layers)}",
-                worker=stage.worker,
-                layers=stage.layers,
-                fraction=fraction,
-            )
-        )
-
-    report(0.0)
+    (worker,) = [worker for worker in order.workers if worker.name == stage.worker]
+    client, delivery = order.clients[stage.worker], order.delivery
     following = NextStage(next_stage.worker, next_stage.address) if next_stage else None
-    memory = await client.load(session_id, epoch, order.stage(stage.layers), following, report)
-    report(1.0)
-    return memory
+    async with delivery.to(worker, session_id, epoch) as weights:
+        load = client.load(
+            session_id,
+            epoch,
+            order.model.stage(stage.layers, stage.n_cpu_moe),
+            following,
+            delivery.sources(worker, stage.layers, order.workers),
+            on_report=functools.partial(telling.note, stage),
+            on_needed=weights.give,
+        )
+        return await weights.during(load)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What the planner wants to know of speed: every device's times for this model, and every link's. Measured by the
-workers themselves (which remember their own), once per model; used by `loading`, on the event loop.
+workers themselves (which remember their own), once per model; used by `confirming`, on the event loop.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from coordinator.candidates import Candidate
 from coordinator.control import BenchmarkOrder, WorkerClient
-from coordinator.errors import CaravanError
+from coordinator.errors import CaravanError, DoesNotFitError
 from coordinator.plan import Demand
 from coordinator.prediction import COORDINATOR, Links
 from coordinator.speed import Speed, layer_kinds, runs_to_measure, speed_of
@@ -39,42 +40,89 @@ class Measured:
     """What was found out.
 
     Attributes:
-        speeds: By worker name; who could not be measured is missing.
-        notes: Sentences about those.
+        speeds: By worker name.
+        errors: Of those who could not be measured.
     """
 
     speeds: Mapping[str, Speed]
     links: Links
-    notes: tuple[str, ...]
+    errors: Mapping[str, CaravanError]
 
 
-async def measure_all(
-    layout: ModelLayout,
-    params: ContextParams,
-    demand: Demand,
-    workers: Sequence[FoundWorker],
-    clients: Mapping[str, WorkerClient],
-) -> Measured:
-    """Has every device and every link measured. Devices of one machine in turn, others at the same time.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: a model in a context, by whom. `told_path`: as in WeightSource."""
+
+    layout: ModelLayout
+    told_path: str
+    params: ContextParams
+    demand: Demand
+    workers: Sequence[FoundWorker]
+    clients: Mapping[str, WorkerClient]
+
+
+async def measure_all(subject: Subject) -> Measured:
+    """Has every device and every link measured. Devices of one machine in turn, others at the same time."""
+    speeds, errors = await _measure_devices(subject, subject.workers, hosted=False)
+    there = {*speeds, *(name for name, error in errors.items() if isinstance(error, DoesNotFitError))}
+    links = await _measure_links([worker for worker in subject.workers if worker.name in there], subject.clients)
+    return Measured(speeds, links, errors)
+
+
+class HostedSpeeds:
+    """How long layers take where their experts lie in system memory. Measured when it is asked for first, and then
+    known: that is only where GPU memory does not suffice, or somebody wants to compare.
 
     Args:
-        clients: By worker name.
+        speeds: As measured without, by worker name.
     """
-    kinds = layer_kinds(layout)
-    weights_bytes = [layer.weights_bytes for layer in demand.costs.layers]
+
+    def __init__(self, subject: Subject, speeds: Mapping[str, Speed]) -> None:
+        self._subject = subject
+        self._speeds = dict(speeds)
+        self._is_measured = False
+        self.errors: dict[str, CaravanError] = {}
+        """Why some workers could not be measured, by name."""
+
+    async def added_to(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates with these speeds, where system memory may be used. Where the device could not be measured,
+        because no layer fits it whole, all layers count as if their experts lay there."""
+        if not self._is_measured:
+            self._is_measured = True
+            users = [worker for worker in self._subject.workers if worker.device.host_free_bytes]
+            hosted, self.errors = await _measure_devices(self._subject, users, hosted=True)
+            self._speeds |= {
+                name: replace(self._speeds.get(name, speed), hosted=speed.layers) for name, speed in hosted.items()
+            }
+        return [replace(each, speed=self._speeds.get(each.name, each.speed)) for each in candidates]
+
+
+async def _measure_devices(
+    subject: Subject, workers: Sequence[FoundWorker], *, hosted: bool
+) -> tuple[dict[str, Speed], dict[str, CaravanError]]:
+    """The speeds of workers by name, and why some have none.
+
+    Args:
+        hosted: With the experts of all layers in system memory.
+    """
+    kinds = layer_kinds(subject.layout)
+    layers = subject.demand.costs.layers
+    weights_bytes = [layer.weights_bytes for layer in layers]
+    runs = tuple(runs_to_measure(kinds, weights_bytes))
     order = BenchmarkOrder(
-        layout.path,
-        layout.identity,
-        replace(params, n_ctx_seq=max(256, params.n_batch)),
-        tuple(runs_to_measure(kinds, weights_bytes)),
-        batch_sizes=tuple(_batch_sizes(params)),
+        subject.told_path,
+        subject.layout.identity,
+        replace(subject.params, n_ctx_seq=max(256, subject.params.n_batch)),
+        runs,
+        batch_sizes=tuple(_batch_sizes(subject.params)),
         limit_s=_LIMIT_S,
+        n_cpu_moe=tuple(subject.demand.n_cpu_moe(run, run.end) for run in runs) if hosted else (),
     )
     errors: dict[str, CaravanError] = {}
 
     async def measure_device(sharers: Sequence[FoundWorker]) -> dict[str, Speed]:
         """One worker measures for all that share its device."""
-        client = clients[sharers[0].name]
+        client = subject.clients[sharers[0].name]
         try:
             measured = await client.benchmark(order)
         except CaravanError as error:
@@ -87,10 +135,7 @@ async def measure_all(
         return [await measure_device(sharers) for sharers in devices]
 
     by_host = await asyncio.gather(*map(measure_host, _by_host(workers)))
-    speeds = {name: speed for devices in by_host for some in devices for name, speed in some.items()}
-    links = await _measure_links([worker for worker in workers if worker.name in speeds], clients)
-    notes = tuple(f"the speed of {name} is not known: {error}" for name, error in errors.items())
-    return Measured(speeds, links, notes)
+    return {name: speed for devices in by_host for some in devices for name, speed in some.items()}, errors
 
 
 def _by_host(workers: Sequence[FoundWorker]) -> list[list[list[FoundWorker]]]:

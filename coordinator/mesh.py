@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, Messages
 from coordinator.errors import CaravanError
+from coordinator.events import OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
-from coordinator.loading import LoadEvent
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.planner import Distribution
 from coordinator.search import Objective
+from coordinator.timings import MeasuredTokens
+from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
 
@@ -45,6 +46,8 @@ class OpenOptions(TypedDict, total=False):
     replicas: int | None
     layer_ranges: Sequence[LayerRange] | None
     pinned: Mapping[str, LayerRange]
+    main: str | None
+    gpu_layers: int | None
     context: int | None
     parallel: int
     batch: int
@@ -54,6 +57,7 @@ class OpenOptions(TypedDict, total=False):
     flash_attention: FlashAttention
     queue: int
     predicted: bool
+    max_bandwidth: int | None
 
 
 class _Face:
@@ -83,7 +87,7 @@ class _Face:
 
     @property
     def model_path(self) -> Path:
-        """The model's first file."""
+        """The model's first file; of a model that is elsewhere, where its header lies."""
         return self._mesh.model_path
 
     @property
@@ -115,6 +119,12 @@ class _Face:
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return sum(line.session.n_waiting for line in self._mesh.lines)
+
+    @property
+    def measured(self) -> MeasuredTokens | None:
+        """How long the tokens of streams that were alone in the first line took, there and on each stage, to be held
+        against `plan.prediction`; None: there were none."""
+        return self._mesh.lines[0].session.measured
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """The tokens that `generate` would make of a prompt. From any thread: a server tokenises long prompts beside
@@ -155,22 +165,27 @@ class AsyncMesh(_Face):
         cls,
         model: str | Path,
         *,
-        on_progress: Callable[[LoadEvent], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[OpenOptions],
     ) -> AsyncMesh:
         """Finds workers, makes a plan, loads the model and connects the line.
 
+        The command line's configuration file and variables are not read: what is not asked for here has its default.
+        (A worker that is started here has its own variables, CARAVAN_WORKER_MEMORY and the like.)
+
         Args:
-            model: Path of a GGUF file, or "demo".
-            on_progress: Called on the loop with each step.
+            model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
+            on_progress: Called on the loop with each step: its phase, the fraction and the bytes of what is loaded.
+                When it returns False or raises, everything is called off.
             options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:
             NoWorkersError, VersionMismatchError, DuplicateNameError: There is nobody to load it on.
             ModelError, PlanError, DoesNotFitError: It cannot be loaded.
             WorkerError: A worker failed.
+            CancelledError: `on_progress` returned False.
         """
-        return cls(await open_mesh(MeshOptions(model, **options), on_progress or _ignore))
+        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore))
 
     def generate(
         self,
@@ -254,11 +269,11 @@ class Mesh(_Face):
         cls,
         model: str | Path,
         *,
-        on_progress: Callable[[LoadEvent], None] | None = None,
+        on_progress: OnProgress | None = None,
         **options: Unpack[OpenOptions],
     ) -> Mesh:
-        """As `AsyncMesh.open`, blocking; `on_progress` is called on the mesh's own thread. Ctrl-C ends what was
-        started."""
+        """As `AsyncMesh.open`, blocking, and as there no configuration file is read; `on_progress` is called on the
+        mesh's own thread. Ctrl-C ends what was started."""
         thread = LoopThread("caravan-mesh")
         try:
             opened = thread.run(AsyncMesh.open(model, on_progress=on_progress, **options))
@@ -334,7 +349,3 @@ def _close(mesh: OpenMesh, thread: LoopThread) -> None:
         thread.run(mesh.close())
     finally:
         thread.stop()
-
-
-def _ignore(_event: LoadEvent) -> None:
-    """For whom progress is of no interest."""

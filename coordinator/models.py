@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What a person may write for a model, as a file: "demo" (the small model inside this package) or a path to a GGUF, of
-a split model any of its parts. Pure but for looking whether files are there.
+"""A model in a file of this machine: "demo" (the small model inside this package) or a path to a GGUF, of a split model
+any of its parts. Pure but for looking whether files are there; what else a model may be called is in
+`weights.references`.
 """
 
 from __future__ import annotations
 
 import importlib.resources
-import re
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.errors import ModelError, ModelNotFoundError
-
-DEMO = "demo"
-
-_PART = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<total>\d{5})\.gguf")
-"""llama.cpp's name for a part of a split model (llama_split_path)."""
+from coordinator.weights.references import DEMO, part_names, stem_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +33,14 @@ def resolve_model(reference: str | Path) -> ModelFile:
     if reference == DEMO and not Path(DEMO).is_file():
         return _demo()
     path = Path(reference).expanduser()
-    part = _PART.fullmatch(path.name)
-    name = part["stem"] if part else path.stem
-    if part:
-        path = path.with_name(f"{name}-00001-of-{part['total']}.gguf")
+    path = path.with_name(part_names(path.name)[0]) if path.name else path
     if path.is_dir():
         inside = ", ".join(sorted(file.name for file in path.glob("*.gguf"))[:5])
         raise ModelError(f"{path} is a folder: name a GGUF file" + (f" in it, such as {inside}" if inside else ""))
     if not path.exists():
         raise ModelNotFoundError(f"there is no file {path}: give the path of a GGUF file, or {DEMO!r}")
-    return ModelFile(name, path.resolve())
+    # Links are not followed: a cache may hold the parts of a split model under other names.
+    return ModelFile(stem_of(path.name), Path(os.path.abspath(path)))
 
 
 def _demo() -> ModelFile:

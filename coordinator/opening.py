@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.admission import Admission
+from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
 from coordinator.control import WorkerClient
 from coordinator.discovery import Discovery, discover
 from coordinator.errors import (
+    CancelledError,
     CaravanError,
     InvalidRequestError,
     ModelError,
@@ -24,26 +26,22 @@ from coordinator.errors import (
     UnsupportedModelError,
     WorkerBusyError,
 )
+from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
-from coordinator.loading import (
-    LoadedLine,
-    LoadEvent,
-    LoadPhase,
-    ModelOrder,
-    OnProgress,
-    PlanOrder,
-    confirmed_plans,
-    load_lines,
-    unload_stages,
-)
+from coordinator.loading import LoadedLine, load_lines, unload_stages
 from coordinator.local_workers import LocalWorkers
-from coordinator.models import ModelFile, resolve_model
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.planner import Distribution
 from coordinator.scheduler import Limits, Scheduler
 from coordinator.session import Session
 from coordinator.statuses import Callee
+from coordinator.weights.delivery import Delivery
+from coordinator.weights.errand import FetchStep
+from coordinator.weights.offering import offer_all
+from coordinator.weights.progress import Transfer
+from coordinator.weights.source import WeightSource
+from coordinator.weights.sources import open_source
+from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import (
     ChatTemplateError,
@@ -52,7 +50,6 @@ from native import (
     NativeError,
     Vocabulary,
     check_splittable,
-    read_layout,
 )
 from native import UnsupportedModelError as NativeUnsupportedModelError
 
@@ -111,12 +108,15 @@ class OpenMesh:
 async def open_mesh(options: MeshOptions, on_progress: OnProgress) -> OpenMesh:
     """Opens a mesh.
 
+    Args:
+        on_progress: Called with each step; what it raises, or False, calls everything off.
+
     Raises:
         CaravanError: What went wrong; nothing is left open.
     """
     async with contextlib.AsyncExitStack() as resources:
         with native_errors():
-            return await _open(options, on_progress, resources)
+            return await _open(options, _obeyed(on_progress), resources)
 
 
 async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan, ...]:
@@ -127,21 +127,51 @@ async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan
     """
     async with contextlib.AsyncExitStack() as resources:
         with native_errors():
+            on_progress = _obeyed(on_progress)
             prepared = await _prepare(options, on_progress, resources)
             return tuple(await confirmed_plans(prepared.order, on_progress))
 
 
-async def read_order(options: MeshOptions) -> ModelOrder:
-    """What the model's header says, and the parameters that the options ask for.
+def _obeyed(on_progress: OnProgress) -> OnProgress:
+    """The same, where False calls everything off."""
+
+    def tell(event: LoadEvent) -> None:
+        if on_progress(event) is False:
+            raise CancelledError("opening the mesh was called off by on_progress, which gave False")
+
+    return tell
+
+
+async def read_source(options: MeshOptions, on_progress: OnProgress) -> WeightSource:
+    """Where the model is, its headers read; to be closed.
 
     Raises:
-        NativeError: The file is no model that a line can run; see `native_errors`.
+        CaravanError: It is not there, or cannot be reached.
+        NativeError: It is no model that a line can run; see `native_errors`.
+    """
+
+    def tell(step: FetchStep) -> None:
+        fraction = step.done_bytes / step.total_bytes if step.total_bytes else 0.0
+        transfer = Transfer(step.total_bytes or 0, step.done_bytes)
+        on_progress(LoadEvent(LoadPhase.FETCHING, step.message, fraction=fraction, transfer=transfer))
+
+    source = await open_source(options.model, tell, options.max_bandwidth)
+    try:
+        check_splittable(source.layout)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def order_of(source: WeightSource, options: MeshOptions) -> ModelOrder:
+    """The model, and the parameters that the options ask for.
+
+    Raises:
         PlanError: The parameters cannot be.
     """
-    file: ModelFile = resolve_model(options.model)
-    layout = await asyncio.to_thread(read_layout, file.path)
-    check_splittable(layout)
-    return ModelOrder(file.name, layout, options.context_params(layout.n_ctx_train))
+    params = options.context_params(source.layout.n_ctx_train)
+    return ModelOrder(source.name, source.layout, params, source.told_path)
 
 
 @contextlib.contextmanager
@@ -186,7 +216,10 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
 
 
 async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Prepared:
-    order, vocabulary, admission = await _read_model(options, resources)
+    source = await read_source(options, on_progress)
+    resources.callback(source.close)
+    order = order_of(source, options)
+    vocabulary, admission = await _read_vocabulary(order, resources)
     found = await _find_workers(options, on_progress)
     wishes = options.wishes
     if not found.found:
@@ -195,19 +228,36 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
             # So many were asked for.
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
+    found = await _offer(options, source, found, clients, on_progress)
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
-    plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, found.left_out)
+    delivery = Delivery(source, options.max_bandwidth)
+    plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, delivery, found.left_out)
     return _Prepared(plan_order, vocabulary, admission)
 
 
-async def _read_model(
-    options: MeshOptions, resources: contextlib.AsyncExitStack
-) -> tuple[ModelOrder, Vocabulary, Admission]:
-    order = await read_order(options)
+async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
     vocabulary = await asyncio.to_thread(Vocabulary.load, order.layout.path)
+    if not vocabulary.has_text:
+        raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
     admission = Admission(vocabulary, order.params.n_ctx_seq)
     resources.callback(admission.free)
-    return order, vocabulary, admission
+    return vocabulary, admission
+
+
+async def _offer(
+    options: MeshOptions,
+    source: WeightSource,
+    found: Discovery,
+    clients: Mapping[str, WorkerClient],
+    on_progress: OnProgress,
+) -> Discovery:
+    """The workers that know the model now; those that would not be offered it are left out."""
+    offered = await offer_all(source, found.found, clients)
+    _tell_left_out(offered.left_out, options, on_progress)
+    left_out = (*found.left_out, *offered.left_out)
+    if not offered.workers:
+        raise _no_workers(left_out)
+    return Discovery(offered.workers, left_out)
 
 
 async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discovery:
@@ -218,11 +268,16 @@ async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discov
     wanted = None if ranges is None or options.only or options.exclude else len(ranges)
     found = await discover(options.workers, mdns=options.discover, timeout_s=options.discovery_timeout_s, wanted=wanted)
     found = _without_serving(_only_wanted(found, options))
-    for worker in found.left_out:
+    _tell_left_out(found.left_out, options, on_progress)
+    return found
+
+
+def _tell_left_out(left_out: Sequence[LeftOutWorker], options: MeshOptions, on_progress: OnProgress) -> None:
+    """Who was asked for by address may not be left out: then the reason is raised."""
+    for worker in left_out:
         if worker.address in options.workers:
             raise worker.error
         on_progress(LoadEvent(LoadPhase.LEFT_OUT, f"left out: {worker.name}: {worker.reason}", worker=worker.name))
-    return found
 
 
 async def _start_workers(

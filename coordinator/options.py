@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.errors import PlanError
-from coordinator.planner import Distribution, Wishes
 from coordinator.search import Objective
+from coordinator.wishes import Distribution, Wishes
 from native import ContextParams, FlashAttention, LayerRange
 
 _DEFAULT_CONTEXT = 4096
@@ -19,6 +19,9 @@ _DEFAULT_CONTEXT = 4096
 
 _DEFAULT_UBATCH = 512
 """llama.cpp's own."""
+
+_PLAIN_KV_TYPES = ("f32", "f16", "bf16")
+"""Those that are not quantised."""
 
 _MAX_CONTEXT = 1 << 24
 """Tokens of all sequences together that workers accept; llama.cpp counts them in 32 bits."""
@@ -29,7 +32,7 @@ class MeshOptions:
     """How to open a mesh.
 
     Attributes:
-        model: Path of a GGUF file, or "demo".
+        model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
         workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
         discover: Whether to look for others by mDNS; one that cannot take part is left out.
         discovery_timeout_s: How long to look, in seconds.
@@ -44,6 +47,9 @@ class MeshOptions:
         layer_ranges: Half-open layer ranges for the workers in order (those given by address first, then the others by
             name) instead of the planner's choice.
         pinned: Half-open layer ranges of some workers, by name; the planner lays out the rest.
+        main: The name of the worker that has the output layer and samples; with `Distribution.OFF` the only one.
+        gpu_layers: So many layers, the last ones, lie on GPU workers and all others on CPU workers; the output layer
+            goes with the last. 0: none on GPUs. None: the planner's choice.
         context: Tokens per sequence; None: what the model was trained for, at most 4096.
         parallel: Sequences at a time.
         batch: Tokens per frame, at most; long prompts are cut into so many.
@@ -55,6 +61,8 @@ class MeshOptions:
         queue: Requests that may wait for a slot; beyond that OverloadedError.
         predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
             layer ranges by hand.
+        max_bandwidth: Bytes per second at which each worker may fetch weights, from all sources together; None: no
+            limit.
     """
 
     model: str | Path
@@ -70,6 +78,8 @@ class MeshOptions:
     replicas: int | None = 1
     layer_ranges: Sequence[LayerRange] | None = None
     pinned: Mapping[str, LayerRange] = field(default_factory=dict)
+    main: str | None = None
+    gpu_layers: int | None = None
     context: int | None = None
     parallel: int = 4
     batch: int = 512
@@ -79,6 +89,7 @@ class MeshOptions:
     flash_attention: FlashAttention = FlashAttention.OFF
     queue: int = 64
     predicted: bool = False
+    max_bandwidth: int | None = None
 
     def wants(self, name: str) -> bool:
         """Whether a worker of that name may take part."""
@@ -91,14 +102,35 @@ class MeshOptions:
         Raises:
             PlanError: It contradicts itself.
         """
+        contradiction = self._contradiction()
+        if contradiction is not None:
+            raise PlanError(contradiction)
+        return Wishes(
+            self.distribution,
+            self.objective,
+            None if self.layer_ranges is None else tuple(self.layer_ranges),
+            dict(self.pinned),
+            self.max_stages,
+            self.replicas,
+            self.main,
+            self.gpu_layers,
+        )
+
+    def _contradiction(self) -> str | None:
+        """Why the plan cannot be as it is asked to be; None if that is not known before there are workers."""
         if self.layer_ranges is not None and self.pinned:
-            raise PlanError("layer ranges are given either in the order of the workers, or by their names")
+            return "layer ranges are given either in the order of the workers, or by their names"
         if (self.max_stages is not None and self.max_stages < 1) or (self.replicas is not None and self.replicas < 1):
-            raise PlanError("there is at least one line, and a line has at least one stage")
+            return "there is at least one line, and a line has at least one stage"
         if self.replicas != 1 and (self.layer_ranges is not None or self.pinned):
-            raise PlanError("layer ranges by hand are for one line: give them, or replicas")
-        ranges = None if self.layer_ranges is None else tuple(self.layer_ranges)
-        return Wishes(self.distribution, self.objective, ranges, dict(self.pinned), self.max_stages, self.replicas)
+            return "layer ranges by hand are for one line: give them, or replicas"
+        if self.replicas != 1 and self.main is not None:
+            return f"{self.main} can be the main device of one line only: leave out either main or replicas"
+        if self.gpu_layers is not None and self.gpu_layers < 0:
+            return f"{self.gpu_layers} layers cannot lie on GPUs: give 0 or more"
+        if self.gpu_layers is not None and self.layer_ranges is not None:
+            return "layer ranges by hand say already which layers lie on GPUs: leave out gpu_layers"
+        return None
 
     def context_params(self, n_ctx_train: int) -> ContextParams:
         """The parameters every stage's context gets.
@@ -117,10 +149,12 @@ class MeshOptions:
                 f"{self.parallel} sequences in parallel need a context and a batch of at least so many tokens, "
                 f"not {n_ctx} and {self.batch}"
             )
+        if self.max_bandwidth is not None and self.max_bandwidth < 1:
+            raise PlanError("a bandwidth of less than a byte per second lets nothing through")
         if self.queue < 0 or self.local_workers < 0:
             raise PlanError("the queue and the number of local workers cannot be negative")
         try:
-            return ContextParams(
+            params = ContextParams(
                 n_ctx_seq=n_ctx,
                 n_seq_max=self.parallel,
                 n_batch=n_batch,
@@ -131,3 +165,9 @@ class MeshOptions:
             )
         except ValueError as error:
             raise PlanError(str(error)) from error
+        if self.kv_type_v not in _PLAIN_KV_TYPES and self.flash_attention is FlashAttention.OFF:
+            raise PlanError(
+                f"llama.cpp can use cached values of type {self.kv_type_v} only in flash attention: switch that on "
+                "(--flash-attention on), or take f16"
+            )
+        return params

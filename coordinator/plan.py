@@ -5,7 +5,7 @@ the rest of the room reads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.prediction import PROMPT_TOKENS, Prediction
@@ -25,6 +25,9 @@ class Demand:
         n_embd: Floats of a hidden state.
         output_compute_bytes: What the output layer adds to the compute buffers of the stage that holds it; below 0 if
             the last stage needs less of them than others.
+        bits_per_weight: On the average of all its tensors; 0: not known.
+        compact_kv_bytes: What the KV cache would take as q8_0; None: not known, or no less.
+        identity: The model's, by its header; empty if it is not known.
     """
 
     model: str
@@ -34,6 +37,9 @@ class Demand:
     n_batch: int = 512
     n_embd: int = 0
     output_compute_bytes: int = 0
+    bits_per_weight: float = 0.0
+    compact_kv_bytes: int | None = None
+    identity: str = ""
 
     @property
     def n_layer(self) -> int:
@@ -51,8 +57,17 @@ class Demand:
         """Of all layers and sequences."""
         return sum(layer.kv_bytes for layer in self.costs.layers)
 
-    def stage_memory(self, layers: LayerRange, *, holds_input: bool = True) -> StageMemory:
-        """Weights and KV of the stage with these layers."""
+    @property
+    def expert_bytes(self) -> int:
+        """Of all layers."""
+        return sum(layer.expert_bytes for layer in self.costs.layers)
+
+    def stage_memory(self, layers: LayerRange, *, holds_input: bool = True, n_cpu_moe: int = 0) -> StageMemory:
+        """Weights and KV of the stage with these layers.
+
+        Args:
+            n_cpu_moe: Of the first so many of them that have experts, these lie in system memory.
+        """
         costs = self.costs
         own = costs.layers[layers.start : layers.end]
         weights_bytes = sum(layer.weights_bytes for layer in own)
@@ -60,7 +75,13 @@ class Demand:
             weights_bytes += costs.input_bytes
         if layers.end == self.n_layer:
             weights_bytes += costs.output_bytes
-        return StageMemory(weights_bytes, sum(layer.kv_bytes for layer in own))
+        expert_bytes = [layer.expert_bytes for layer in own if layer.expert_bytes]
+        kv_bytes = sum(layer.kv_bytes for layer in own)
+        return StageMemory(weights_bytes, kv_bytes, host_bytes=sum(expert_bytes[:n_cpu_moe]))
+
+    def n_cpu_moe(self, layers: LayerRange, experts_from: int) -> int:
+        """How many of the range's layers before that one have experts."""
+        return sum(layer.expert_bytes > 0 for layer in self.costs.layers[layers.start : experts_from])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +91,9 @@ class Stage:
     Attributes:
         free_bytes: On its device when it was asked.
         memory: What the stage takes; with compute buffers once the worker's dry run has confirmed it.
+        n_cpu_moe: Of the first so many of its layers that have experts, these lie in system memory.
+        host: Its machine; empty if that is not known.
+        speed_factor: How many times as long as the device was measured to take the prediction counts.
     """
 
     worker: str
@@ -78,6 +102,9 @@ class Stage:
     layers: LayerRange
     memory: StageMemory
     free_bytes: int
+    n_cpu_moe: int = 0
+    host: str = ""
+    speed_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +114,23 @@ class Alternative:
     Attributes:
         label: What it would be for.
         stages: Workers by name with their layer ranges, in line order.
+        n_cpu_moe: Of each stage, of how many of its first layers with experts these lie in system memory.
+        size_bytes: Of the model's weights, where they are others; None: the plan's.
     """
 
     label: str
     stages: tuple[tuple[str, LayerRange], ...]
     prediction: Prediction
+    n_cpu_moe: tuple[int, ...] = ()
+    size_bytes: int | None = None
 
     def explain(self) -> str:
         """One line for a person."""
-        ranges = ", ".join(f"{name} {layers.start}-{layers.end - 1}" for name, layers in self.stages)
-        return f"{self.label} ({ranges}): {_speeds(self.prediction)}"
+        label = self.label if self.size_bytes is None else f"{self.label}: {size(self.size_bytes)}"
+        hosted = [f" with {in_ram(n)}" if n else "" for n in self.n_cpu_moe or (0,) * len(self.stages)]
+        ranges = [f"{name} {layers.start}-{layers.end - 1}" for name, layers in self.stages]
+        laid = ", ".join(own + more for own, more in zip(ranges, hosted, strict=True))
+        return f"{label} ({laid}): {_speeds(self.prediction)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +183,21 @@ class Plan:
         layers = f"{stage.layers.start}-{stage.layers.end - 1}"
         extras = ["embedding"] if stage.layers.start == 0 else []
         extras += ["output"] if stage.layers.end == self.demand.n_layer else []
+        hosted = f", {in_ram(stage.n_cpu_moe)}" if stage.n_cpu_moe else ""
         cells = (
             stage.worker,
             stage.device,
-            " + ".join([layers, *extras]),
+            " + ".join([layers, *extras]) + hosted,
             size(memory.weights_bytes),
             size(memory.kv_bytes),
             size(memory.compute_bytes),
             f"{size(max(0, stage.free_bytes - memory.device_bytes))} of {size(stage.free_bytes)}",
         )
         return cells if self.prediction is None else (*cells, f"{self.prediction.stage_s[number] * 1000:.1f} ms")
+
+    def noting(self, notes: Iterable[str]) -> Plan:
+        """The same plan with these notes too."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def besides(self, workers: Collection[str]) -> Plan:
         """The same plan where other lines have these workers: then none of them is left out."""
@@ -188,6 +227,11 @@ def _speeds(prediction: Prediction) -> str:
         after = f"{prediction.ttft_s:.1f} s" if prediction.ttft_s >= 1 else f"{prediction.ttft_s * 1000:.0f} ms"
         first = f"; first token of a long prompt ({PROMPT_TOKENS} tokens) after {after}"
     return f"{prediction.tokens_per_s:.1f} tokens per second for one stream{many}{first}"
+
+
+def in_ram(n_cpu_moe: int) -> str:
+    """What lies in system memory, for a person."""
+    return f"experts of {n_cpu_moe} layer{'s' if n_cpu_moe > 1 else ''} in RAM"
 
 
 def shown(layers: LayerRange) -> str:

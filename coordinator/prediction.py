@@ -25,8 +25,8 @@ PROMPT_TOKENS = 512
 _HIDDEN_STATE_FLOAT_BYTES = 4
 
 STAGE_OVERHEAD_S = 0.0005
-"""What a worker does to a decode frame beside computing it: checking, copying, handing it from thread to thread.
-Source: docs/planner.md."""
+"""What a worker does to a decode frame beside computing it: checking, copying, handing it from thread to thread; until
+earlier runs there say otherwise. Source: docs/planner.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,22 @@ def _one_way_s(link: Link, n_bytes: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PredictedStage:
-    """A stage as far as speed goes."""
+    """A stage as far as speed goes.
+
+    Attributes:
+        experts_from: The experts of layers before this one lie in system memory.
+        overhead_s: What it does to a frame beside computing it.
+    """
 
     worker: str
     layers: LayerRange
     speed: Speed
+    experts_from: int = 0
+    overhead_s: float = STAGE_OVERHEAD_S
+
+    def computes_s(self, n_tokens: int) -> float:
+        """Seconds that it computes a frame of so many tokens."""
+        return self.speed.stage_s(self.layers, n_tokens, experts_from=self.experts_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,8 @@ class Prediction:
     """What a line will do.
 
     Attributes:
-        stage_s: Seconds that each stage computes per token of one stream, in line order.
+        stage_s: Seconds per token of one stream on each stage, in line order.
+        computes_s: Of these, those that it computes.
         hops_s: Seconds per token on all links together.
         parallel: How many streams `parallel_tokens_per_s` is for.
         ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token; None where it
@@ -73,6 +85,7 @@ class Prediction:
     parallel: int
     parallel_tokens_per_s: float
     ttft_s: float | None
+    computes_s: tuple[float, ...] = ()
 
     @property
     def token_s(self) -> float:
@@ -106,11 +119,12 @@ def predict(
         parallel=n_sequences,
         parallel_tokens_per_s=n_sequences / all_s,
         ttft_s=sum(chunk) + n_more * max(chunk) + _hops_s(stages, links, n_embd, n_chunk),
+        computes_s=tuple(stage.computes_s(1) for stage in stages),
     )
 
 
 def _stage_seconds(stages: Sequence[PredictedStage], n_tokens: int) -> list[float]:
-    return [stage.speed.stage_s(stage.layers, n_tokens) + STAGE_OVERHEAD_S for stage in stages]
+    return [stage.computes_s(n_tokens) + stage.overhead_s for stage in stages]
 
 
 def _hops_s(stages: Sequence[PredictedStage], links: Links, n_embd: int, n_tokens: int) -> float:

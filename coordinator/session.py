@@ -23,6 +23,7 @@ from coordinator.generation import FinishReason, Signal, Token, TokenStream, Top
 from coordinator.line import Line, LineBrokenError
 from coordinator.scheduler import Scheduler
 from coordinator.text import TextStream
+from coordinator.timings import MeasuredTokens, TokenTimings
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Session:
         self._running: dict[int, _Running] = {}
         self._ids = itertools.count(1)
         self._sending = asyncio.Lock()
+        self._timings = TokenTimings()
         self._error: CaravanError | None = None
         self._breaking = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,6 +98,11 @@ class Session:
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return self._scheduler.n_waiting
+
+    @property
+    def measured(self) -> MeasuredTokens | None:
+        """How long tokens of lone streams took; None: there were none."""
+        return self._timings.measured()
 
     def start(self) -> None:
         """Begins to receive. Call it once, on the loop."""
@@ -138,8 +145,9 @@ class Session:
 
     async def _work(self) -> None:
         while True:
-            number, rows = await self._line.receive()
-            outcomes = self._scheduler.result(number, rows)
+            result = await self._line.receive()
+            self._timings.received(result.number, result.stage_s, time.monotonic())
+            outcomes = self._scheduler.result(result.number, result.rows)
             await self._send_ready()
             if self._deliver(outcomes):
                 await self._send_ready()
@@ -152,6 +160,7 @@ class Session:
             while (frame := self._scheduler.next_frame()) is not None:
                 if frame.starts:
                     self._note_starts(frame)
+                self._timings.sent(frame.number, is_decode_of_one=len(frame.tokens) == 1 and not frame.starts)
                 await self._line.send(frame)
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> bool:

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
 """How fast a worker's device computes this model: which layers to have it measure, and what their times say about any
-stage. Pure: layer shapes and measured runs in, seconds out. Called by `loading` around the workers' benchmarks.
+stage. Pure: layer shapes and measured runs in, seconds out. Called by `measuring` around the workers' benchmarks.
 
 Layers of the same tensors take the same time, so one run of each kind is measured, and the output layer as what the
-last layer's run takes beyond the layer itself. Left out is what grows with the text: attention over a long context
-takes longer than these figures say.
+last layer's run takes beyond the layer itself. Where experts may have to lie in system memory, the same runs are
+measured once more like that. Left out is what grows with the text: attention over a long context takes longer than
+these figures say.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.workers import BenchmarkedRun
@@ -39,6 +40,19 @@ class Curve:
         (n_low, low_s), (n_high, high_s) = points[end - 1], points[end]
         return max(0.0, low_s + (high_s - low_s) * (n_tokens - n_low) / (n_high - n_low))
 
+    def times(self, factor: float) -> Curve:
+        """Every time multiplied."""
+        return Curve(tuple((n_tokens, factor * seconds) for n_tokens, seconds in self.points))
+
+    def stretched(self, factor: float) -> Curve:
+        """The smallest batch takes so many times as long, and larger ones as many seconds longer: what changes is what
+        every batch takes, such as reading the weights, and not what each of its tokens does."""
+        return self.later((factor - 1) * self.points[0][1])
+
+    def later(self, more_s: float) -> Curve:
+        """Every time so much longer, or shorter."""
+        return Curve(tuple((n_tokens, max(0.0, seconds + more_s)) for n_tokens, seconds in self.points))
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
@@ -47,20 +61,48 @@ class Speed:
     Attributes:
         kinds: Of each layer, the number of its curve in `layers`.
         output: The output layer's.
+        hosted: As `layers`, where a layer's experts lie in system memory; None: not measured.
     """
 
     kinds: tuple[int, ...]
     layers: tuple[Curve, ...]
     output: Curve
+    hosted: tuple[Curve, ...] | None = None
 
-    def layer_s(self, layer: int, n_tokens: int) -> float:
-        """Seconds of one layer for a batch of so many tokens."""
-        return self.layers[self.kinds[layer]].at(n_tokens)
+    def layer_s(self, layer: int, n_tokens: int, *, is_hosted: bool = False) -> float:
+        """Seconds of one layer for a batch of so many tokens.
 
-    def stage_s(self, layers: LayerRange, n_tokens: int) -> float:
-        """Seconds of a stage for a batch of so many tokens; the model's last one has the output layer."""
-        seconds = sum(self.layer_s(layer, n_tokens) for layer in range(layers.start, layers.end))
+        Args:
+            is_hosted: Whether its experts, if it has any, lie in system memory.
+
+        Raises:
+            ValueError: They do, and that was not measured.
+        """
+        curves = self.hosted if is_hosted else self.layers
+        if curves is None:
+            raise ValueError("it was not measured how long a layer takes with its experts in system memory")
+        return curves[self.kinds[layer]].at(n_tokens)
+
+    def stage_s(self, layers: LayerRange, n_tokens: int, *, experts_from: int = 0) -> float:
+        """Seconds of a stage for a batch of so many tokens; the model's last one has the output layer.
+
+        Args:
+            experts_from: The experts of layers before this one lie in system memory.
+
+        Raises:
+            ValueError: As `layer_s`.
+        """
+        own = range(layers.start, layers.end)
+        seconds = sum(self.layer_s(layer, n_tokens, is_hosted=layer < experts_from) for layer in own)
         return seconds + (self.output.at(n_tokens) if layers.end == len(self.kinds) else 0.0)
+
+    def stretched(self, factor: float) -> Speed:
+        """As `Curve.stretched`, everywhere."""
+        return self._each(lambda curve: curve.stretched(factor))
+
+    def _each(self, change: Callable[[Curve], Curve]) -> Speed:
+        hosted = None if self.hosted is None else tuple(map(change, self.hosted))
+        return Speed(self.kinds, tuple(map(change, self.layers)), change(self.output), hosted)
 
 
 def layer_kinds(layout: ModelLayout) -> tuple[int, ...]:
@@ -114,4 +156,4 @@ def speed_of(kinds: tuple[int, ...], weights_bytes: Sequence[int], runs: Sequenc
 
 
 def _divided(points: Points, by: float) -> Curve:
-    return Curve(tuple((n_tokens, seconds / by) for n_tokens, seconds in points))
+    return Curve(points).times(1 / by)

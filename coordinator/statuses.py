@@ -22,6 +22,7 @@ from coordinator.errors import (
     SessionLostError,
     UnsupportedModelError,
     VersionMismatchError,
+    WeightsError,
     WorkerBusyError,
     WorkerError,
     WorkerLostError,
@@ -49,6 +50,8 @@ _WORKER_ERRORS: dict[int, type[WorkerError]] = {
     error_pb2.ERROR_CODE_CROSSING: EngineError,
     error_pb2.ERROR_CODE_ENGINE: EngineError,
     error_pb2.ERROR_CODE_NEIGHBOUR_LOST: WorkerLostError,
+    error_pb2.ERROR_CODE_DISK_FULL: WeightsError,
+    error_pb2.ERROR_CODE_NO_SOURCE: WeightsError,
     error_pb2.ERROR_CODE_UNSPECIFIED: EngineError,
 }
 

@@ -113,6 +113,24 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class CardFigures:
+    """A card under a worker as its driver sees it, whoever uses it; None: not told.
+
+    Attributes:
+        device: llama.cpp's name of it.
+        utilisation: Of its compute units, 0 to 1.
+        power_limit_w: What it may draw.
+    """
+
+    device: str
+    used_bytes: int | None = None
+    utilisation: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FoundWorker:
     """A worker that answered.
 
@@ -122,6 +140,9 @@ class FoundWorker:
         address: Where it was reached, ``host:port``.
         host_name: Its machine's name, as it says.
         loaded: Stages it holds already.
+        telemetry: Of each card under its device.
+        weights_port: Where it gives and takes weights, on the host of its address; 0: nowhere.
+        held_tensors: Of the model that it was offered, a bit for each as in the contract.
     """
 
     name: str
@@ -132,6 +153,9 @@ class FoundWorker:
     versions: BuildVersions
     device: WorkerDevice
     loaded: tuple[LoadedStage, ...] = ()
+    telemetry: tuple[CardFigures, ...] = ()
+    weights_port: int = 0
+    held_tensors: bytes = b""
 
     @property
     def is_serving(self) -> bool:

@@ -6,7 +6,7 @@ Imported by the worker and the coordinator; imports nothing of theirs, and nothi
 
 from native.chat_template import ChatTemplate
 from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, MemoryUse, default_threads
-from native.devices import Device, DeviceKind, devices, find_device
+from native.devices import Device, DeviceKind, backends, bus_id, devices, find_device
 from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
 from native.errors import (
     ChatTemplateError,
@@ -25,9 +25,10 @@ from native.errors import (
     UnknownDeviceError,
     UnsupportedModelError,
 )
-from native.layout import ModelLayout, TensorLayout, check_splittable, read_layout
+from native.layout import ModelLayout, TensorLayout, check_splittable, header_size, read_layout
 from native.library import Versions, versions
 from native.model import Model
+from native.partial_file import Weights
 from native.ranges import LayerRange
 from native.sampler import Sampled, Sampler, SamplingParams, check_params
 from native.vocabulary import Vocabulary
@@ -68,12 +69,16 @@ __all__ = [
     "UnsupportedModelError",
     "Versions",
     "Vocabulary",
+    "Weights",
+    "backends",
+    "bus_id",
     "check_params",
     "check_splittable",
     "default_threads",
     "devices",
     "dry_run",
     "find_device",
+    "header_size",
     "measure_layers",
     "read_layout",
     "versions",

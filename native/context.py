@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from native.devices import buffer_type_of
 from native.errors import CrossingError, DecodeError, LoadFailedError
-from native.library import BytesStruct, CrossingStruct, forget_errors, last_errors, wire
+from native.library import BytesStruct, CrossingStruct, forget_errors, last_errors, scheduler_of, wire
 from native.model import Model
 
 # ggml's numbers for the types a KV cache may have. Source: enum ggml_type in ggml/include/ggml.h.
@@ -88,7 +89,8 @@ class ContextParams:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes by purpose; `host_bytes` of their sum lie in system memory beside the device (0 on the CPU)."""
+    """Bytes by purpose; `host_bytes` of their sum count as system memory beside the device: what lies there though the
+    device is another, and on the CPU the experts that `n_cpu_moe` names."""
 
     weights_bytes: int
     kv_bytes: int
@@ -285,13 +287,29 @@ class Context:
             wire().caravan_wire_begin(after, None, 0)
         self._batch.fill(batch, with_outputs=self._model.is_last)
         forget_errors()
-        status = llama_cpp.llama_decode(self.handle, self._batch.struct)
+        with self._holding_what_crosses():
+            status = llama_cpp.llama_decode(self.handle, self._batch.struct)
         for handle in (before, after):
             fault = wire().caravan_wire_end(handle) if handle is not None else None
             if fault is not None:
                 raise CrossingError(fault.decode("utf-8", "replace"))
         if status != 0:
             raise DecodeError(_decode_reason(status, len(batch.tokens)))
+
+    @contextmanager
+    def _holding_what_crosses(self) -> Iterator[None]:
+        """Experts beside a GPU: what follows the last of them is computed where llama.cpp would without a wire."""
+        after, fence = self._model.wires.after, self._model.wires.fence
+        is_held = after is not None and not self._model.is_cpu and self._model.host_experts.layers
+        scheduler = scheduler_of(self.handle) if is_held else None
+        if scheduler is None:
+            yield
+            return
+        wire().caravan_wire_hold(after, fence, scheduler)
+        try:
+            yield
+        finally:
+            wire().caravan_wire_hold(after, None, None)
 
     def _take_captured(self, wire_handle: int) -> list[CrossingTensor]:
         n = wire().caravan_wire_captured(wire_handle, self._captured, _MAX_CAPTURED)
@@ -316,7 +334,8 @@ def measure(context: Context) -> MemoryUse:
     array = (BytesStruct * _MAX_BUFFER_TYPES)()
     n = wire().caravan_memory_breakdown(context.handle, array, _MAX_BUFFER_TYPES)
     device_type = buffer_type_of(model.device)
-    weights = kv = compute = host = 0
+    weights = kv = compute = 0
+    host = model.host_experts.n_bytes if model.is_cpu else 0
     for entry in array[:n]:
         if entry.buffer_type in elsewhere:
             continue

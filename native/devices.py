@@ -33,6 +33,22 @@ class Device:
     total_bytes: int
 
 
+class _PropertiesStruct(c.Structure):
+    """struct ggml_backend_dev_props."""
+
+    _fields_ = (
+        ("name", c.c_char_p),
+        ("description", c.c_char_p),
+        ("memory_free", c.c_size_t),
+        ("memory_total", c.c_size_t),
+        ("type", c.c_int),
+        ("device_id", c.c_char_p),
+        ("capabilities", c.c_bool * 5),
+    )
+
+
+_backend_count = declare(ggml, "ggml_backend_reg_count", c.c_size_t)
+_backend = declare(ggml, "ggml_backend_reg_get", c.c_void_p, c.c_size_t)
 _count = declare(ggml, "ggml_backend_dev_count", c.c_size_t)
 _get = declare(ggml, "ggml_backend_dev_get", c.c_void_p, c.c_size_t)
 _name = declare(ggml_base, "ggml_backend_dev_name", c.c_char_p, c.c_void_p)
@@ -41,12 +57,18 @@ _type = declare(ggml_base, "ggml_backend_dev_type", c.c_int, c.c_void_p)
 _memory = declare(ggml_base, "ggml_backend_dev_memory", None, c.c_void_p, c.POINTER(c.c_size_t), c.POINTER(c.c_size_t))
 _registry = declare(ggml_base, "ggml_backend_dev_backend_reg", c.c_void_p, c.c_void_p)
 _registry_name = declare(ggml_base, "ggml_backend_reg_name", c.c_char_p, c.c_void_p)
+_properties = declare(ggml_base, "ggml_backend_dev_get_props", None, c.c_void_p, c.c_void_p)
 _buffer_type = declare(ggml_base, "ggml_backend_dev_buffer_type", c.c_void_p, c.c_void_p)
 
 
 def devices() -> list[Device]:
     """Every device of the installed llama.cpp, memory read now. The CPU is always among them, last."""
     return [_describe(handle) for handle in _handles()]
+
+
+def backends() -> list[str]:
+    """What the installed llama.cpp was built with ("CUDA", "Vulkan", "CPU"), whether it finds devices for it or not."""
+    return [_registry_name(_backend(i)).decode() for i in range(_backend_count())]
 
 
 def find_device(name: str | None = None) -> Device:
@@ -56,6 +78,18 @@ def find_device(name: str | None = None) -> Device:
         UnknownDeviceError: there is none; names those there are.
     """
     return _describe(handle_of(name))
+
+
+def bus_id(name: str) -> str | None:
+    """Where a card is in this machine, "0000:c1:00.0" (PCI domain, bus, device and function); None: its backend does
+    not tell, or it is no card. What two backends both name so is one card.
+
+    Raises:
+        UnknownDeviceError: there is no such device.
+    """
+    properties = _PropertiesStruct()
+    _properties(handle_of(name), c.byref(properties))
+    return properties.device_id.decode() if properties.device_id else None
 
 
 def handle_of(name: str | None) -> int:

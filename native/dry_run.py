@@ -43,13 +43,18 @@ class LayerCosts:
     tied_output: bool
 
 
-def dry_run(path: str | Path, layers: LayerRange, device: str | None, params: ContextParams) -> MemoryUse:
-    """Exact bytes that a stage would take on this machine's device; allocates nothing.
+def dry_run(
+    path: str | Path, layers: LayerRange, device: str | None, params: ContextParams, n_cpu_moe: int = 0
+) -> MemoryUse:
+    """Exact bytes that a stage would take on this machine's device; allocates nothing. `n_cpu_moe` as in `Model.load`.
 
     Raises:
         As `Model.load` and `Context`.
     """
-    with Model.load(path, layers=layers, device=device, allocate=False) as model, Context(model, params) as context:
+    with (
+        Model.load(path, layers=layers, device=device, allocate=False, n_cpu_moe=n_cpu_moe) as model,
+        Context(model, params) as context,
+    ):
         return measure(context)
 
 

@@ -145,9 +145,14 @@ class GgufHeader:
         at = _find_key(self.handle, key.encode())
         return int(_array_length(self.handle, at)) if at >= 0 and _kv_type(self.handle, at) == _ARRAY_TYPE else 0
 
+    @property
+    def n_bytes(self) -> int:
+        """Before the first tensor's."""
+        return int(_data_offset(self.handle))
+
     def hash_header(self, digest: hashlib._Hash) -> int:
         """Adds what lies before the first tensor's bytes; how much that is. Raises ModelFileError, and OSError."""
-        n_bytes = int(_data_offset(self.handle))
+        n_bytes = self.n_bytes
         if n_bytes > MAX_HEADER_BYTES:
             raise ModelFileError(self.path, f"the GGUF header has {n_bytes:,} bytes; no model has so large a one")
         left = n_bytes

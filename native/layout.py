@@ -20,6 +20,7 @@ import llama_cpp
 from native.errors import ModelFileError, ModelFileNotFoundError, UnsupportedModelError
 from native.header import GgufHeader
 from native.header_limits import MAX_TENSORS
+from native.library import errors_expected
 
 # Architectures whose graph is no single pass over the layers.
 _LOOPS = "runs its layers in a loop, and a line passes each layer once: run it on one machine"
@@ -62,6 +63,11 @@ _MAX_NAME_LENGTH = 200
 
 _LAYER_NAME = re.compile(r"^blk\.(\d+)\.")
 
+# Behind "blk.N": a layer's experts, of which a token uses some; those that every token uses are called `shexp`.
+# Source: LLM_FFN_EXPS_REGEX in common/common.h.
+EXPERT_NAME = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+_EXPERT_NAME = re.compile(EXPERT_NAME)
+
 
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
@@ -77,9 +83,8 @@ class TensorLayout:
 
     @property
     def is_expert(self) -> bool:
-        """Whether it holds a layer's experts, of which a token uses some. Source: LLM_TENSOR_NAMES in
-        src/llama-arch.cpp; experts that every token uses are called `shexp`."""
-        return "_exps." in self.name
+        """Whether it holds a layer's experts, of which a token uses some."""
+        return _EXPERT_NAME.search(self.name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,31 @@ def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> Mo
         header_bytes=tuple(header_bytes),
         **layout,  # type: ignore[arg-type]
     )
+
+
+def header_size(path: str | Path) -> int | None:
+    """Bytes before the first tensor's, in the beginning of a GGUF at least: of one that is still being fetched, say.
+    None where the header goes on behind the file's end, or is damaged, which looks the same.
+
+    Raises:
+        ModelFileNotFoundError: there is no such file.
+        ModelFileError: not a GGUF.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError:
+        raise ModelFileNotFoundError(path, "there is no such file") from None
+    except OSError as error:
+        raise ModelFileError(path, f"cannot be read: {error.strerror}") from None
+    if magic != b"GGUF":
+        raise ModelFileError(path, "this is not a GGUF file (it does not begin with 'GGUF')")
+    try:
+        with errors_expected(), GgufHeader(path) as gguf:
+            return gguf.n_bytes
+    except ModelFileError:
+        return None
 
 
 def _tensors(gguf: GgufHeader, file_index: int, file_bytes: Sequence[int] | None) -> list[TensorLayout]:

@@ -12,7 +12,10 @@ import functools
 import logging
 import os
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +90,32 @@ _MAX_LINE_BYTES = 1000
 _last_errors: deque[str] = deque(maxlen=8)
 
 
+class _Expectation(threading.local):
+    """Whether this thread asks for something that may well fail."""
+
+    errors = False
+
+
+_expectation = _Expectation()
+
+
+@contextmanager
+def errors_expected() -> Iterator[None]:
+    """What llama.cpp complains of on this thread meanwhile is logged at DEBUG only."""
+    _expectation.errors = True
+    try:
+        yield
+    finally:
+        _expectation.errors = False
+
+
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
     message = text[:_MAX_LINE_BYTES].decode("utf-8", "replace").strip()
     if not message or message == ".":
         return
     if level == 4:
         _last_errors.append(message)
-    _LOG.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+    _LOG.log(logging.DEBUG if _expectation.errors else _LEVELS.get(level, logging.DEBUG), "%s", message)
 
 
 # Held for as long as the library may call it.
@@ -145,6 +167,10 @@ class RangeStruct(c.Structure):
     _fields_ = (("start", c.c_int64), ("end", c.c_int64), ("is_needed", c.c_int32))
 
 
+# caravan_provide: from a tensor's number to the descriptor of a file that has it.
+ProvideCallback = c.CFUNCTYPE(c.c_int, c.c_size_t)
+
+
 class PartialStruct(c.Structure):
     """struct caravan_partial."""
 
@@ -153,6 +179,7 @@ class PartialStruct(c.Structure):
         ("n_header", c.c_size_t),
         ("tensors", c.POINTER(RangeStruct)),
         ("n_tensors", c.c_size_t),
+        ("provide", ProvideCallback),
     )
 
 
@@ -176,6 +203,9 @@ class _HostStruct(c.Structure):
         ("graph_node", c.c_void_p),
         ("nbytes", c.c_void_p),
         ("tensor_overhead", c.c_void_p),
+        ("sched_n_backends", c.c_void_p),
+        ("sched_backend", c.c_void_p),
+        ("sched_set_backend", c.c_void_p),
         ("memory_breakdown", c.c_void_p),
         ("op_get_rows", c.c_int32),
         ("view_ops", c.c_int32 * 4),
@@ -191,6 +221,9 @@ _HOST_FUNCTIONS = (
     "ggml_graph_node",
     "ggml_nbytes",
     "ggml_tensor_overhead",
+    "ggml_backend_sched_get_n_backends",
+    "ggml_backend_sched_get_backend",
+    "ggml_backend_sched_set_tensor_backend",
 )
 
 # Ops that only show what another made.
@@ -201,6 +234,9 @@ _BREAKDOWN_NAMES = (
     "_Z26llama_get_memory_breakdownPK13llama_context",
     "llama_get_memory_breakdown",
 )
+
+# llama_context::get_sched() const as the Itanium C++ ABI spells it.
+_SCHEDULER_NAME = "_ZNK13llama_context9get_schedEv"
 
 # More ops than ggml has; the search for one by name ends there.
 _MAX_OPS = 200
@@ -225,6 +261,14 @@ def _breakdown_address() -> int:
     raise LibraryMismatchError(
         f"the installed llama.cpp has no llama_get_memory_breakdown: install llama-cpp-python=={BUILT_FOR}"
     )
+
+
+def scheduler_of(context: int) -> int | None:
+    """ggml's scheduler of a context; None where the library does not give it away."""
+    if not hasattr(llama, _SCHEDULER_NAME):
+        return None
+    scheduler: int | None = declare(llama, _SCHEDULER_NAME, c.c_void_p, c.c_void_p)(context)
+    return scheduler
 
 
 def _wire_path() -> Path:
@@ -252,9 +296,10 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_free", None, pointer)
     declare(library, "caravan_wire_device", pointer, pointer)
     declare(library, "caravan_wire_buffer_type", pointer, pointer)
-    declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer)
+    declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer, c.c_char_p)
     declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_wire_begin_made_up", None, pointer)
+    declare(library, "caravan_wire_hold", None, pointer, pointer, pointer)
     declare(library, "caravan_wire_end", c.c_char_p, pointer)
     declare(library, "caravan_wire_captured", c.c_size_t, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_fence_new", pointer, pointer, c.c_int, c.c_int)

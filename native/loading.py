@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import llama_cpp
 
@@ -13,8 +14,15 @@ from native.library import forget_errors, last_errors
 from native.partial_file import PartialFile
 
 
-def load_handle(layout: ModelLayout, params: llama_cpp.llama_model_params, file: PartialFile | None = None) -> int:
-    """Loads what `params` says, through `file` if there is one, and returns llama.cpp's model handle.
+def load_handle(
+    layout: ModelLayout,
+    params: llama_cpp.llama_model_params,
+    file: PartialFile | None = None,
+    *,
+    path: Path | None = None,
+) -> int:
+    """Loads what `params` says, through `file` or from another path if there is one, and returns llama.cpp's model
+    handle.
 
     Raises:
         UnsupportedModelError: an architecture that this llama.cpp does not know.
@@ -22,7 +30,7 @@ def load_handle(layout: ModelLayout, params: llama_cpp.llama_model_params, file:
     """
     forget_errors()
     if file is None:
-        handle = llama_cpp.llama_model_load_from_file(os.fsencode(layout.path), params)
+        handle = llama_cpp.llama_model_load_from_file(os.fsencode(path or layout.path), params)
     else:
         handle = llama_cpp.llama_model_load_from_file_ptr(file.stream, params)
     if handle:

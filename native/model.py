@@ -19,10 +19,19 @@ import llama_cpp
 
 from native.devices import buffer_type_of, cpu_handle, handle_of
 from native.errors import LoadCancelledError, NativeError
-from native.layout import ModelLayout, check_generative, check_splittable, read_layout
+from native.experts import HostExperts, host_experts
+from native.layout import ModelLayout, TensorLayout, check_generative, check_splittable, read_layout
 from native.library import wire
 from native.loading import load_handle
-from native.partial_file import PartialFile, open_partly
+from native.partial_file import PartialFile, Weights, open_partly
+from native.placement import (
+    EMBEDDING,
+    FIRST_STAGE_TENSORS,
+    OUTPUT_TENSORS,
+    is_tied,
+    patterns_before,
+    tensors_elsewhere,
+)
 from native.ranges import LayerRange
 from native.vocabulary import Vocabulary
 
@@ -34,17 +43,6 @@ _NO_END = 1 << 30
 # What one step of a stage may capture or be given. A frame is at most a batch of hidden states times the few tensors
 # that cross; this stops a runaway, not a large model (a batch of 2048 tokens by 16384 values is 128 MiB).
 MAX_STEP_BYTES = 2 << 30
-
-# What only the first stage reads, beside the embedding itself, which a tied output shares. LFM2 names its output norm
-# like an embedding norm.
-_EMBEDDING = r"^token_embd\."
-_INPUT_TENSORS = r"^token_embd_norm|^per_layer_tok|^position_embd|^token_types|^altup_proj\."
-
-# The one of them that llama.cpp places with the output, where a first stage has a wire (Gemma 3n).
-_FIRST_STAGE_TENSORS = r"^altup_proj\."
-
-# What the last stage reads behind the last layer.
-_OUTPUT_TENSORS = r"^output|^altup_unembd_proj\."
 
 # llama.cpp's load mode that reads into buffers instead of mapping the file: mapping would prefetch every layer, and
 # files are never mapped in huge pages.
@@ -90,6 +88,7 @@ class Model:
         self.device = setup.device
         self.is_cpu = setup.is_cpu
         self.is_dry = setup.is_dry
+        self.host_experts = setup.host_experts
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(handle), model_handle=handle)
 
     @classmethod
@@ -101,6 +100,8 @@ class Model:
         device: str | None = None,
         on_progress: OnProgress | None = None,
         allocate: bool = True,
+        n_cpu_moe: int = 0,
+        weights: Weights | None = None,
     ) -> Model:
         """Loads a layer range (all layers without one) onto a device (llama.cpp's own choice without one).
 
@@ -115,10 +116,14 @@ class Model:
             on_progress: called with the part of the bytes to read that is read, 0..1, on this thread; returning False
                 cancels.
             allocate: False for a dry run that reads the header only.
+            n_cpu_moe: of the first so many of these layers that have experts, these lie in system memory and are
+                computed there, as with llama.cpp's option of that name. On the CPU that changes nothing but what
+                counts as `host_bytes`.
+            weights: where the tensors are, or will be; None: all in the file.
 
         Raises:
-            ModelFileError, UnsupportedModelError, UnknownDeviceError, LoadCancelledError.
-            ValueError: layers beyond the model's.
+            ModelFileError, UnsupportedModelError, UnknownDeviceError, LoadCancelledError; whatever `weights` raise.
+            ValueError: layers beyond the model's, or fewer with experts than `n_cpu_moe`.
             LoadFailedError: llama.cpp refused, with its reason; nothing is left loaded.
         """
         layout = read_layout(path)
@@ -127,7 +132,8 @@ class Model:
         if layers.end > layout.n_layer:
             raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
         check_generative(layout)
-        setup = _LoadSetup(layout, layers, device, on_progress, allocate)
+        experts = host_experts(layout, layers, n_cpu_moe)
+        setup = _LoadSetup(layout, layers, device, on_progress, allocate, experts, weights)
         if layers != whole:
             check_splittable(layout)
             setup.add_wires()
@@ -179,14 +185,19 @@ class _LoadSetup:
         device: str | None,
         on_progress: OnProgress | None,
         allocate: bool,
+        experts: HostExperts,
+        weights: Weights | None,
     ) -> None:
         self.layout = layout
         self.layers = layers
         self.device = handle_of(device)
         self.is_cpu = self.device == cpu_handle()
         self.is_dry = not allocate
+        self.host_experts = experts
+        self.weights = None if self.is_dry else weights
         self.wires = Wires()
         self.cancelled = False
+        self.was_misplaced = False
         self.file: PartialFile | None = None
         self.params = llama_cpp.llama_model_default_params()
         if self.is_dry:
@@ -221,66 +232,97 @@ class _LoadSetup:
         self.params.n_gpu_layers = n_block + 1
         self.params.split_mode = _SPLIT_MODE_LAYER
         self.params.load_mode = _LOAD_MODE_NONE
-        self._set_overrides()
 
     def load(self) -> int:
         """Runs the load; on failure frees the wires and says why."""
+        self._set_overrides()
         try:
-            return self._load_partly() or load_handle(self.layout, self.params)
-        except NativeError:
+            return self._load_partly() or self._load_from_path()
+        except BaseException as error:
             self.wires.close()
-            if self.cancelled:
+            if self.file is not None and self.file.failure is not None:
+                raise self.file.failure from None
+            if self.cancelled and isinstance(error, NativeError):
                 raise LoadCancelledError(f"loading {self.layout.path.name} was cancelled") from None
             raise
 
     def _load_partly(self) -> int | None:
         """Loads without reading what other layers have; None where that cannot be done."""
-        if self.wires.fence is None or self.is_dry:
+        if self.is_dry or (self.wires.fence is None and self.weights is None):
             return None
-        with open_partly(self.layout, self.layers) as self.file:
+        with open_partly(self.layout, self.layers, self.weights) as self.file:
             if self.file is None:
                 return None
             handle = load_handle(self.layout, self.params, self.file)
-            wires = [each for each in (self.wires.before, self.wires.after) if each is not None]
             # What was not read must have gone to a wire, every byte of it: nothing that computes may hold such bytes.
-            if self.file.skipped_bytes == sum(wire().caravan_wire_weight_bytes(each) for each in wires):
+            if self.file.skipped_bytes == sum(map(self._bytes_on_wires, self.file.skipped)):
                 return handle
         self.file = None
-        llama_cpp.llama_model_free(handle)
-        _LOG.warning("%s is read as a whole: llama.cpp put layers in unforeseen places", self.layout.path.name)
+        self._free_misplaced(handle)
         return None
+
+    def _load_from_path(self) -> int:
+        """Loads from a file's path, reading all of it; what is not needed may be anything there, once."""
+        if self.weights is None or self.was_misplaced:
+            path = None if self.weights is None else self.weights.path(self.layout.tensors)
+            return load_handle(self.layout, self.params, path=path)
+        elsewhere = tensors_elsewhere(self.layout, self.layers)
+        path = self.weights.path([tensor for tensor in self.layout.tensors if tensor not in elsewhere])
+        handle = load_handle(self.layout, self.params, path=path)
+        # llama.cpp leaves out blocks behind the last layer; all else it has put somewhere.
+        expected = [t for t in elsewhere if t.n_bytes and (t.layer is None or t.layer < self.layout.n_layer)]
+        if all(map(self._bytes_on_wires, expected)):
+            return handle
+        self._free_misplaced(handle)
+        return self._load_from_path()
+
+    def _bytes_on_wires(self, tensor: TensorLayout) -> int:
+        wires = [each for each in (self.wires.before, self.wires.after) if each is not None]
+        return sum(wire().caravan_wire_weight_bytes(each, tensor.name.encode()) for each in wires)
+
+    def _free_misplaced(self, handle: int) -> None:
+        self.was_misplaced = True
+        llama_cpp.llama_model_free(handle)
+        _LOG.warning("%s is read as a whole: llama.cpp put tensors in unforeseen places", self.layout.path.name)
 
     def _set_devices(self, devices: list[int]) -> None:
         self.devices = (c.c_void_p * (len(devices) + 1))(*devices, None)
         self.params.devices = c.cast(self.devices, c.c_void_p)
 
     def _set_overrides(self) -> None:
+        """Says where tensors lie that llama.cpp would place elsewhere; the first pattern that fits a name decides."""
+        overrides = [] if self.wires.fence is None else self._stage_overrides()
+        if self.host_experts.layers and not self.is_cpu:
+            overrides.append((self.host_experts.pattern, buffer_type_of(cpu_handle())))
+        if not overrides:
+            return
+        array = (_Override * (len(overrides) + 1))()
+        for i, (pattern, buffer_type) in enumerate(overrides):
+            array[i] = _Override(pattern.encode(), buffer_type)
+        self.overrides = array
+        self.params.tensor_buft_overrides = c.cast(array, c.c_void_p)
+
+    def _stage_overrides(self) -> list[tuple[str, int]]:
         """Sends what only the first stage reads to the wire before; names what lies on the CPU as such.
 
         Only tensors overridden to the CPU's buffer type get the repacked layouts that llama.cpp picks by itself for a
         CPU it was not given as a device (llama_model_loader::create_tensor), and without them results differ.
         """
         is_last = self.layers.end == self.layout.n_layer
-        is_tied = all(tensor.name != "output.weight" for tensor in self.layout.tensors)
         overrides: list[tuple[str, int]] = []
         if self.wires.before is not None:
-            elsewhere = [] if self.layout.architecture.startswith("lfm2") else [_INPUT_TENSORS]
-            elsewhere += [] if is_last and is_tied else [_EMBEDDING]
             before = wire().caravan_wire_buffer_type(self.wires.before)
-            overrides += [(pattern, before) for pattern in elsewhere]
+            overrides += [(pattern, before) for pattern in patterns_before(self.layout, self.layers)]
         device = buffer_type_of(self.device)
         if self.wires.before is None:
-            overrides.append((_FIRST_STAGE_TENSORS, device))
+            overrides.append((FIRST_STAGE_TENSORS, device))
         if self.is_cpu:
             own = "|".join(map(str, range(self.layers.start, self.layers.end)))
             overrides.append((rf"^blk\.({own})\.", device))
             if is_last:
-                overrides.append((f"{_OUTPUT_TENSORS}|{_EMBEDDING}" if is_tied else _OUTPUT_TENSORS, device))
-        array = (_Override * (len(overrides) + 1))()
-        for i, (pattern, buffer_type) in enumerate(overrides):
-            array[i] = _Override(pattern.encode(), buffer_type)
-        self.overrides = array
-        self.params.tensor_buft_overrides = c.cast(array, c.c_void_p)
+                output = f"{OUTPUT_TENSORS}|{EMBEDDING}" if is_tied(self.layout) else OUTPUT_TENSORS
+                overrides.append((output, device))
+        return overrides
 
     def _report_to(self, on_progress: OnProgress | None) -> None:
         if on_progress is None:

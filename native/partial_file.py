@@ -2,33 +2,57 @@
 """The file of a model as a stage reads it: llama.cpp asks for every tensor, and those of other layers stay unread.
 
 Called while a stage loads, on the loading thread. What a skipped tensor holds is never looked at: it lies on a wire.
-Reading and skipping is done in native/src/partial_file.cpp.
+A needed one may come while the load is under way (`Weights`): it is waited for when llama.cpp first reads it.
+Reading, skipping and waiting is done in native/src/partial_file.cpp.
 """
 
 from __future__ import annotations
 
+import ctypes as c
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 from native.errors import ModelFileError
 from native.layout import ModelLayout, TensorLayout
-from native.library import PartialStruct, RangeStruct, wire
+from native.library import PartialStruct, ProvideCallback, RangeStruct, wire
+from native.placement import is_mapped, tensors_elsewhere
 from native.ranges import LayerRange
 
-# llama.cpp maps a larger table of no layer, where it can, instead of reading it, and a stream cannot be mapped.
-# Source: llama_model_loader::lazy_read::add in src/llama-model-loader.cpp, which all but two architectures never call.
-_MAPPED_BYTES = 4 << 30
+_NO_DESCRIPTOR = -1
 
 
-@dataclass(frozen=True, slots=True)
+class Weights(Protocol):
+    """A model's tensors, some of which may still be on their way. Called on the loading thread."""
+
+    def descriptor(self, tensor: TensorLayout) -> int:
+        """Of an open file that has the tensor where the model's own has it; blocks until it is there.
+
+        It must stay open until the load is over. What this raises, the load fails with.
+        """
+
+    def path(self, tensors: Collection[TensorLayout]) -> Path:
+        """Of the model's (first) file that has all of these; blocks until it does. What it raises, the load fails with.
+
+        All other tensors may be anything there.
+        """
+
+
+@dataclass(slots=True)
 class PartialFile:
-    """An open file, for llama_model_load_from_file_ptr, of which `own_bytes` at most are read."""
+    """An open file, for llama_model_load_from_file_ptr, of which `own_bytes` at most are read.
+
+    `failure` is what a tensor that was waited for could not be had for.
+    """
 
     handle: int
     n_header: int
     own_bytes: int
+    skipped: frozenset[TensorLayout]
+    failure: BaseException | None = field(default=None)
 
     @property
     def stream(self) -> int:
@@ -51,28 +75,24 @@ class PartialFile:
         return min(1.0, self.read_bytes / self.own_bytes)
 
 
-def tensors_to_skip(layout: ModelLayout, layers: LayerRange) -> frozenset[TensorLayout]:
-    """Tensors that a stage of these layers does not need.
-
-    Only those named after a layer of another stage (blocks behind the last layer are the last stage's): whatever else
-    a model has is read. None of a model in several files, since llama.cpp takes one stream, nor of one that it maps.
-    """
-    is_mapped = any(tensor.layer is None and tensor.n_bytes > _MAPPED_BYTES for tensor in layout.tensors)
-    if len(layout.files) > 1 or is_mapped:
-        return frozenset()
-    end = layout.n_block if layers.end == layout.n_layer else layers.end
-    return frozenset(t for t in layout.tensors if t.layer is not None and not layers.start <= t.layer < end)
+def can_be_streamed(layout: ModelLayout) -> bool:
+    """Whether llama.cpp can take all of a model from one stream: that is one file, and is not mapped."""
+    return len(layout.files) == 1 and not any(map(is_mapped, layout.tensors))
 
 
 @contextmanager
-def open_partly(layout: ModelLayout, layers: LayerRange) -> Iterator[PartialFile | None]:
+def open_partly(
+    layout: ModelLayout, layers: LayerRange, weights: Weights | None = None
+) -> Iterator[PartialFile | None]:
     """Opens a model's file for a stage of these layers; None where it has to be loaded from its path, as a whole.
+
+    With `weights` each tensor comes from where they say; the header comes from the layout's own file.
 
     Raises:
         ModelFileError: the file cannot be opened any more, or is another than when its header was read.
     """
-    skipped = tensors_to_skip(layout, layers)
-    if not skipped:
+    skipped = tensors_elsewhere(layout, layers)
+    if not can_be_streamed(layout) or not (skipped or weights):
         yield None
         return
     tensors = sorted((t for t in layout.tensors if t.n_bytes), key=lambda tensor: tensor.offset_bytes)
@@ -87,12 +107,30 @@ def open_partly(layout: ModelLayout, layers: LayerRange) -> Iterator[PartialFile
             raise ModelFileError(layout.path, "the file changed while it was being loaded; try again")
         ranges = [RangeStruct(t.offset_bytes, t.offset_bytes + t.n_bytes, t not in skipped) for t in tensors]
         array = (RangeStruct * len(ranges))(*ranges)
-        handle = wire().caravan_partial_open(file.fileno(), PartialStruct(header, n_header, array, len(ranges)))
+        own_bytes = n_header + layout.n_bytes - sum(tensor.n_bytes for tensor in skipped)
+        partial = PartialFile(0, n_header, own_bytes, skipped)
+        provide = ProvideCallback() if weights is None else _provider(partial, tensors, weights)
+        handle = wire().caravan_partial_open(
+            file.fileno(), PartialStruct(header, n_header, array, len(ranges), provide)
+        )
         if handle is None:
             yield None
             return
-        own_bytes = n_header + layout.n_bytes - sum(tensor.n_bytes for tensor in skipped)
+        partial.handle = handle
         try:
-            yield PartialFile(handle, n_header, own_bytes)
+            yield partial
         finally:
             wire().caravan_partial_close(handle)
+
+
+def _provider(partial: PartialFile, tensors: list[TensorLayout], weights: Weights) -> c._CFunctionType:
+    """What the reader calls; an exception cannot pass through C, so it is kept for whoever called the load."""
+
+    def provide(number: int) -> int:
+        try:
+            return weights.descriptor(tensors[number])
+        except BaseException as error:
+            partial.failure = error
+            return _NO_DESCRIPTOR
+
+    return ProvideCallback(provide)

@@ -31,12 +31,12 @@ class Vocabulary:
         self.handle = handle
         self._model_handle = model_handle
         self._owns_model = owns_model
+        # Without text its tokens are numbers alone, and llama.cpp aborts where it is asked for a token's bytes.
+        self.has_text: bool = llama_cpp.llama_vocab_type(handle) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
         self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(handle)
         self.bos = _token(llama_cpp.llama_vocab_bos(handle))
         self.eos = _token(llama_cpp.llama_vocab_eos(handle))
         self.add_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
-        # llama.cpp aborts where a text of such a model is asked for.
-        self._has_text = llama_cpp.llama_vocab_type(handle) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -83,7 +83,7 @@ class Vocabulary:
 
     def _check_vocabulary(self, add_special: bool) -> None:
         """llama.cpp asserts what this refuses."""
-        if not self._has_text:
+        if not self.has_text:
             raise TokenizeError("the model has no vocabulary: it knows tokens by their numbers, and no text")
         if not add_special:
             return
@@ -102,7 +102,7 @@ class Vocabulary:
         """
         if not 0 <= token < self.n_tokens:
             raise ValueError(f"token {token} is not in a vocabulary of {self.n_tokens}")
-        if not self._has_text:
+        if not self.has_text:
             return b""
         room = _PIECE_BYTES
         for _ in range(2):

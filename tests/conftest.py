@@ -2,6 +2,7 @@
 """What holds for every test: nothing is left behind; what a machine cannot run is skipped with a reason."""
 
 import functools
+import os
 import shutil
 import subprocess
 import threading
@@ -24,10 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps what tests measure out of the user's own cache."""
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what tests measure out of the user's own cache, and the user's own configuration out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARAVAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CARAVAN_CONFIG", os.devnull)
         yield
 
 

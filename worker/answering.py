@@ -9,7 +9,8 @@ import grpc
 
 from native import NativeError
 from protos.failures import detail_to_metadata, status_of, status_text
-from worker.errors import CallError, Culprit, detail_of
+from worker.errors import CallError
+from worker.failures import Culprit, detail_of
 
 _LOG = logging.getLogger(__name__)
 

@@ -95,6 +95,7 @@ def run_key(order: BenchmarkOrder, spec: StageSpec, layout: ModelLayout, device:
         "batches": [order.batch_sizes, order.limit_s],
         "architecture": layout.architecture,
         "layers": [len(spec.layers), spec.layers.start == 0, spec.layers.end == layout.n_layer],
+        "n_cpu_moe": spec.n_cpu_moe,
         "tensors": tensors,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

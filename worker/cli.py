@@ -1,28 +1,39 @@
 # SPDX-License-Identifier: MIT
-"""`caravan worker`: the command line, its messages and exit codes. Everything it does is in worker/daemon.py.
+"""`caravan worker`: the command line, its messages and exit codes. What it does is in worker/supervisor.py, and in
+worker/daemon.py for each worker that the supervisor starts (those have a --parent-pid).
 
-stdout gets one line, when the worker is ready; all else goes to stderr.
+stdout gets one line per worker, when it is ready; all else goes to stderr.
 """
+
+from __future__ import annotations
 
 import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
 from protos.sizes import parse_size, shown
-from worker.daemon import Daemon, Ready, Settings
 from worker.errors import StartError
+from worker.fleet import Wishes, WorkerOrder, orders
 from worker.listening import Endpoint
-from worker.memory import MemoryLimits
+from worker.supervisor import Supervisor, default_devices
+
+# What loads llama.cpp is imported where a worker begins: the supervisor does without.
+if TYPE_CHECKING:
+    from worker.daemon import Ready
 
 _EPILOG = """\b
-To paste, for a worker on this machine's first GPU (or its CPU):
+To paste, for a worker on each of this machine's GPUs (or on its CPU):
   caravan worker
-One for a second device, findable under a name of its own:
-  caravan worker --device CUDA1 --name desk-2
+For two of them and the CPU, findable as desk-CUDA0, desk-CUDA1 and desk-CPU:
+  caravan worker --device CUDA0 --device CUDA1 --device CPU --name desk
 """
 
 
@@ -41,14 +52,22 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
 
 
 @click.command(epilog=_EPILOG, context_settings={"max_content_width": 100})
-@click.option("--device", metavar="NAME", help="Device to compute on; default: the first GPU, else the CPU.")
+@click.option(
+    "--device",
+    "devices",
+    metavar="NAME",
+    multiple=True,
+    help="Device to compute on; may be given more than once, for a worker each. Cards joined by a comma are one"
+    " worker's. Default: every GPU, else the CPU.",
+)
+@click.option("--integrated", is_flag=True, help="Without --device: a worker for an integrated GPU, too.")
 @click.option(
     "--listen",
     metavar="HOST:PORT",
     callback=_parse_endpoint,
     default="127.0.0.1:0",
     show_default=True,
-    help="Where to listen; port 0: any free one.",
+    help="Where to listen; several workers take consecutive ports. Port 0: any free one.",
 )
 @click.option(
     "--memory",
@@ -66,7 +85,16 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     show_default=True,
     help="How much of the device's memory to leave free, like 2GiB.",
 )
-@click.option("--name", help="Name in the mesh; default: from the host's and the device's.")
+@click.option(
+    "--ram",
+    "max_host_bytes",
+    metavar="SIZE",
+    callback=_parse_size,
+    help="Most system memory to use beside the devices, like 32GiB, for experts that do not fit there; several workers"
+    " share it equally. Default: what is free less 2 GiB or a tenth of all. Without a GPU: the most to use at all,"
+    " or beside --memory.",
+)
+@click.option("--name", help="Name in the mesh, of several workers with the device's; default: the host's with it.")
 @click.option(
     "--models",
     "model_folders",
@@ -92,15 +120,23 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
 @click.option(
     "--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads to compute with; default: one per core."
 )
-@click.option("--parent-pid", type=click.IntRange(min=1), help="Exit when that process is gone.")
+@click.option(
+    "--parent-pid",
+    type=click.IntRange(min=1),
+    help="Be one worker, without a supervisor, and exit when that process is gone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what there is to say as JSON.")
 @click.option("--verbose", is_flag=True, help="Log what happens.")
 @click.option("--debug", is_flag=True, help="Log everything, llama.cpp's own log too; errors with traceback.")
+@click.pass_obj
 def command(
-    device: str | None,
+    arguments: Sequence[str],
+    devices: tuple[str, ...],
+    integrated: bool,
     listen: Endpoint,
     max_bytes: int | None,
     reserve_bytes: int,
+    max_host_bytes: int | None,
     name: str | None,
     model_folders: tuple[Path, ...],
     cache_bytes: int | None,
@@ -112,16 +148,25 @@ def command(
     verbose: bool,
     debug: bool,
 ) -> None:
-    """Lend this machine's device to a caravan: holds some of a model's layers for a coordinator.
+    """Lend this machine's devices to a caravan: each holds some of a model's layers for a coordinator.
 
-    Every option has a variable, CARAVAN_WORKER_DEVICE for --device and so on; --insecure alone must be typed out.
+    Every option has a variable, CARAVAN_WORKER_DEVICE for --device and so on, and may stand below [worker] in the
+    configuration file (docs/config.md); --insecure alone must be typed out.
     """
+    if parent_pid is None:
+        workers = _orders(arguments, Wishes(devices, listen, name, max_host_bytes), integrated=integrated)
+        sys.exit(Supervisor(workers, holds_back=not (verbose or debug)).run())
+    if len(devices) > 1:
+        raise click.UsageError("with --parent-pid there is one worker, and it has one --device; join cards by a comma")
+    from worker.daemon import Daemon, Settings
+    from worker.memory import MemoryLimits
+
     _set_up_logging(verbose=verbose, debug=debug)
     settings = Settings(
         endpoint=listen,
-        device=device,
+        device=devices[0] if devices else None,
         name=name,
-        limits=MemoryLimits(max_bytes, reserve_bytes),
+        limits=MemoryLimits(max_bytes, reserve_bytes, max_host_bytes),
         model_folders=model_folders,
         cache_bytes=cache_bytes,
         use_mdns=not no_mdns,
@@ -134,13 +179,43 @@ def command(
     except StartError as error:
         if debug:
             logging.getLogger(__name__).exception("could not start")
-        click.echo(f"caravan worker: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+
+
+name_variables(command, "CARAVAN_WORKER")
 
 
 def main() -> None:
     """The process's entry point."""
-    command.main(prog_name="caravan worker", auto_envvar_prefix="CARAVAN_WORKER")
+    try:
+        defaults = _defaults()
+    except OptionTableError as error:
+        click.echo(f"caravan worker: {error}", err=True)
+        sys.exit(error.exit_code)
+    arguments = sys.argv[1:]
+    command.main(arguments, prog_name="caravan worker", default_map=defaults, obj=arguments)
+
+
+def _defaults() -> dict[str, object]:
+    """What `caravan worker` found in its table of the configuration file."""
+    packed = os.environ.get(TABLE_VARIABLE)
+    return OptionTable.unpack(packed).defaults_for(command, "caravan worker") if packed else {}
+
+
+def _orders(arguments: Sequence[str], wishes: Wishes, *, integrated: bool) -> list[WorkerOrder]:
+    """The workers to run; each gets the command line as it is but for what the supervisor deals out."""
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    with_value = {name for option in options if not option.is_flag for name in option.opts}
+    try:
+        devices = wishes.devices or default_devices(integrated=integrated)
+        return orders(replace(wishes, devices=devices), arguments, with_value)
+    except StartError as error:
+        _fail(error)
+
+
+def _fail(error: StartError) -> NoReturn:
+    click.echo(f"caravan worker: {error}", err=True)
+    sys.exit(error.exit_code)
 
 
 def _say(ready: Ready) -> None:

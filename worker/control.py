@@ -16,14 +16,19 @@ from protos.weights import held_bits
 from worker.answering import failures_answered
 from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
-from worker.errors import BadRequestError, Culprit, StreamLostError
+from worker.errors import BadRequestError, StreamLostError
+from worker.failures import Culprit
+from worker.figures import CardFigures
 from worker.holder import Health, Holder, Loaded
 from worker.link import measure_link
 from worker.listening import Endpoint
+from worker.loading import Event, NeedsCoordinator
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
+from worker.telemetry import Telemetry
 from worker.weights.draft import HeaderChunk
 from worker.weights.offers import Offers
 from worker.weights.parts import Part
+from worker.weights.sources import Origin, Peer, WeightSources
 
 _FLASH_ATTENTION = {
     control_pb2.FLASH_ATTENTION_AUTO: FlashAttention.AUTO,
@@ -45,6 +50,13 @@ _PHASES = {
     Phase.BENCHMARKING: control_pb2.WORKER_STATE_LOADING,
 }
 
+_ORIGINS = {
+    Origin.STORE: control_pb2.WEIGHT_ORIGIN_STORE,
+    Origin.FILE: control_pb2.WEIGHT_ORIGIN_FILE,
+    Origin.PEER: control_pb2.WEIGHT_ORIGIN_PEER,
+    Origin.COORDINATOR: control_pb2.WEIGHT_ORIGIN_COORDINATOR,
+}
+
 # llama.cpp keeps some 50 bytes of bookkeeping for each KV cell, even in a dry run: this is 800 MB of it.
 MAX_CELLS = 1 << 24
 # Of a header, in one message.
@@ -61,6 +73,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         offers: Offers,
         description: Description,
         n_threads: int | None,
+        telemetry: Telemetry,
+        weights_port: int,
     ) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
@@ -68,6 +82,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self._offers = offers
         self._description = description
         self._n_threads = n_threads
+        self._telemetry = telemetry
+        self._weights_port = weights_port
 
     def Describe(
         self, request: control_pb2.DescribeRequest, context: grpc.ServicerContext
@@ -85,9 +101,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
                 llama_cpp=about.engine.llama_cpp,
                 ggml=about.engine.ggml,
             ),
-            device=_device(self._holder.device(), self._holder.shared_free_bytes()),
+            device=_device(self._holder.device(), self._holder.shared_free_bytes(), self._holder.host_free_bytes()),
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
+            telemetry=map(_card_figures, self._telemetry.read()),
+            weights_port=self._weights_port,
         )
 
     def Offer(self, request: control_pb2.OfferRequest, context: grpc.ServicerContext) -> control_pb2.OfferResponse:
@@ -148,8 +166,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             loading = self._holder.load(_load_order(request, self._n_threads))
             if loading is not None:
                 _call_at_end(context, loading.cancel)
-                for fraction in loading.fractions():
-                    yield control_pb2.LoadResponse(progress=control_pb2.LoadProgress(fraction=fraction))
+                for event in loading.events():
+                    yield _load_response(event)
                 loading.wait()
             loaded = self._holder.loaded()
             if loaded is None:
@@ -210,7 +228,41 @@ def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> Load
         epoch=request.epoch,
         spec=_stage_spec(request.stage, n_threads),
         next_worker=_neighbour(request.next_worker, request.next_address) if request.next_address else None,
+        sources=_weight_sources(request.sources) if request.HasField("sources") else None,
     )
+
+
+def _weight_sources(sources: control_pb2.WeightSources) -> WeightSources:
+    return WeightSources(
+        peers=tuple(_peer(peer) for peer in sources.peers),
+        coordinator_gives=sources.coordinator_gives,
+        max_bytes_per_s=sources.max_bytes_per_s,
+    )
+
+
+def _peer(peer: control_pb2.WeightPeer) -> Peer:
+    try:
+        endpoint = Endpoint.parse(peer.address)
+    except ValueError as error:
+        raise BadRequestError(f"the weights port of a worker {error}") from error
+    return Peer(peer.worker or peer.address, endpoint.host, endpoint.port, peer.held_tensors)
+
+
+def _load_response(event: Event) -> control_pb2.LoadResponse:
+    if isinstance(event, NeedsCoordinator):
+        needs = control_pb2.NeedsCoordinator(n_connections=event.n_connections)
+        return control_pb2.LoadResponse(needs_coordinator=needs)
+    fetch = event.fetch
+    progress = control_pb2.LoadProgress(
+        fraction=event.fraction,
+        to_fetch_bytes=fetch.to_fetch_bytes,
+        fetched_bytes=fetch.fetched_bytes,
+        sources=[
+            control_pb2.SourceProgress(origin=_ORIGINS[source.origin], worker=source.worker, n_bytes=n_bytes)
+            for source, n_bytes in fetch.by_source
+        ],
+    )
+    return control_pb2.LoadResponse(progress=progress)
 
 
 def _neighbour(name: str, address: str) -> Neighbour:
@@ -259,6 +311,7 @@ def _run_spec(
         identity=model.identity,
         layers=LayerRange(run.layer_start, run.layer_end),
         params=params,
+        n_cpu_moe=run.n_cpu_moe,
     )
 
 
@@ -287,7 +340,7 @@ def _context_params(params: control_pb2.ContextParams, n_threads: int | None) ->
         raise BadRequestError(str(error)) from error
 
 
-def _device(device: Device, shared_free_bytes: int) -> control_pb2.Device:
+def _device(device: Device, shared_free_bytes: int, host_free_bytes: int) -> control_pb2.Device:
     return control_pb2.Device(
         name=device.name,
         description=device.description,
@@ -296,6 +349,18 @@ def _device(device: Device, shared_free_bytes: int) -> control_pb2.Device:
         free_bytes=device.free_bytes,
         total_bytes=device.total_bytes,
         shared_free_bytes=shared_free_bytes,
+        host_free_bytes=host_free_bytes,
+    )
+
+
+def _card_figures(card: CardFigures) -> control_pb2.Telemetry:
+    return control_pb2.Telemetry(
+        device=card.device,
+        used_bytes=card.used_bytes,
+        utilisation=card.utilisation,
+        temperature_c=card.temperature_c,
+        power_w=card.power_w,
+        power_limit_w=card.power_limit_w,
     )
 
 

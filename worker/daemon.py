@@ -34,9 +34,13 @@ from worker.listening import Endpoint, check_allowed
 from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
+from worker.telemetry import Telemetry
 from worker.weights.files import LocalFiles
+from worker.weights.lending import Lending
 from worker.weights.offers import Offers
+from worker.weights.port import WeightsPort
 from worker.weights.store import ModelStore, models_folder
+from worker.weights.supply import Supply
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,6 +95,8 @@ class Daemon:
         # SimpleQueue.put may be called from a signal handler: it is reentrant.
         self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._announcer: Announcer | None = None
+        # What is to be closed at the end, last made first.
+        self._made = contextlib.ExitStack()
 
     def run(self, say_ready: Callable[[Ready], None]) -> None:
         """Serves until a signal, or until the parent is gone.
@@ -123,6 +129,7 @@ class Daemon:
         finally:
             self._goodbye()
             server.stop(0)
+            self._made.close()
 
     def _catch_signals(self) -> None:
         seen: set[int] = set()
@@ -178,17 +185,22 @@ class Daemon:
 
     def _serve(self, server: grpc.Server, about: Description, device: Device) -> Holder:
         store = ModelStore(models_folder(), self._settings.cache_bytes)
+        self._made.callback(store.close)
         models = ModelFiles(LocalFiles(self._settings.model_folders, store.folder), store)
+        offers = Offers(store, models.files)
+        port = WeightsPort(self._settings.endpoint, Lending(store, models.files, offers).open)
+        self._made.callback(port.close)
         holder = Holder(
             worker=about.name,
             device=device.name,
             limits=self._settings.limits,
             files=models,
+            supply=Supply(models, offers, port),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
-        offers = Offers(store, models.files)
-        control = ControlServicer(holder, benchmarks, offers, about, self._settings.n_threads)
+        telemetry = Telemetry(device.name.split(","))
+        control = ControlServicer(holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()

@@ -20,24 +20,24 @@ from worker import session
 from worker.engine import Engine
 from worker.errors import (
     BadRequestError,
-    Culprit,
     LeavingError,
     NeighbourError,
     NoSuchSessionError,
     StreamLostError,
     WrongEpochError,
-    detail_of,
 )
+from worker.failures import Culprit, detail_of
 from worker.feed import Feed
 from worker.frames import Step
 from worker.handover import Handover
 from worker.hop import Hop
-from worker.loading import Loading, Report
+from worker.loading import Loading, Report, Reporter
 from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
 from worker.stage import Stage, needed_memory
+from worker.weights.supply import Supply
 
 _POLL_S = 0.02
 
@@ -71,13 +71,21 @@ class Holder:
     """At most one session's stage, on one device."""
 
     def __init__(
-        self, *, worker: str, device: str, limits: MemoryLimits, files: ModelFiles, message_limit_bytes: int
+        self,
+        *,
+        worker: str,
+        device: str,
+        limits: MemoryLimits,
+        files: ModelFiles,
+        supply: Supply,
+        message_limit_bytes: int,
     ) -> None:
         """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
         self._worker = worker
         self._device = device
         self._limits = limits
         self._files = files
+        self._supply = supply
         self._message_limit_bytes = message_limit_bytes
         self._lock = threading.Lock()
         self._dry_runs = threading.Lock()
@@ -96,13 +104,15 @@ class Holder:
 
     def device(self) -> Device:
         """The device as this worker may use it, its free memory read now."""
-        with self._lock:
-            held_bytes = 0 if self._stage is None else self._stage.memory.device_bytes
-        return self._limits.apply(find_device(self._device), held_bytes)
+        return self._limits.apply(find_device(self._device), self._held().device_bytes)
 
     def shared_free_bytes(self) -> int:
         """Free on the device for all workers on it together, now."""
         return self._limits.shared(find_device(self._device))
+
+    def host_free_bytes(self) -> int:
+        """What this worker may use now of system memory beside its device, for experts."""
+        return self._limits.host_free(find_device(self._device), find_device("CPU"), self._held())
 
     def find_model(self, spec: StageSpec, *, whole: bool = False) -> ModelLayout:
         """The layout of the file that `spec` means, checked against what is asked of it; `whole`: with its weights.
@@ -134,7 +144,7 @@ class Holder:
             if session.is_loaded(self._state, order):
                 return None
             session.begin_load(self._state, order)
-        layout = self.find_model(order.spec, whole=True)
+        layout = self.find_model(order.spec, whole=order.sources is None)
         with self._lock:
             before, self._state = self._state, session.begin_load(self._state, order)
             loading = Loading(lambda report: self._load(before, order, layout, report))
@@ -268,7 +278,7 @@ class Holder:
             loading.settle()
         self.unload(session_id)
 
-    def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
+    def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> None:
         """On the loading thread: brings the stage to `order`, or to nothing."""
         try:
             self._end_streams(
@@ -284,15 +294,32 @@ class Holder:
             self._state = session.finish_load(self._state)
             self._n_frames = 0
 
-    def _bring_stage(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Report) -> None:
+    def _bring_stage(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> None:
         """Weights stay where they are when only the session or the epoch is new."""
         if self._stage is not None and self._stage.spec == order.spec:
             self._stage.renew(after_failure=before.phase is Phase.FAILED)
             return
         self._drop_stage()
-        stage = Stage.load(order.spec, layout, self._device, self._limits, report)
+        stage = self._load_stage(order, layout, report)
         with self._lock:
             self._stage = stage
+
+    def _load_stage(self, order: LoadOrder, layout: ModelLayout, report: Reporter) -> Stage:
+        copies = self._supply.copies(order, layout)
+        if copies is None:
+            return Stage.load(order.spec, layout, self._device, self._limits, report)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(copies)
+            with self._supply.fetch(order, copies, report) as weights:
+                stage = Stage.load(order.spec, layout, self._device, self._limits, report, weights)
+            try:
+                copies.check_unchanged()
+            except BaseException:
+                stage.close()
+                raise
+            # While a stage is loaded its weights stay in the store.
+            stage.call_on_close(stack.pop_all().close)
+        return stage
 
     def _try_stages(
         self,
@@ -311,6 +338,11 @@ class Holder:
             with self._lock:
                 self._state = IDLE
         return tuple(seen)
+
+    def _held(self) -> MemoryUse:
+        """By the stage that is loaded."""
+        with self._lock:
+            return MemoryUse(0, 0, 0, 0) if self._stage is None else self._stage.memory
 
     def _drop_stage(self) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ its store. What it is called does not matter. Called on gRPC's threads; reads he
 from pathlib import PurePosixPath, PureWindowsPath
 
 from native import LayerRange, ModelLayout, check_splittable
-from native.partial_file import tensors_to_skip
+from native.placement import tensors_elsewhere
 from worker.errors import BadRequestError, IdentityMismatchError, ModelNotHereError
 from worker.session import StageSpec
 from worker.weights.files import LocalFiles
@@ -52,7 +52,7 @@ class ModelFiles:
         stored = self.store.find(spec.identity) if layout.path.is_relative_to(self.store.folder) else None
         if stored is None:
             return layout
-        skipped, held = tensors_to_skip(layout, spec.layers), stored.held()
+        skipped, held = tensors_elsewhere(layout, spec.layers), stored.held()
         missing = [tensor for at, tensor in enumerate(layout.tensors) if tensor not in skipped and at not in held]
         if missing:
             raise ModelNotHereError(

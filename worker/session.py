@@ -13,12 +13,13 @@ Pure: each transition takes a state and gives the next one, or raises what the c
 A load that fails ends in IDLE, too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from native import ContextParams, LayerRange
 from protos.caravan.v1 import error_pb2
 from worker.errors import InUseError, LoadUnderWayError, NoSuchSessionError, WrongEpochError
+from worker.weights.sources import WeightSources
 
 
 class Phase(Enum):
@@ -42,12 +43,16 @@ class StreamPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """Which layers of which model, and the context around them: equal specs may share what is loaded."""
+    """Which layers of which model, and the context around them: equal specs may share what is loaded.
+
+    Of the first `n_cpu_moe` of the layers that have experts, these lie in system memory.
+    """
 
     path: str
     identity: str
     layers: LayerRange
     params: ContextParams
+    n_cpu_moe: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,16 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """What a Load asks for; `next_worker` is None on the last stage."""
+    """What a Load asks for; `next_worker` is None on the last stage.
+
+    `sources` are for weights that are not here, and say nothing of what is loaded; None: all are here, and right.
+    """
 
     session_id: str
     epoch: int
     spec: StageSpec
     next_worker: Neighbour | None
+    sources: WeightSources | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,17 @@ Loaded on the loading thread, stepped on the engine thread, never on two at once
 
 from collections.abc import Callable
 
-from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, dry_run, find_device
+from native import (
+    Context,
+    ContextParams,
+    LoadCancelledError,
+    MemoryUse,
+    Model,
+    ModelLayout,
+    Weights,
+    dry_run,
+    find_device,
+)
 from worker import malloc
 from worker.errors import BadRequestError
 from worker.frames import FrameLimits
@@ -24,6 +34,7 @@ class Stage:
         self.context = context
         self.samplers = Samplers(model.vocabulary, spec.params.n_ctx_seq)
         self._model = model
+        self._on_close: Callable[[], None] | None = None
         self.memory = context.memory()
 
     @classmethod
@@ -34,6 +45,7 @@ class Stage:
         device: str,
         limits: MemoryLimits,
         report: Callable[[float], bool],
+        weights: Weights | None = None,
     ) -> "Stage":
         """Loads from `layout`'s file, if it fits; blocks for as long as that takes.
 
@@ -41,14 +53,22 @@ class Stage:
             device: llama.cpp's name for it.
             limits: how much of its memory may be taken.
             report: is told the fraction done, answers whether to go on.
+            weights: where the tensors are, or will be; None: all in the file.
 
         Raises:
             DoesNotFitError, BadRequestError: before anything was allocated.
-            NativeError: LoadCancelledError among them; nothing is left loaded.
+            NativeError: LoadCancelledError among them; nothing is left loaded, as with all that `weights` raise.
         """
         use = needed_memory(spec, layout, device)
-        check_fits(use, spec.layers, find_device(device), find_device("CPU"), limits)
-        model = Model.load(layout.path, layers=spec.layers, device=device, on_progress=report)
+        check_fits(use, spec, find_device(device), find_device("CPU"), limits)
+        model = Model.load(
+            layout.path,
+            layers=spec.layers,
+            device=device,
+            on_progress=report,
+            n_cpu_moe=spec.n_cpu_moe,
+            weights=weights,
+        )
         try:
             context = Context(model, spec.params)
             if not report(1.0):
@@ -86,6 +106,13 @@ class Stage:
         self.context.close()
         self._model.close()
         malloc.trim()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def call_on_close(self, callback: Callable[[], None]) -> None:
+        """What is to be done when the stage is gone; once."""
+        self._on_close = callback
 
     def limits(self, order: LoadOrder, logits_limit_bytes: int) -> FrameLimits:
         """What a frame of this order's epoch may hold here."""
@@ -109,10 +136,10 @@ def needed_memory(spec: StageSpec, layout: ModelLayout, device: str) -> MemoryUs
     """What loading would take, byte for byte, allocating nothing.
 
     Raises:
-        BadRequestError: parameters that this model cannot have.
+        BadRequestError: parameters that this model cannot have, more layers with experts than there are among them.
         NativeError: llama.cpp refuses the model.
     """
     try:
-        return dry_run(layout.path, spec.layers, device, spec.params)
+        return dry_run(layout.path, spec.layers, device, spec.params, spec.n_cpu_moe)
     except ValueError as error:
         raise BadRequestError(str(error)) from error

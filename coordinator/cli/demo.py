@@ -55,7 +55,7 @@ def command(prompt: str, temperature: float, seed: int | None) -> None:
         say(f"> {prompt}", style="dim")
         generation = mesh.chat([{"role": "user", "content": prompt}], sampling=params, max_tokens=_MAX_TOKENS)
         print_text(generation)
-        note_speed(mesh.plan, generation)
+        note_speed(mesh, generation)
         tell_speed(generation)
     say("Next, your own model over your own computers: start `caravan worker` on each of them, then")
     say('    caravan run model.gguf "Once upon a time"')

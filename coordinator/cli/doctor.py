@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
+from coordinator.cli.config import default_path
 from coordinator.cli.console import emit
 from coordinator.cli.exits import ExitCode
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.options import discovery_timeout_option, option, worker_option
-from coordinator.cli.settings import debug_option
+from coordinator.cli.settings import Settings, debug_option
 from coordinator.diagnosis import Finding, Verdict, diagnose
 from coordinator.plan import columns
 
@@ -26,17 +29,31 @@ _MARKS = {Verdict.GOOD: "ok", Verdict.NOTE: "note", Verdict.BAD: "BAD"}
 @discovery_timeout_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
-def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> int:
+@click.pass_context
+def command(ctx: click.Context, worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> int:
     """Look for what is wrong on this machine and between it and the workers; exits with 1 if something is.
 
     \b
     caravan doctor --worker 192.168.1.20:50051
     """  # fmt: skip
     with interruptible():
-        findings = asyncio.run(diagnose(worker, timeout_s=discovery_timeout))
+        findings = [*_config(ctx), *asyncio.run(diagnose(worker, timeout_s=discovery_timeout))]
     emit((json.dumps([asdict(finding) for finding in findings], indent=2) if as_json else _shown(findings)) + "\n")
     is_well = all(finding.verdict is not Verdict.BAD for finding in findings)
     return ExitCode.OK if is_well else ExitCode.USER_ERROR
+
+
+def _config(ctx: click.Context) -> list[Finding]:
+    """Which configuration file is in force, and what is wrong in it for any command."""
+    config, root = ctx.ensure_object(Settings).config, ctx.find_root()
+    if config is None:
+        return [Finding("config", Verdict.GOOD, f"there is no file; it would be {default_path()}")]
+    path = config.path.absolute()
+    findings = [Finding("config", Verdict.GOOD, str(path))]
+    mode = path.stat().st_mode
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+        findings = [Finding("config", Verdict.NOTE, f"{path} can be written by anyone", f"chmod o-w {path}")]
+    return findings + [Finding("config", Verdict.BAD, fault, "mend it there") for fault in config.faults(root)]
 
 
 def _shown(findings: Sequence[Finding]) -> str:

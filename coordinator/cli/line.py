@@ -13,17 +13,15 @@ from typing import Any
 
 from coordinator.cli.console import emit, say
 from coordinator.cli.options import LineOptions
-from coordinator.cli.progress import LoadProgress, layers_text
+from coordinator.cli.progress import layers_text, load_progress
+from coordinator.corrections import MIN_TOKENS
 from coordinator.generation import Generation
 from coordinator.last_plan import keep_plan
 from coordinator.mesh import Mesh
-from coordinator.plan import Plan, size
-from coordinator.planner import Distribution
+from coordinator.plan import Plan, in_ram, size
 from coordinator.search import Objective
+from coordinator.wishes import Distribution
 from native import FlashAttention
-
-_MIN_MEASURED_TOKENS = 16
-"""Fewer say little about speed."""
 
 
 def open_arguments(line: LineOptions) -> dict[str, Any]:
@@ -43,14 +41,25 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "context": line.context,
         "parallel": line.parallel,
         "batch": line.batch,
+        "main": line.main,
+        "gpu_layers": line.gpu_layers,
+        "kv_type_k": line.kv_type,
+        "kv_type_v": line.kv_type,
+        "max_bandwidth": line.max_bandwidth,
         "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
 
 @contextlib.contextmanager
-def opened(model: str, *, starting: str | None = None, **arguments: Any) -> Iterator[Mesh]:  # noqa: ANN401 -- those of Mesh.open
+def opened(
+    model: str,
+    *,
+    starting: str | None = None,
+    json_progress: bool = False,
+    **arguments: Any,  # noqa: ANN401 -- those of Mesh.open
+) -> Iterator[Mesh]:
     """A mesh, its loading and its line told on stderr; closed at the end, with all it started."""
-    with LoadProgress(starting) as progress:
+    with load_progress(starting, as_json=json_progress) as progress:
         mesh = Mesh.open(model, on_progress=progress, **arguments)
     with mesh:
         tell_lines(mesh.plans)
@@ -73,7 +82,9 @@ def _tell_line(plan: Plan) -> None:
     width = max(len(stage.worker) for stage in plan.stages)
     for stage in plan.stages:
         layers = f"{layers_text(stage.layers.start, stage.layers.end)} of {plan.demand.n_layer}"
-        tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {size(stage.memory.total_bytes)} on {stage.device}")
+        hosted = f", {in_ram(stage.n_cpu_moe)}" if stage.n_cpu_moe else ""
+        taken = f"{size(stage.memory.total_bytes)} on {stage.device}{hosted}"
+        tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {taken}")
     if plan.prediction is not None:
         tell(f"predicted: {plan.prediction.tokens_per_s:.1f} tokens per second for one stream")
     for note in plan.sentences:
@@ -89,10 +100,10 @@ def print_text(generation: Generation) -> None:
         emit("\n")
 
 
-def note_speed(plan: Plan, generation: Generation) -> None:
-    """Keeps the plan with how fast it turned out, for `caravan plan --last`."""
-    if generation.usage.completion_tokens >= _MIN_MEASURED_TOKENS:
-        keep_plan(plan, generation.usage.decode_tokens_per_s)
+def note_speed(mesh: Mesh, generation: Generation) -> None:
+    """Keeps the plan with how fast it turned out, for `caravan plan --last` and for the next plan."""
+    if generation.usage.completion_tokens >= MIN_TOKENS:
+        keep_plan(mesh.plan, generation.usage.decode_tokens_per_s, mesh.measured)
 
 
 def tell_speed(generation: Generation) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import click
 
@@ -16,9 +17,13 @@ from coordinator.cli.progress import layers_text
 from coordinator.cli.settings import debug_option
 from coordinator.discovery import Discovery, discover
 from coordinator.plan import columns, size
-from coordinator.workers import FoundWorker
+from coordinator.telemetry import busy, power, temperature, used
+from coordinator.workers import CardFigures, FoundWorker
 
-_COLUMNS = ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS")
+_BEFORE = ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL")
+_FIGURES: dict[str, Callable[[CardFigures], str]] = {"USED": used, "BUSY": busy, "TEMP": temperature, "POWER": power}
+"""Columns of what drivers tell: those that some worker's driver does tell."""
+_BEHIND = ("LLAMA.CPP", "HOLDS")
 
 
 @click.command("nodes")
@@ -47,11 +52,12 @@ def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) ->
 
 def _table(workers: Sequence[FoundWorker]) -> str:
     """Columns as wide as they need to be: cut off, a report is none."""
-    rows = [_COLUMNS, *(_row(worker) for worker in workers)]
+    told = [name for name, text in _FIGURES.items() if any(_told(text, worker) for worker in workers)]
+    rows = [(*_BEFORE, *told, *_BEHIND), *(_row(worker, told) for worker in workers)]
     return "".join(f"{line}\n" for line in columns(rows))
 
 
-def _row(worker: FoundWorker) -> tuple[str, ...]:
+def _row(worker: FoundWorker, told: Sequence[str]) -> tuple[str, ...]:
     device = worker.device
     holds = ", ".join(layers_text(stage.layers.start, stage.layers.end) for stage in worker.loaded)
     return (
@@ -61,9 +67,16 @@ def _row(worker: FoundWorker) -> tuple[str, ...]:
         f"{device.name} ({device.description})",
         size(device.free_bytes),
         size(device.total_bytes),
+        *(_told(_FIGURES[name], worker) or "-" for name in told),
         worker.versions.llama_cpp,
         holds or "-",
     )
+
+
+def _told(text: Callable[[CardFigures], str], worker: FoundWorker) -> str:
+    """A figure of each of the worker's cards; empty if none is known."""
+    texts = [text(card) for card in worker.telemetry]
+    return ", ".join(text or "-" for text in texts) if any(texts) else ""
 
 
 def _as_data(seen: Discovery) -> dict[str, object]:
@@ -97,4 +110,5 @@ def _worker_as_data(worker: FoundWorker) -> dict[str, object]:
             {"session_id": stage.session_id, "layer_start": stage.layers.start, "layer_end": stage.layers.end}
             for stage in worker.loaded
         ],
+        "telemetry": [asdict(card) for card in worker.telemetry],
     }

@@ -15,9 +15,13 @@ from typing import Any, TypeVar
 
 import click
 
+from coordinator.inventory.quantities import parse_bandwidth
 from native import LayerRange, SamplingParams
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""Those that llama.cpp's KV cache can have."""
 
 _MAX_GRAMMAR_BYTES = 1 << 20
 
@@ -38,6 +42,7 @@ class LineOptions:
     discovery_timeout: float
     context: int | None
     flash_attention: str
+    kv_type: str
     parallel: int
     batch: int
     layers: LayersOption
@@ -47,6 +52,9 @@ class LineOptions:
     objective: str
     max_stages: int | None
     replicas: str
+    main: str | None
+    gpu_layers: int | None
+    max_bandwidth: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,18 @@ def _inclusive(bounds: str) -> LayerRange:
     """Of "0-11" layers 0 to 11, of "3" that one. Raises ValueError."""
     first, dash, last = bounds.partition("-")
     return LayerRange(int(first), (int(last) if dash else int(first)) + 1)
+
+
+class _Bandwidth(click.ParamType[int]):
+    name = "RATE"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return max(1, round(parse_bandwidth(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Replicas(click.ParamType[str]):
@@ -147,6 +167,8 @@ def line_options(command: Command) -> Command:
                help="Tokens in one frame at most."),
         option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
                help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
+        option("--kv-type", default="f16", type=click.Choice(KV_TYPES),
+               help="How the KV cache keeps keys and values; smaller ones than f16 need flash attention."),
         option("--distribution", default="auto", type=click.Choice(["auto", "on", "off"]),
                help="Over as many devices as it pays, over all that can hold a layer, or over one."),
         option("--objective", default="latency", type=click.Choice(["latency", "throughput"]),
@@ -160,9 +182,19 @@ def line_options(command: Command) -> Command:
         option("--replicas", default="1", type=_Replicas(), metavar="N|auto",
                help="Lay the model over so many lines of workers, each a whole; auto: as many as find room."),
         option("--max-stages", type=click.IntRange(min=1), metavar="N", help="Use at most so many workers."),
+        option("--main", metavar="NAME",
+               help="This worker has the output layer and samples; with --distribution off it is the one used."),
+        option("--gpu-layers", type=click.IntRange(min=0), metavar="N",
+               help="Put the last so many layers on GPU workers and all others on CPU workers; 0: none on GPUs."),
+        option("--max-bandwidth", type=_Bandwidth(), metavar="RATE",
+               help="How fast each worker may fetch weights: 50MB/s, 400Mbit/s."),
     ]  # fmt: skip
     return _with_options(options, with_line)  # type: ignore[return-value]
 
+
+json_progress_option = option(
+    "--json", "json_progress", is_flag=True, help="Tell how loading goes as JSON, an object a line, on stderr."
+)
 
 local_option = option(
     "--local",

@@ -6,29 +6,34 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from coordinator.cli.console import emit
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line import open_arguments
-from coordinator.cli.options import LineOptions, line_options, option
-from coordinator.cli.progress import LoadProgress
-from coordinator.cli.settings import debug_option
+from coordinator.cli.options import LayersOption, LineOptions, line_options, option
+from coordinator.cli.progress import load_progress
+from coordinator.cli.settings import debug_option, source_of
 from coordinator.inventory import plan_inventory
 from coordinator.last_plan import last_plan
 from coordinator.opening import plan_mesh
 from coordinator.options import MeshOptions
-from coordinator.plan import Plan
+from coordinator.plan import Alternative, Plan
 from coordinator.prediction import Prediction
+
+_NO_NAMES: dict[str, Any] = {"only": (), "exclude": (), "layers": LayersOption()}
+"""The options that go by workers' names, when they name none."""
 
 
 @click.command("plan")
 @click.argument("model", required=False)
 @option("--last", is_flag=True, help="Show the plan that `caravan run` or `demo` last ran by, and how right it was.")
-@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--json", "as_json", is_flag=True, help="Print JSON; progress too, on stderr.")
 @option(
     "--inventory",
     type=click.Path(path_type=Path),
@@ -47,19 +52,32 @@ def command(model: str | None, last: bool, as_json: bool, inventory: Path | None
     """
     if (model is None) is not last:
         raise click.UsageError("give either MODEL or --last")
-    if inventory is not None and line.worker:
-        raise click.UsageError("--inventory plans for machines that need not be there: leave out --worker")
+    if inventory is not None:
+        line = _without_network(line)
     if model is None:
         kept = last_plan()
         emit((json.dumps(asdict(kept), indent=2) if as_json else kept.explain()) + "\n")
         return
     options = MeshOptions(model, predicted=True, **open_arguments(line))
-    with interruptible():
+    with interruptible(), load_progress(as_json=as_json) as progress:
         if inventory is None:
-            plans = asyncio.run(plan_mesh(options, LoadProgress()))
+            plans = asyncio.run(plan_mesh(options, progress))
         else:
-            plans = (asyncio.run(plan_inventory(options, inventory)),)
+            plans = (asyncio.run(plan_inventory(options, inventory, progress)),)
     emit((json.dumps(_all_as_data(plans), indent=2) if as_json else _explained(plans)) + "\n")
+
+
+def _without_network(line: LineOptions) -> LineOptions:
+    """The options without the workers that are there, which an inventory is not about: a configuration file and
+    variables name those, but nobody types them.
+
+    Raises:
+        UsageError: Somebody did.
+    """
+    if source_of("worker") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--inventory plans for machines that need not be there: leave out --worker")
+    names = {name: value for name, value in _NO_NAMES.items() if source_of(name) is not ParameterSource.COMMANDLINE}
+    return replace(line, worker=(), **names)
 
 
 def _explained(plans: Sequence[Plan]) -> str:
@@ -91,6 +109,9 @@ def _as_data(plan: Plan) -> dict[str, object]:
                 "weights_bytes": stage.memory.weights_bytes,
                 "kv_bytes": stage.memory.kv_bytes,
                 "compute_bytes": stage.memory.compute_bytes,
+                "host_bytes": stage.memory.host_bytes,
+                "n_cpu_moe": stage.n_cpu_moe,
+                "speed_factor": stage.speed_factor,
                 "free_bytes": stage.free_bytes,
             }
             for stage in plan.stages
@@ -98,18 +119,21 @@ def _as_data(plan: Plan) -> dict[str, object]:
         "basis": plan.basis,
         "headline": plan.headline,
         "prediction": None if plan.prediction is None else _speeds(plan.prediction),
-        "alternatives": [
-            {
-                "label": alternative.label,
-                "stages": [
-                    {"worker": name, "layer_start": layers.start, "layer_end": layers.end}
-                    for name, layers in alternative.stages
-                ],
-                "prediction": _speeds(alternative.prediction),
-            }
-            for alternative in plan.alternatives
-        ],
+        "alternatives": list(map(_alternative, plan.alternatives)),
         "notes": list(plan.sentences),
+    }
+
+
+def _alternative(alternative: Alternative) -> dict[str, object]:
+    hosted = alternative.n_cpu_moe or (0,) * len(alternative.stages)
+    return {
+        "label": alternative.label,
+        "weights_bytes": alternative.size_bytes,
+        "stages": [
+            {"worker": name, "layer_start": layers.start, "layer_end": layers.end, "n_cpu_moe": n_cpu_moe}
+            for (name, layers), n_cpu_moe in zip(alternative.stages, hosted, strict=True)
+        ],
+        "prediction": _speeds(alternative.prediction),
     }
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from coordinator.cli.config import read_config
 from coordinator.cli.console import ReaderGoneError, say
 from coordinator.cli.exits import ExitCode, StoppedError, exit_code_of, sentence_of
 from coordinator.cli.settings import Settings
+from protos.options import name_variables
 
 _COMMANDS = {
     "cache": "See, check and prune the weights that this machine keeps.",
@@ -30,7 +34,8 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Imports a command's module when it is called, so that each starts without what the others need."""
+    """Imports a command's module when it is called, so that each starts without what the others need; and gives it
+    its defaults from the configuration file."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -38,9 +43,21 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"coordinator.cli.{cmd_name}")
-        command: click.Command = module.command
+        command: click.Command = importlib.import_module(f"coordinator.cli.{cmd_name}").command
+        name_variables(command, f"CARAVAN_{cmd_name.upper()}")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        typed = itertools.takewhile("--".__ne__, rest)
+        # Help is to be had with a wrong file too.
+        if name is not None and not ctx.resilient_parsing and set(ctx.help_option_names).isdisjoint(typed):
+            config = read_config(ctx.params["config"], ctx)
+            ctx.ensure_object(Settings).config = config
+            ctx.default_map = {name: config.defaults_for(name, ctx)} if config else None
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -51,20 +68,29 @@ class _Commands(click.Group):
     "caravan",
     cls=_Commands,
     no_args_is_help=True,
-    context_settings={
-        "auto_envvar_prefix": "CARAVAN",
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 something to mend that a sentence tells, 2 wrong usage, 3 something could not be "
+    "started or reached, 130 Ctrl-C, 143 SIGTERM.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="CARAVAN_CONFIG",
+    show_envvar=True,
+    help="The configuration file (TOML).  [default: config.toml in the user's folder for such; caravan doctor tells]",
 )
 @click.version_option(package_name="llama-caravan", prog_name="caravan")
-def root() -> None:
+def root(config: Path | None) -> None:
     """Several computers as one machine for one language model.
 
     \b
     Try it:   caravan demo
     Use it:   caravan worker                              on every computer
               caravan run model.gguf "Once upon a time"   on one of them
+
+    What an option is set to: the command line says it, else its environment variable, else the configuration file
+    (docs/config.md), where the command's table comes before the top.
     """
 
 

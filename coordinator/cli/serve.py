@@ -17,14 +17,14 @@ from coordinator.cli.console import say
 from coordinator.cli.exits import ExitCode, StartError, StoppedError
 from coordinator.cli.interrupts import on_stop_signals
 from coordinator.cli.line import open_arguments, tell_lines
-from coordinator.cli.options import LineOptions, line_options, local_option, option
-from coordinator.cli.progress import LoadProgress
+from coordinator.cli.options import LineOptions, json_progress_option, line_options, local_option, option
+from coordinator.cli.progress import JsonProgress, LoadProgress, load_progress
 from coordinator.cli.settings import debug_option
+from coordinator.events import LoadEvent
 from coordinator.http.server import HttpServer, ListenAddress, bind
 from coordinator.http.service import Service
-from coordinator.loading import LoadEvent
 from coordinator.mesh import AsyncMesh
-from coordinator.models import resolve_model
+from coordinator.weights.sources import model_name
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
@@ -62,16 +62,25 @@ class _ListenAddress(click.ParamType[ListenAddress]):
     metavar="N",
     help="How many requests may wait for a free sequence; more are answered 429.",
 )
+@json_progress_option
 @local_option
 @line_options
 @debug_option
 def command(
-    model: str, listen: ListenAddress, insecure: bool, alias: str | None, queue: int, local: int, line: LineOptions
+    model: str,
+    listen: ListenAddress,
+    insecure: bool,
+    alias: str | None,
+    queue: int,
+    json_progress: bool,
+    local: int,
+    line: LineOptions,
 ) -> int:
     """Serve MODEL over OpenAI's HTTP API.
 
-    MODEL is a GGUF file or "demo". Workers on the network are found by themselves; where there are none, one
-    is started on this machine. Ctrl-C lets running requests finish, a second one does not.
+    MODEL is a GGUF file or its https:// address, hf:OWNER/REPO[:QUANT], ollama:NAME, or "demo". Workers on the network
+    are found by themselves; where there are none, one is started on this machine. Ctrl-C lets running requests finish,
+    a second one does not.
 
     \b
     caravan serve model.gguf --listen 127.0.0.1:8080
@@ -89,11 +98,17 @@ def command(
         ) from None
     with listening:
         arguments = open_arguments(line) | {"queue": queue, "local_workers": local}
-        return asyncio.run(_serve(model, listen, listening, alias or resolve_model(model).name, arguments))
+        progress = load_progress(as_json=json_progress)
+        return asyncio.run(_serve(model, listen, listening, alias or model_name(model), progress, arguments))
 
 
 async def _serve(
-    model: str, address: ListenAddress, listening: socket.socket, name: str, arguments: dict[str, Any]
+    model: str,
+    address: ListenAddress,
+    listening: socket.socket,
+    name: str,
+    progress: LoadProgress | JsonProgress,
+    arguments: dict[str, Any],
 ) -> int:
     """Answers `/health` while it loads, then requests; returns the exit code when everything is closed."""
     service = Service(name)
@@ -102,7 +117,7 @@ async def _serve(
     with on_stop_signals(stop):
         serving = asyncio.create_task(server.run())
         try:
-            stop.loading = asyncio.create_task(_load(model, service, arguments))
+            stop.loading = asyncio.create_task(_load(model, service, progress, arguments))
             mesh = await stop.loading
             async with mesh:
                 service.begin(mesh)
@@ -140,12 +155,14 @@ class _Stop:
             say("finishing the requests that run; Ctrl-C again to stop at once")
 
 
-async def _load(model: str, service: Service, arguments: dict[str, Any]) -> AsyncMesh:
-    with LoadProgress() as progress:
+async def _load(
+    model: str, service: Service, progress: LoadProgress | JsonProgress, arguments: dict[str, Any]
+) -> AsyncMesh:
+    with progress:
         return await AsyncMesh.open(model, on_progress=functools.partial(_note, progress, service), **arguments)
 
 
-def _note(progress: LoadProgress, service: Service, event: LoadEvent) -> None:
+def _note(progress: LoadProgress | JsonProgress, service: Service, event: LoadEvent) -> None:
     progress(event)
     service.note_progress(event)
 

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from coordinator.cli.config import Config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(slots=True)
 class Settings:
-    """`debug`: tracebacks for errors, and everyone's log on stderr."""
+    """`debug`: tracebacks for errors, and everyone's log on stderr. `config`: the configuration file in force."""
 
     debug: bool = False
+    config: Config | None = None
 
 
 def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -27,6 +31,11 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None
         logging.getLogger("native.llama_cpp").setLevel(logging.DEBUG)
 
 
+def source_of(option: str) -> ParameterSource | None:
+    """Where the running command's option, called as click calls it, has its value from."""
+    return click.get_current_context().get_parameter_source(option)
+
+
 def debug_option(command: Command) -> Command:
     """Adds `--debug`."""
     return click.option(
@@ -34,6 +43,5 @@ def debug_option(command: Command) -> Command:
         is_flag=True,
         expose_value=False,
         callback=_set_debug,
-        show_envvar=True,
         help="Show tracebacks, and the log on stderr.",
     )(command)

@@ -8,10 +8,10 @@ from enum import Enum
 from http import HTTPStatus
 
 from coordinator.errors import CaravanError
+from coordinator.events import LoadEvent, LoadPhase
 from coordinator.http.errors import RETRY_AFTER_S, error_info
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.status import Health, ModelInfo, StageInfo
-from coordinator.loading import LoadEvent, LoadPhase
 from coordinator.mesh import AsyncMesh
 
 

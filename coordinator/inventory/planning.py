@@ -6,11 +6,14 @@ for none; only the model's header is read, here. Called by `caravan plan --inven
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from coordinator.candidates import Candidate
+from coordinator.confirming import ModelOrder, measure
 from coordinator.errors import PlanError
+from coordinator.events import OnProgress, ignore
 from coordinator.inventory.estimates import (
     BANDWIDTH_EFFICIENCY,
     COMPUTE_EFFICIENCY,
@@ -19,15 +22,14 @@ from coordinator.inventory.estimates import (
 )
 from coordinator.inventory.machines import Inventory
 from coordinator.inventory.reading import read_inventory
-from coordinator.loading import ModelOrder, measure
-from coordinator.opening import native_errors, read_order
+from coordinator.opening import native_errors, order_of, read_source
 from coordinator.options import MeshOptions
 from coordinator.plan import Demand, Plan
 from coordinator.planner import make_plan
 from native import LayerRange, dry_run
 
 
-async def plan_inventory(options: MeshOptions, path: Path) -> Plan:
+async def plan_inventory(options: MeshOptions, path: Path, on_progress: OnProgress = ignore) -> Plan:
     """The plan for the machines of that file; `options` say which model and how, not whom to ask.
 
     Raises:
@@ -37,8 +39,8 @@ async def plan_inventory(options: MeshOptions, path: Path) -> Plan:
     if options.replicas != 1:
         raise PlanError("an inventory is planned for one line: leave out --replicas")
     inventory = await asyncio.to_thread(read_inventory, path)
-    with native_errors():
-        order = await read_order(options)
+    with native_errors(), contextlib.closing(await read_source(options, on_progress)) as source:
+        order = order_of(source, options)
         demand = await measure(order)
         compute_bytes = await _compute_bytes(order, demand)
     candidates = candidates_of_inventory(

@@ -6,7 +6,6 @@ names the file, the entry and the remedy. docs/planner.md shows the format.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -15,15 +14,9 @@ from coordinator.errors import InventoryError
 from coordinator.inventory.cards import Card, Kind, find_card
 from coordinator.inventory.machines import Inventory, InventoryDevice
 from coordinator.inventory.quantities import parse_bandwidth, parse_compute, parse_time
+from coordinator.toml import TomlError, parse_toml, read_text
 from coordinator.workers import Link
 from protos.sizes import parse_size
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-_MAX_BYTES = 1 << 20
 
 _MAX_MEMORY_BYTES = 1 << 50
 """More is a slip of the pen."""
@@ -49,13 +42,9 @@ def read_inventory(path: Path) -> Inventory:
         InventoryError: It cannot be read, or says what cannot be.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InventoryError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: that is no inventory")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InventoryError(f"{path} cannot be read ({error.strerror}): name a TOML file of devices") from error
-    except UnicodeDecodeError as error:
-        raise InventoryError(f"{path} is not UTF-8 text: name a TOML file of devices") from error
+        text = read_text(path)
+    except (TomlError, FileNotFoundError) as error:
+        raise InventoryError(f"{error}: name a TOML file of devices") from error
     return parse_inventory(text, str(path))
 
 
@@ -69,9 +58,9 @@ def parse_inventory(text: str, source: str) -> Inventory:
         InventoryError: It says what cannot be.
     """
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InventoryError(f"{source} is not TOML: {error}; mend it there") from error
+        content = parse_toml(text, source)
+    except TomlError as error:
+        raise InventoryError(f"{error}; mend it there") from error
     file = _Entry(source, "", content, ("device", "network", "link", "coordinator"))
     devices = tuple(_device(entry) for entry in file.tables("device", _DEVICE_KEYS, named_by="name"))
     if not devices:

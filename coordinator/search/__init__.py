@@ -3,7 +3,7 @@
 memory. Pure arithmetic without a clock: the same problem has the same solution. The planner is its caller.
 
 `problem` (values) → `solving` (what is best) → `lines` or `orders` (what is gone through) → `sweep` (dynamic
-programming over layers) on `arrays`; `equals` puts the first of equal machines first.
+programming over layers, a stage at a time by `extension`) on `arrays`; `equals` puts the first of equal machines first.
 """
 
 from coordinator.search.problem import Machine, Objective, Problem, Solution

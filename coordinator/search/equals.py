@@ -18,7 +18,9 @@ def in_given_order(problem: Problem, stages: Stages) -> Stages:
                 continue
             elsewhere = next((at for at, (other, _) in enumerate(chosen) if other == better), None)
             moved = None if elsewhere is None else chosen[elsewhere][1]
-            if not _fits(problem, better, layers) or (moved is not None and not _fits(problem, index, moved)):
+            if not _do_alike(problem, index, better, layers):
+                continue
+            if moved is not None and not _do_alike(problem, better, index, moved):
                 continue
             chosen[place] = (better, layers)
             if elsewhere is not None and moved is not None:
@@ -31,7 +33,7 @@ def _do_equally_well(problem: Problem, one: int, other: int) -> bool:
     """Whether they take the same time, each in the other's place too."""
     hops, others = problem.hop_s, [i for i in range(len(problem.machines)) if i not in (one, other)]
     return (
-        _times(problem.machines[one]) == _times(problem.machines[other])
+        _facts(problem.machines[one]) == _facts(problem.machines[other])
         and problem.machines[one].pinned is problem.machines[other].pinned is None
         and (problem.entry_s[one], problem.exit_s[one]) == (problem.entry_s[other], problem.exit_s[other])
         and hops[one][other] == hops[other][one]
@@ -39,13 +41,12 @@ def _do_equally_well(problem: Problem, one: int, other: int) -> bool:
     )
 
 
-def _times(machine: Machine) -> tuple[object, ...]:
-    return machine.layer_s, machine.output_s, machine.step_s
+def _facts(machine: Machine) -> tuple[object, ...]:
+    """Its times, and where it may be in a line."""
+    host_layer_s = machine.host_layer_s or machine.layer_s
+    return machine.layer_s, host_layer_s, machine.output_s, machine.step_s, machine.within, machine.is_main
 
 
-def _fits(problem: Problem, index: int, layers: LayerRange) -> bool:
-    machine = problem.machines[index]
-    n_bytes = sum(problem.layer_bytes[layers.start : layers.end])
-    n_bytes += machine.input_bytes if layers.start == 0 else 0
-    n_bytes += machine.output_bytes if layers.end == len(problem.layer_bytes) else 0
-    return n_bytes <= machine.capacity_bytes
+def _do_alike(problem: Problem, holder: int, other: int, layers: LayerRange) -> bool:
+    """Whether the range of one fits the other too, with the same experts in system memory."""
+    return problem.experts_from(other, layers) == problem.experts_from(holder, layers)

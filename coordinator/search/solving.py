@@ -17,6 +17,7 @@ from coordinator.search.lines import AllLines, Line, Lines
 from coordinator.search.orders import SomeLines
 from coordinator.search.problem import Objective, Problem, Solution, Stages
 from coordinator.search.sweep import Sweep
+from native import LayerRange
 
 EXACT_MACHINES = 8
 """Up to so many all lines are gone through: 1024 nodes of a graph."""
@@ -48,9 +49,9 @@ def solve_by_orders(problem: Problem, objective: Objective, *, use_all: bool = F
     """A good line, for many machines: the best sets and cuts of some orders, looked for from a few good ones.
 
     What is guaranteed: by what is to be least first, no order that the search begins with (by capacity, by speed, by
-    nearness; with `max_stages` the first so many) has a better line. If all layers have the same bytes, nobody is
-    pinned and everybody reaches everybody, a line is found whenever there is one. Otherwise None means that no order
-    gone through has room: layers that differ in size, and pins, make that as hard as packing bins.
+    nearness; with `max_stages` the first so many) has a better line. If all layers have the same bytes and experts,
+    everybody may be anywhere and reaches everybody, a line is found whenever there is one. Otherwise None means that no
+    order gone through has room: layers that differ in size, and pins, make that as hard as packing bins.
     """
     return _solve(problem, SomeLines(problem), objective, use_all)
 
@@ -99,13 +100,21 @@ def _first_enough(limits: Sequence[float], is_enough: Callable[[float], bool]) -
 
 
 def _solution(problem: Problem, stages: Stages) -> Solution:
-    n_layer = len(problem.layer_bytes)
-    stage_s = []
-    for index, layers in stages:
-        machine = problem.machines[index]
-        own_s = machine.layer_s[layers.start : layers.end]
-        stage_s.append(math.fsum([*own_s, machine.step_s, machine.output_s if layers.end == n_layer else 0.0]))
+    starts = [problem.experts_from(index, layers) for index, layers in stages]
+    experts_from = tuple(start for start in starts if start is not None)
+    assert len(experts_from) == len(stages), "every stage fits its machine"
+    stage_s = [
+        _stage_s(problem, index, layers, start) for (index, layers), start in zip(stages, experts_from, strict=True)
+    ]
     order = [index for index, _ in stages]
     hops_s = [problem.hop_s[a][b] for a, b in pairwise(order)]
     latency_s = math.fsum([problem.entry_s[order[0]], *stage_s, *hops_s, problem.exit_s[order[-1]]])
-    return Solution(stages, latency_s, max(stage_s))
+    return Solution(stages, latency_s, max(stage_s), experts_from)
+
+
+def _stage_s(problem: Problem, index: int, layers: LayerRange, experts_from: int) -> float:
+    machine = problem.machines[index]
+    on_host_s = (machine.host_layer_s or machine.layer_s)[layers.start : experts_from]
+    on_device_s = machine.layer_s[experts_from : layers.end]
+    output_s = machine.output_s if layers.end == len(problem.layer_bytes) else 0.0
+    return math.fsum([*on_host_s, *on_device_s, machine.step_s, output_s])

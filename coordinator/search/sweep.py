@@ -2,8 +2,7 @@
 """The least latency of covering the first so many layers with a line that ends in a given node: a machine in its place.
 
 A node is reached from those that may come before it. A stage on it extends what those cover by any range that fits the
-machine and takes no longer than a limit. For a machine and the end of its range, the allowed starts are a window, so
-that the best of them is a range minimum: two look-ups in a table of minima over powers of two (a sparse table).
+machine and takes no longer than a limit (`extension`).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from coordinator.search.arrays import Arrays, Bools, Floats, Ints
+from coordinator.search.extension import extension_of
 from coordinator.search.problem import Stages
 from native import LayerRange
 
@@ -61,24 +61,16 @@ class Sweep:
 
     def __init__(self, arrays: Arrays, limit_s: float, bonus_s: float) -> None:
         self.arrays = arrays
-        self._end_s = arrays.end_s - bonus_s
         self._may = arrays.is_allowed & (arrays.stage_s <= limit_s)
-        # Later starts mean fewer layers, which are quicker: what the limit leaves of a window is a window.
-        n_starts = self._may.sum(axis=1)
-        level = np.frexp(n_starts)[1] - 1
-        self._n_ends = n_starts.shape[1]
-        self._n_levels = max(1, int(level.max()) + 1)
-        nowhere = self._n_levels * self._n_ends
-        left = level * self._n_ends + self._may.argmax(axis=1)
-        self._left = np.where(n_starts > 0, left, nowhere)
-        self._right = np.where(n_starts > 0, left + n_starts - (1 << np.maximum(level, 0)), nowhere)
+        self._n_ends = self._may.shape[2]
+        self._extension = extension_of(arrays, self._may, bonus_s)
 
     def run(self, graph: Graph) -> Floats:
         """The least cost of covering the layers before each end with a line to each node, as [node, end]."""
         reached = np.full((len(graph.machines), self._n_ends), np.inf)
         for nodes, before in graph.levels:
             machines = graph.machines[nodes]
-            reached[nodes] = self._extended(self._starts(graph, reached, nodes, before), machines)
+            reached[nodes] = self._extension.extended(self._starts(graph, reached, nodes, before), machines)
         return reached
 
     def costs_of(self, graph: Graph, reached: Floats) -> Floats:
@@ -102,8 +94,8 @@ class Sweep:
             if not place.size or end == 0:
                 continue
             machine, before = int(graph.machines[node]), before[place[0]]
-            costs = self._starts(graph, reached, nodes[place], before[None])[0] - arrays.begin_s[machine]
-            start = int(np.where(self._may[machine, :, end], costs, np.inf).argmin())
+            costs = self._starts(graph, reached, nodes[place], before[None])[0]
+            start = self._extension.best_start(costs, machine, end)
             stages.append((machine, LayerRange(start, end)))
             end = start
             if start > 0:
@@ -126,19 +118,3 @@ class Sweep:
         starts: Floats = (reached.take(before, axis=0) + hop_s[:, :, None]).min(axis=1, initial=np.inf)
         starts[:, 0] = self.arrays.entry_s[machines]
         return starts
-
-    def _extended(self, starts: Floats, machines: Ints) -> Floats:
-        """The least cost of covering the layers before each end, the last ones on these machines, as [node, end]."""
-        n = self._n_ends
-        # One column more, for the ends that no start is allowed for.
-        table = np.full((len(machines), self._n_levels * n + 1), np.inf)
-        below = table[:, :n]
-        np.subtract(starts, self.arrays.begin_s[machines], out=below)
-        for level in range(1, self._n_levels):
-            width, row = 1 << (level - 1), table[:, level * n : (level + 1) * n]
-            np.minimum(below[:, :-width], below[:, width:], out=row[:, :-width])
-            below = row
-        rows = np.arange(len(machines))[:, None] * table.shape[1]
-        left, right = table.take(self._left[machines] + rows), table.take(self._right[machines] + rows)
-        extended: Floats = np.minimum(left, right) + self._end_s[machines]
-        return extended

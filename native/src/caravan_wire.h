@@ -36,6 +36,9 @@ struct caravan_host {
     void * graph_node;
     void * nbytes;
     void * tensor_overhead;
+    void * sched_n_backends;
+    void * sched_backend;
+    void * sched_set_backend;
     void * memory_breakdown;
     int32_t op_get_rows;
     int32_t view_ops[4];
@@ -56,12 +59,17 @@ struct caravan_range {
     int32_t is_needed;
 };
 
+// Called before the first read of a needed tensor, by its number in caravan_partial: blocks until it is there, and
+// gives the descriptor of a file of the same layout that has it, or -1 to fail the read.
+typedef int (*caravan_provide)(size_t tensor);
+
 // A file of which only a part is read: its first bytes, read already, and all of its tensors, ascending and apart.
 struct caravan_partial {
     const char * header;
     size_t n_header;
     const struct caravan_range * tensors;
     size_t n_tensors;
+    caravan_provide provide;  // NULL: all is there
 };
 
 // A text to make tokens of, and what llama_tokenize shall do beside.
@@ -79,10 +87,13 @@ CARAVAN_API void * caravan_wire_new(const char * name, int start, int end, size_
 CARAVAN_API void caravan_wire_free(void * wire);
 CARAVAN_API void * caravan_wire_device(void * wire);
 CARAVAN_API void * caravan_wire_buffer_type(void * wire);
-// Weights of its layers that llama.cpp has set there, since the wire was made.
-CARAVAN_API int64_t caravan_wire_weight_bytes(void * wire);
+// Bytes of the weight of that name that llama.cpp has set there, since the wire was made.
+CARAVAN_API int64_t caravan_wire_weight_bytes(void * wire, const char * name);
 CARAVAN_API void caravan_wire_begin(void * wire, const struct caravan_crossing * incoming, size_t n);
 CARAVAN_API void caravan_wire_begin_made_up(void * wire);  // a step to be timed: what should arrive is made up
+// What crosses to a wire is made behind this fence, where that can be, until told otherwise (NULL, NULL). The scheduler
+// must be that of the context about to compute.
+CARAVAN_API void caravan_wire_hold(void * wire, void * fence, void * sched);
 CARAVAN_API const char * caravan_wire_end(void * wire);  // NULL, or the step's first fault; valid until the next begin
 CARAVAN_API size_t caravan_wire_captured(void * wire, struct caravan_crossing * out, size_t capacity);
 // The real device, limited to ops of layers [start, end) and of no layer.

@@ -32,6 +32,7 @@ struct backend;
 struct device;
 struct graph;
 struct event;
+struct scheduler;
 
 struct tensor {
     int type;

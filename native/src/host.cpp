@@ -39,6 +39,9 @@ const char * caravan_init(const struct caravan_host * given, void * any_device) 
     take(host.graph_node, given->graph_node);
     take(host.nbytes, given->nbytes);
     take(host.tensor_overhead, given->tensor_overhead);
+    take(host.sched_n_backends, given->sched_n_backends);
+    take(host.sched_backend, given->sched_backend);
+    take(host.sched_set_backend, given->sched_set_backend);
     host.memory_breakdown = given->memory_breakdown;
     host.op_get_rows = given->op_get_rows;
     std::copy(given->view_ops, given->view_ops + n_view_ops, host.view_ops);

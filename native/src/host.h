@@ -18,6 +18,9 @@ struct host_functions {
     tensor * (*graph_node)(graph *, int);
     size_t (*nbytes)(const tensor *);
     size_t (*tensor_overhead)();
+    int (*sched_n_backends)(scheduler *);
+    backend * (*sched_backend)(scheduler *, int);
+    void (*sched_set_backend)(scheduler *, tensor *, backend *);
     void * memory_breakdown;
     int op_get_rows;
     int view_ops[n_view_ops];

@@ -144,11 +144,15 @@ int layer_of(const tensor * node) {
     return next != no_layer ? next : sources;
 }
 
-int layer_that_made(const tensor * t) {
+const tensor * op_that_made(const tensor * t) {
     while (is_view_op(t) && t->src[0] != nullptr) {
         t = t->src[0];
     }
-    return layer_of(t);
+    return t;
+}
+
+int layer_that_made(const tensor * t) {
+    return layer_of(op_that_made(t));
 }
 
 }  // namespace caravan

@@ -16,7 +16,10 @@ int told_layer(const tensor * t);
 // Which layer of the model a graph node belongs to. What is made from the embedding tables belongs to layer 0.
 int layer_of(const tensor * node);
 
-// Which layer made the value of a tensor: for a view, the op that wrote what it shows.
+// The op that made the value of a tensor: for a view, the one that wrote what it shows.
+const tensor * op_that_made(const tensor * t);
+
+// And the layer of that op.
 int layer_that_made(const tensor * t);
 
 // A weight of no layer (embedding, output, rope factors).

@@ -4,7 +4,8 @@
 //
 // llama.cpp reads every tensor of a file, those on wires too: into a throw-away buffer (llama_model_loader::
 // load_all_data) that a wire then ignores. So a tensor to skip is reported as read, and whatever bytes the stream's
-// buffer holds are its value. The header was read and checked by the caller; everything else is read from the file.
+// buffer holds are its value. The header was read and checked by the caller; everything else is read from the file, or
+// from whichever file of the same layout the caller names for a tensor once it is there.
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "caravan_wire.h"
 
@@ -39,9 +41,12 @@ constexpr bool reads_ahead = false;
 // 1 MiB is as large as the system reads ahead on a network drive, and the buffer stays in a core's cache.
 constexpr size_t stream_buffer_bytes = static_cast<size_t>(1) << 20;
 
+constexpr int no_fd = -1;
+
 class partial_file {
   public:
-    partial_file(int fd, int64_t size, const caravan_partial & what) : fd_(fd), size_(size), what_(what) {}
+    partial_file(int fd, int64_t size, const caravan_partial & what)
+        : fd_(fd), size_(size), what_(what), fds_(what.provide != nullptr ? what.n_tensors : 0, no_fd) {}
 
     // As read(2): the number of bytes read or skipped, 0 at the end of the file, or -1 with errno. A call ends where a
     // tensor ends, so that the stream's buffer never asks for more than llama.cpp does.
@@ -62,11 +67,16 @@ class partial_file {
         const caravan_range * next = std::upper_bound(
             what_.tensors, end, at_, [](int64_t at, const caravan_range & range) { return at < range.end; });
         if (next == end || at_ < next->start) {
-            return read_through(out, next == end ? wanted : std::min(wanted, next->start - at_));
+            return read_through(fd_, out, next == end ? wanted : std::min(wanted, next->start - at_));
         }
         const int64_t n = std::min(wanted, next->end - at_);
         if (next->is_needed) {
-            return read_through(out, n);
+            const int fd = fd_of(static_cast<size_t>(next - what_.tensors));
+            if (fd == no_fd) {
+                errno = ECANCELED;
+                return -1;
+            }
+            return read_through(fd, out, n);
         }
         skipped_bytes_ += n;
         return advance(n);
@@ -97,11 +107,22 @@ class partial_file {
         return n;
     }
 
+    // Where a tensor is read from; asked for once, and again only after it could not be had.
+    int fd_of(size_t number) {
+        if (what_.provide == nullptr) {
+            return fd_;
+        }
+        if (fds_[number] == no_fd) {
+            fds_[number] = what_.provide(number);
+        }
+        return fds_[number];
+    }
+
     // A file that has become shorter gives 0 here, which fread tells as an end too early.
-    int64_t read_through(char * out, int64_t n) {
+    int64_t read_through(int fd, char * out, int64_t n) {
         ssize_t got;
         do {
-            got = pread(fd_, out, static_cast<size_t>(n), static_cast<off_t>(at_));
+            got = pread(fd, out, static_cast<size_t>(n), static_cast<off_t>(at_));
         } while (got < 0 && errno == EINTR);
         if (got > 0) {
             read_bytes_ += got;
@@ -112,6 +133,7 @@ class partial_file {
     const int fd_;
     const int64_t size_;  // when it was opened, as llama.cpp asks for it: once
     const caravan_partial what_;
+    std::vector<int> fds_;
     int64_t at_ = 0;
     bool is_ahead_ = false;
     int64_t read_bytes_ = 0;

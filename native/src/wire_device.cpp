@@ -39,7 +39,10 @@ struct wire {
     // What ops on this wire read, and whether it crosses; as many as a graph has tensors, since they lie in one arena.
     std::unordered_map<const tensor *, bool> crossing;
     std::atomic<uintptr_t> next_address{ first_address };
-    int64_t weight_bytes = 0;
+    std::unordered_map<std::string, int64_t> weight_bytes;  // set here, by the tensor's name
+    // Behind which what crosses is made, and who decides that; both or neither.
+    caravan::device * fence = nullptr;
+    scheduler * sched = nullptr;
     caravan::device device = {};
     buffer_type buft = {};
 
@@ -95,6 +98,32 @@ bool owns(const wire * w, const tensor * op) {
     return layer != no_layer && layer >= w->start && layer < w->end;
 }
 
+bool reads_weights(const tensor * op) {
+    for (const tensor * src : op->src) {
+        if (src != nullptr && src->buffer != nullptr && src->buffer->usage == usage_weights) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Gives the op that made a crossing tensor to the real device, and so what led there since the last op on weights: the
+// scheduler hands ops without weights to the device that follows, and here none follows but the wire. Without it, they
+// would stay on the CPU behind experts that lie in system memory, and a sum on the CPU is not always that of a GPU.
+void hold(const wire * w, const tensor * crossing) {
+    const tensor * op = op_that_made(crossing);
+    const tensor * storage = op->view_src != nullptr ? op->view_src : op;
+    if (storage->buffer != nullptr || reads_weights(op) || !w->fence->iface.supports_op(w->fence, op)) {
+        return;
+    }
+    for (int i = 0; i < host.sched_n_backends(w->sched); i++) {
+        backend * b = host.sched_backend(w->sched, i);
+        if (b->device == w->fence) {
+            host.sched_set_backend(w->sched, const_cast<tensor *>(op), b);
+        }
+    }
+}
+
 // buffer
 
 void buffer_free(buffer *) {}
@@ -107,10 +136,8 @@ void buffer_memset_tensor(buffer *, tensor *, uint8_t, size_t, size_t) {}
 
 // The data of a weight may be anything: the file it comes from is read in part (partial_file.cpp).
 void buffer_set_tensor(buffer * b, tensor * t, const void *, size_t, size_t size) {
-    wire * w = wire_of(b->buft);
-    const int layer = b->usage == usage_weights ? told_layer(t) : no_layer;
-    if (layer != no_layer && layer >= w->start && layer < w->end) {
-        w->weight_bytes += static_cast<int64_t>(size);
+    if (b->usage == usage_weights) {
+        wire_of(b->buft)->weight_bytes[t->name] += static_cast<int64_t>(size);
     }
 }
 
@@ -266,8 +293,13 @@ bool device_supports_op(device * dev, const tensor * op) {
     }
     if (!w->stands_before()) {
         for (const tensor * src : op->src) {
-            if (src != nullptr) {
-                w->crossing[src] = crosses(w, src);
+            if (src == nullptr) {
+                continue;
+            }
+            const bool does_cross = crosses(w, src);
+            w->crossing[src] = does_cross;
+            if (does_cross && w->sched != nullptr) {
+                hold(w, src);
             }
         }
     }
@@ -347,8 +379,10 @@ void * caravan_wire_buffer_type(void * handle) {
     return &as_wire(handle)->buft;
 }
 
-int64_t caravan_wire_weight_bytes(void * handle) {
-    return as_wire(handle)->weight_bytes;
+int64_t caravan_wire_weight_bytes(void * handle, const char * name) {
+    const auto & weight_bytes = as_wire(handle)->weight_bytes;
+    const auto found = weight_bytes.find(name);
+    return found == weight_bytes.end() ? 0 : found->second;
 }
 
 void caravan_wire_begin(void * handle, const struct caravan_crossing * incoming, size_t n) {
@@ -357,6 +391,12 @@ void caravan_wire_begin(void * handle, const struct caravan_crossing * incoming,
 
 void caravan_wire_begin_made_up(void * handle) {
     as_wire(handle)->step.begin_made_up();
+}
+
+void caravan_wire_hold(void * handle, void * fence, void * sched) {
+    wire * w = as_wire(handle);
+    w->fence = static_cast<device *>(fence);
+    w->sched = static_cast<scheduler *>(sched);
 }
 
 const char * caravan_wire_end(void * handle) {

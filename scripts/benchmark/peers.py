@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -82,6 +83,7 @@ def caravan(model: Path, load: Load) -> Iterator[CaravanPeer]:
         addresses = []
         for number, core in enumerate(load.cores):
             command = [sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", f"w{number}"]
+            command += ["--device", "CPU", "--parent-pid", str(os.getpid())]
             worker = stack.enter_context(process(command, core=core))
             assert worker.stdout is not None
             port = int(json.loads(worker.stdout.readline())["address"].rsplit(":", 1)[1])

@@ -86,6 +86,7 @@ def workers(cache: Path) -> Iterator[list[str]]:
         addresses = []
         for number, core in enumerate(sorted(os.sched_getaffinity(0))[:2]):
             command = [sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", f"w{number}"]
+            command += ["--device", "CPU", "--parent-pid", str(os.getpid())]
             worker = stack.enter_context(process(command, core=core, environment={"CARAVAN_CACHE": str(cache)}))
             assert worker.stdout is not None
             addresses.append(json.loads(worker.stdout.readline())["address"])

@@ -19,11 +19,12 @@ _STOP_TIMEOUT_S = 10
 def process(
     command: Sequence[str], *, core: int | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process with its output as text, pinned to `core` if given."""
+    """A process with its input and output as text, pinned to `core` if given."""
     # taskset rather than a function between fork and exec: gRPC's threads would not survive that.
     pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
     started = subprocess.Popen(
         [*pinned, *command],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -38,8 +39,9 @@ def process(
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
-        if started.stdout is not None:
-            started.stdout.close()
+        for pipe in (started.stdin, started.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 @contextlib.contextmanager

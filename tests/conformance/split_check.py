@@ -97,19 +97,22 @@ def run_step(
     return np.stack([last.logits(int(row)).copy() for row in rows])
 
 
-def run_session(stages: Sequence[Stage]) -> Logits:
-    """Two interleaved sequences: prefill in several ubatches, prefill beside a decode, then both decoding."""
-    n_vocab = min(model.n_vocab for model, _ in stages)
+def session_steps(n_vocab: int) -> Iterator[tuple[Sequence[int], Sequence[int], Sequence[int]]]:
+    """Tokens, positions and sequences of each step of two interleaved sequences: prefill in several ubatches, prefill
+    beside a decode, then both decoding."""
     tokens = np.random.default_rng(7).integers(0, n_vocab, 2 * _PROMPT + 2 * _DECODED).tolist()
     second = _PROMPT // 2 + 1
-    logits = [
-        run_step(stages, tokens[:_PROMPT], range(_PROMPT), [0] * _PROMPT),
-        run_step(stages, [*tokens[:second], tokens[_PROMPT]], [*range(second), _PROMPT], [1] * second + [0]),
-    ]
+    yield tokens[:_PROMPT], range(_PROMPT), [0] * _PROMPT
+    yield [*tokens[:second], tokens[_PROMPT]], [*range(second), _PROMPT], [1] * second + [0]
     for i in range(1, _DECODED):
         at = _PROMPT + i
-        logits.append(run_step(stages, [tokens[at], tokens[at + 9]], [at, second + i - 1], [0, 1]))
-    return np.concatenate(logits)
+        yield [tokens[at], tokens[at + 9]], [at, second + i - 1], [0, 1]
+
+
+def run_session(stages: Sequence[Stage]) -> Logits:
+    """`session_steps` through all stages; logits of every row."""
+    n_vocab = min(model.n_vocab for model, _ in stages)
+    return np.concatenate([run_step(stages, *step) for step in session_steps(n_vocab)])
 
 
 def check_model(

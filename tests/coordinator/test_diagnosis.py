@@ -1,39 +1,117 @@
 # SPDX-License-Identifier: MIT
-"""What `caravan doctor` makes of a machine's devices."""
+"""What `caravan doctor` makes of a machine's devices and of its mDNS port."""
 
+import json
+import socket
 import sys
+from pathlib import Path
 
 import pytest
 
-from coordinator.diagnosis import Verdict, device_findings, graphics_vendors
-from native import Device, DeviceKind, versions
+from coordinator.diagnosis import Verdict
+from coordinator.diagnosis.devices import ListedDevice, Listing, device_findings, listed_devices, parse_listing
+from coordinator.diagnosis.graphics import GraphicsCard, graphics_cards, unused_cards
+from coordinator.diagnosis.multicast import heard_on
+from coordinator.workers import CardFigures
+from native import devices, versions
 
 GIB = 1 << 30
-CPU = Device("CPU", "a processor", "CPU", DeviceKind.CPU, 8 * GIB, 16 * GIB)
-GPU = Device("CUDA0", "a card", "CUDA", DeviceKind.GPU, 20 * GIB, 24 * GIB)
+TOLD = CardFigures("CUDA0", 4 * GIB, 0.43, 61.0, 180.4, 350.0)
+CPU = ListedDevice("CPU", "a processor", "CPU", "cpu", None, 8 * GIB, 16 * GIB, True, CardFigures("CPU"))
+GPU = ListedDevice("CUDA0", "a card", "CUDA", "gpu", "0000:01:00.0", 20 * GIB, 24 * GIB, True, TOLD)
+APU = ListedDevice("Vulkan0", "a chip", "Vulkan", "integrated_gpu", None, GIB, GIB, False, CardFigures("Vulkan0"))
+
+NVIDIA = GraphicsCard("0000:01:00.0", "0x10de")
+AMD = GraphicsCard("0000:c1:00.0", "0x1002")
+INTEL = GraphicsCard("0000:00:02.0", "0x8086")
 
 
-def test_each_device_is_told_with_its_memory() -> None:
-    (finding,) = device_findings([CPU], [])
-    assert (finding.subject, finding.verdict) == ("CPU", Verdict.GOOD)
-    assert finding.text == "a processor, 8.0 GiB free of 16.0 GiB"
+def test_each_device_is_told_with_its_memory_its_figures_and_how_to_use_it() -> None:
+    findings = device_findings([GPU, APU, CPU])
+    assert {finding.verdict for finding in findings} == {Verdict.GOOD}
+    assert [finding.text for finding in findings] == [
+        "a card, 20.0 GiB free of 24.0 GiB; 4.0 GiB used, 43% busy, 61 °C, 180 of 350 W; `caravan worker` uses it",
+        "a chip, 1.0 GiB free of 1.0 GiB; `caravan worker --integrated` uses it",
+        "a processor, 8.0 GiB free of 16.0 GiB; `caravan worker` uses it",
+    ]
 
 
-@pytest.mark.parametrize(("vendor", "option"), [("0x10de", "CUDA"), ("0x1002", "VULKAN"), ("0x8086", "VULKAN")])
-def test_a_card_that_the_build_cannot_use_comes_with_the_command_that_mends_it(vendor: str, option: str) -> None:
-    _, finding = device_findings([CPU], [vendor])
+async def test_the_workers_program_tells_of_this_machines_devices() -> None:
+    listing = await listed_devices()
+    assert [device.name for device in listing.devices] == [device.name for device in devices()]
+    assert any(device.is_chosen for device in listing.devices)
+    assert "CPU" in listing.backends
+
+
+def test_a_listing_that_is_none_is_an_error() -> None:
+    for output in ("", "[]", '{"devices": []}', json.dumps({"devices": [{"name": "CPU"}], "backends": []})):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            parse_listing(output)
+
+
+@pytest.mark.parametrize(("card", "option"), [(NVIDIA, "CUDA"), (AMD, "VULKAN"), (INTEL, "VULKAN")])
+def test_a_card_that_the_build_cannot_use_comes_with_the_command_that_mends_it(card: GraphicsCard, option: str) -> None:
+    (finding,) = unused_cards(Listing((CPU,), ("CPU",)), [card])
     assert finding.verdict is Verdict.BAD
     assert f"CMAKE_ARGS=-DGGML_{option}=on {sys.executable} -m pip install --force-reinstall" in finding.remedy
     assert finding.remedy.endswith(f"llama-cpp-python=={versions().llama_cpp_python}")
 
 
+def test_with_rocm_installed_an_amd_card_is_for_rocm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hipconfig").write_text("#!/bin/sh\n")
+    (tmp_path / "hipconfig").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = unused_cards(Listing((CPU,), ("CPU",)), [AMD])
+    assert 'HIPCXX="$(hipconfig -l)/clang" HIP_PATH="$(hipconfig -R)" CMAKE_ARGS=-DGGML_HIP=on' in finding.remedy
+
+
+def test_the_macs_gpu_is_for_metal() -> None:
+    (finding,) = unused_cards(Listing((CPU,), ("CPU", "BLAS")), [GraphicsCard("", "apple")])
+    assert "CMAKE_ARGS=-DGGML_METAL=on" in finding.remedy
+
+
+def test_a_card_beside_one_in_use_is_noted_with_a_build_for_both() -> None:
+    (finding,) = unused_cards(Listing((GPU, CPU), ("CUDA", "CPU")), [NVIDIA, AMD])
+    assert finding.verdict is Verdict.NOTE
+    assert "CMAKE_ARGS='-DGGML_CUDA=on -DGGML_VULKAN=on'" in finding.remedy
+
+
+def test_no_rebuild_helps_against_a_driver_that_does_not_work() -> None:
+    (finding,) = unused_cards(Listing((CPU,), ("CUDA", "CPU")), [NVIDIA])
+    assert finding.verdict is Verdict.BAD
+    assert "`nvidia-smi`" in finding.remedy
+    assert "pip" not in finding.remedy
+
+
 def test_a_card_in_use_is_no_trouble() -> None:
-    assert all(finding.verdict is Verdict.GOOD for finding in device_findings([GPU, CPU], ["0x10de"]))
+    assert unused_cards(Listing((GPU, CPU), ("CUDA", "CPU")), [NVIDIA]) == []
+    assert unused_cards(Listing((APU, CPU), ("Vulkan", "CPU")), [INTEL, AMD]) == []
 
 
 def test_graphics_of_other_makers_are_not_llama_cpps_business() -> None:
-    assert len(device_findings([CPU], ["0x1234"])) == 1
+    assert unused_cards(Listing((CPU,), ("CPU",)), [GraphicsCard("0000:00:01.0", "0x1234")]) == []
 
 
-def test_the_vendors_are_those_that_the_system_tells() -> None:
-    assert all(vendor.startswith("0x") for vendor in graphics_vendors())
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is known to have one")
+def test_graphics_cards_are_those_that_the_system_tells(tmp_path: Path) -> None:
+    for bus_id, kind, vendor in (
+        ("0000:c1:00.0", "0x030000", "0x1002"),
+        ("0000:01:00.0", "0x030200", "0x10de"),
+        ("0000:02:00.0", "0x020000", "0x8086"),
+    ):
+        (tmp_path / bus_id).mkdir()
+        (tmp_path / bus_id / "class").write_text(f"{kind}\n")
+        (tmp_path / bus_id / "vendor").write_text(f"{vendor}\n")
+    (tmp_path / "0000:03:00.0").mkdir()
+    assert graphics_cards(tmp_path) == [NVIDIA, AMD]
+
+
+def test_what_is_sent_to_mdns_is_heard() -> None:
+    assert heard_on(["127.0.0.1", "203.0.113.7"]) == {"127.0.0.1"}
+
+
+def test_a_port_that_another_program_has_alone_is_an_error() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", 0))
+        with pytest.raises(OSError, match="in use"):
+            heard_on(["127.0.0.1"], other.getsockname()[1])

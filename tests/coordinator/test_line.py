@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Frames and results as messages. The line itself, with real workers: tests/line/."""
 
-from coordinator.frames import PlannedFrame, Request, SampledRow, Start
+from coordinator.frames import LineResult, PlannedFrame, Request, SampledRow, Start
 from coordinator.line import decode_result, encode_frame
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2
@@ -53,12 +53,17 @@ def test_a_result_gives_tokens_logprobs_and_reasons() -> None:
             ),
             frame_pb2.RowResult(seq_id=2, error="the grammar admits no token here"),
         ],
+        timings=[
+            frame_pb2.StageTiming(worker="a", started_ns=1_000_000, finished_ns=3_000_000),
+            frame_pb2.StageTiming(worker="b", started_ns=500, finished_ns=500_500),
+        ],
     )
-    assert decode_result(result) == (
+    assert decode_result(result) == LineResult(
         7,
         [
             SampledRow(0, 5),
             SampledRow(1, 0, -0.5, ((0, -0.5),)),
             SampledRow(2, None, error="the grammar admits no token here"),
         ],
+        stage_s=(0.002, 0.0005),
     )

@@ -11,15 +11,14 @@ from coordinator.candidates import MARGIN_BYTES, Candidate, candidates_of
 from coordinator.errors import DoesNotFitError, NoWorkersError, PlanError
 from coordinator.fitting import DryRunReport, adjust, misfits
 from coordinator.plan import Demand, Plan, size
-from coordinator.planner import Distribution, Wishes, make_plan
-from coordinator.prediction import Links
+from coordinator.planner import make_plan
 from coordinator.search import Objective
 from coordinator.speed import Curve, Speed
-from coordinator.workers import BuildVersions, FoundWorker, Link, LoadedStage, StageMemory, WorkerDevice
+from coordinator.wishes import Distribution, Wishes
+from coordinator.workers import LoadedStage, StageMemory
 from native import LayerBytes, LayerCosts, LayerRange
+from tests.coordinator.fleet import GIB, MIB, links_of, worker
 
-MIB = 1 << 20
-GIB = 1 << 30
 ON = Wishes(distribution=Distribution.ON)
 
 
@@ -40,27 +39,9 @@ def _ranges(plan: Plan) -> list[tuple[str, int, int]]:
     return [(stage.worker, stage.layers.start, stage.layers.end) for stage in plan.stages]
 
 
-def _worker(name: str, *, host: str = "desk", device: str = "CPU", kind: str = "cpu", free: int = GIB) -> FoundWorker:
-    return FoundWorker(
-        name=name,
-        instance_id=name,
-        address=f"{name}:1",
-        host_name=host,
-        contract_version="1",
-        versions=BuildVersions("", "", "", ""),
-        device=WorkerDevice(device, "", "", kind, free, 2 * free, free),
-    )
-
-
 def _speed(layer_ms: float, n_layer: int = 8, output_ms: float = 0.0) -> Speed:
     curve = Curve(((1, layer_ms / 1000), (512, layer_ms / 100)))
     return Speed((0,) * n_layer, (curve,), Curve(((1, output_ms / 1000),)))
-
-
-def _links(names: str, round_trip_ms: float) -> Links:
-    ends = ["", *names]
-    link = Link(round_trip_ms / 1000, 1e9)
-    return Links({(a, b): link for a in ends for b in ends if a != b})
 
 
 def _fast(name: str, free_mib: int, layer_ms: float) -> Candidate:
@@ -77,7 +58,7 @@ def test_equal_workers_get_equal_shares_if_all_are_to_take_part() -> None:
 
 
 def test_one_device_that_holds_it_all_is_used_alone_and_the_plan_says_that_first() -> None:
-    plan = make_plan(_demand(), [_fast("a", 4000, 1), _fast("b", 4000, 1)], links=_links("ab", 1))
+    plan = make_plan(_demand(), [_fast("a", 4000, 1), _fast("b", 4000, 1)], links=links_of("ab", 1))
     assert _ranges(plan) == [("a", 0, 8)]
     assert plan.explain().startswith("not split: a can hold it all, and one stream is fastest there\n")
     assert plan.sentences == (
@@ -88,14 +69,14 @@ def test_one_device_that_holds_it_all_is_used_alone_and_the_plan_says_that_first
 
 def test_a_slow_device_is_left_out_when_the_model_fits_without_it() -> None:
     workers = [_fast("slow", 4000, 50), _fast("a", 600, 1), _fast("b", 600, 1)]
-    plan = make_plan(_demand(), workers, links=_links("ab", 1))
+    plan = make_plan(_demand(), workers, links=links_of("ab", 1))
     assert sorted(stage.worker for stage in plan.stages) == ["a", "b"]
     assert plan.headline == "split over 2 devices, because that is faster than one alone"
 
 
 def test_a_slow_device_helps_when_the_model_does_not_fit_without_it() -> None:
     workers = [_fast("slow", 4000, 50), _fast("a", 600, 1)]
-    plan = make_plan(_demand(), workers, links=_links("ab", 1), wishes=Wishes(distribution=Distribution.AUTO))
+    plan = make_plan(_demand(), workers, links=links_of("ab", 1), wishes=Wishes(distribution=Distribution.AUTO))
     shares = {stage.worker: len(stage.layers) for stage in plan.stages}
     assert shares == {"slow": 3, "a": 5}
 
@@ -108,19 +89,19 @@ def test_layers_go_by_speed_not_by_memory_if_all_are_to_take_part() -> None:
 
 def test_a_dear_hop_is_not_paid_for_a_little_speed() -> None:
     workers = [_fast("a", 4000, 2), _fast("b", 600, 1)]
-    assert len(make_plan(_demand(), workers, links=_links("ab", 1)).stages) == 2
-    assert len(make_plan(_demand(), workers, links=_links("ab", 20)).stages) == 1
+    assert len(make_plan(_demand(), workers, links=links_of("ab", 1)).stages) == 2
+    assert len(make_plan(_demand(), workers, links=links_of("ab", 20)).stages) == 1
 
 
 def test_the_output_layer_counts() -> None:
     slow_output = replace(_candidate("a", 600), speed=_speed(1, output_ms=100))
-    plan = make_plan(_demand(), [slow_output, _fast("b", 600, 1)], links=_links("ab", 1))
+    plan = make_plan(_demand(), [slow_output, _fast("b", 600, 1)], links=links_of("ab", 1))
     assert _ranges(plan)[-1][0] == "b"
 
 
 def test_throughput_balances_what_latency_would_give_to_the_fastest() -> None:
     workers = [_fast("a", 4000, 1), _fast("b", 4000, 1)]
-    plan = make_plan(_demand(ends=0), workers, links=_links("ab", 1), wishes=Wishes(objective=Objective.THROUGHPUT))
+    plan = make_plan(_demand(ends=0), workers, links=links_of("ab", 1), wishes=Wishes(objective=Objective.THROUGHPUT))
     assert [len(stage.layers) for stage in plan.stages] == [4, 4]
     (alternative,) = plan.alternatives
     assert alternative.label == "one device alone"
@@ -252,7 +233,7 @@ def test_more_manual_ranges_than_workers_are_refused() -> None:
         make_plan(_demand(), [_candidate("a", 4000)], wishes=_by_hand(LayerRange(0, 4), LayerRange(4, 8)))
 
 
-def test_a_manual_range_that_does_not_fit_names_its_worker() -> None:
+def test_a_manual_range_that_does_not_fit_names_itsworker() -> None:
     ranges = [LayerRange(0, 7), LayerRange(7, 8)]
     with pytest.raises(DoesNotFitError, match="layers 0 to 6 of model need 750 MiB and a can give 500 MiB"):
         make_plan(_demand(), [_candidate("a", 500), _candidate("b", 4000)], wishes=_by_hand(*ranges))
@@ -296,7 +277,7 @@ def test_with_room_enough_nobody_is_left_out_and_none_has_more_than_its_share(n_
 
 
 def test_workers_on_one_device_share_its_memory() -> None:
-    workers = [_worker("a"), _worker("b"), _worker("c", host="attic"), _worker("d", device="CUDA0", kind="gpu")]
+    workers = [worker("a"), worker("b"), worker("c", host="attic"), worker("d", device="CUDA0", kind="gpu")]
     candidates, notes = candidates_of(workers, compute_bytes={})
     assert notes == []
     assert [candidate.free_bytes for candidate in candidates] == [GIB // 2, GIB // 2, GIB, GIB]
@@ -304,28 +285,28 @@ def test_workers_on_one_device_share_its_memory() -> None:
 
 
 def test_a_worker_that_may_have_little_leaves_the_rest_to_those_it_shares_with() -> None:
-    small = replace(_worker("a"), device=replace(_worker("a").device, free_bytes=GIB // 4))
-    candidates, _ = candidates_of([small, _worker("b"), _worker("c")], compute_bytes={})
+    small = replace(worker("a"), device=replace(worker("a").device, free_bytes=GIB // 4))
+    candidates, _ = candidates_of([small, worker("b"), worker("c")], compute_bytes={})
     assert [candidate.free_bytes for candidate in candidates] == [GIB // 4, 3 * GIB // 8, 3 * GIB // 8]
     assert [candidate.share_of(GIB // 2) for candidate in candidates[1:]] == [0, 0]
 
 
 def test_limits_of_workers_on_a_large_device_do_not_make_it_smaller() -> None:
-    limited = [replace(_worker(n), device=replace(_worker(n).device, free_bytes=GIB // 4)) for n in ("a", "b", "c")]
+    limited = [replace(worker(n), device=replace(worker(n).device, free_bytes=GIB // 4)) for n in ("a", "b", "c")]
     candidates, _ = candidates_of(limited, compute_bytes={})
     assert [candidate.free_bytes for candidate in candidates] == [GIB // 4] * 3
 
 
 def test_one_worker_can_have_all_of_a_device_for_itself() -> None:
-    workers = [_worker("a"), _worker("b"), _worker("c", host="attic")]
+    workers = [worker("a"), worker("b"), worker("c", host="attic")]
     candidates, (note,) = candidates_of(workers, compute_bytes={}, shared=False)
     assert [(candidate.name, candidate.free_bytes) for candidate in candidates] == [("a", GIB), ("c", GIB)]
     assert note.startswith("left out: b: it computes on the same CPU as a")
 
 
 def test_of_workers_on_one_device_the_one_that_may_have_most_has_it_to_itself() -> None:
-    small = replace(_worker("a"), device=replace(_worker("a").device, free_bytes=GIB // 4))
-    candidates, (note,) = candidates_of([small, _worker("b")], compute_bytes={}, shared=False)
+    small = replace(worker("a"), device=replace(worker("a").device, free_bytes=GIB // 4))
+    candidates, (note,) = candidates_of([small, worker("b")], compute_bytes={}, shared=False)
     assert [(candidate.name, candidate.free_bytes) for candidate in candidates] == [("b", GIB)]
     assert note.startswith("left out: a: ")
 
@@ -334,8 +315,8 @@ def test_memory_that_a_new_load_frees_counts_as_free() -> None:
     stage = LoadedStage(
         "old", 1, LayerRange(0, 4), StageMemory(300 * MIB, 100 * MIB, 50 * MIB, host_bytes=10 * MIB), is_serving=False
     )
-    worker = _worker("a", free=500 * MIB)
-    (candidate,), _ = candidates_of([replace(worker, loaded=(stage,))], compute_bytes={})
+    holder = replace(worker("a", free=500 * MIB), loaded=(stage,))
+    (candidate,), _ = candidates_of([holder], compute_bytes={})
     assert candidate.free_bytes == 940 * MIB
 
 

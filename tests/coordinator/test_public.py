@@ -3,10 +3,14 @@
 
 import dataclasses
 import inspect
+from pathlib import Path
+
+import pytest
 
 import coordinator
-from coordinator import AsyncMesh, CaravanError, Mesh, MeshOptions, errors
+from coordinator import AsyncMesh, CaravanError, Mesh, MeshOptions, UnsupportedModelError, errors
 from coordinator.mesh import OpenOptions
+from tests.models import write_model
 
 
 def test_everything_promised_is_there_and_once() -> None:
@@ -37,3 +41,8 @@ def test_the_options_that_open_takes_are_those_that_are_documented() -> None:
     documented = {option.name: option.type for option in dataclasses.fields(MeshOptions)}
     del documented["model"]
     assert {name: typed.__forward_arg__ for name, typed in OpenOptions.__annotations__.items()} == documented
+
+
+def test_a_model_without_text_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="has no vocabulary"):
+        Mesh.open(write_model(tmp_path / "mute.gguf", "llama"), discover=False)

@@ -38,18 +38,34 @@ def _ranges(solution: Solution | None) -> list[tuple[int, int, int]]:
     return [(index, layers.start, layers.end) for index, layers in solution.stages]
 
 
+def _experts_from(problem: Problem, index: int, layers: LayerRange) -> int | None:
+    """The first layer with its experts on the device, by trying one after the other; None: the range does not fit."""
+    machine, n_layer = problem.machines[index], len(problem.layer_bytes)
+    for first in range(layers.start, layers.end + 1 if problem.expert_bytes else layers.start + 1):
+        hosted = sum(problem.expert_bytes[layers.start : first])
+        on_host = hosted + (machine.host_input_bytes if layers.start == 0 else 0)
+        on_device = sum(problem.layer_bytes[layers.start : layers.end]) - hosted
+        on_device += machine.input_bytes if layers.start == 0 else 0
+        on_device += machine.output_bytes if layers.end == n_layer else 0
+        if on_device <= machine.capacity_bytes:
+            return first if first == layers.start or on_host <= machine.host_bytes else None
+    return None
+
+
 def _fits(problem: Problem, stages: Stages) -> bool:
-    """Whether a line keeps within memory and to every pin."""
+    """Whether a line keeps within memory, to every pin and to everybody's place."""
     given_to = dict(stages)
     for index, machine in enumerate(problem.machines):
-        if machine.pinned not in (None, given_to.get(index)):
+        layers = given_to.get(index)
+        if machine.pinned not in (None, layers) or (machine.is_main and index != stages[-1][0]):
             return False
-        if layers := given_to.get(index):
-            n_bytes = sum(problem.layer_bytes[layers.start : layers.end])
-            n_bytes += machine.input_bytes if layers.start == 0 else 0
-            n_bytes += machine.output_bytes if layers.end == len(problem.layer_bytes) else 0
-            if n_bytes > machine.capacity_bytes:
-                return False
+        if layers is None:
+            continue
+        if _experts_from(problem, index, layers) is None:
+            return False
+        within = machine.within or layers
+        if layers.start < within.start or layers.end > within.end:
+            return False
     return True
 
 
@@ -58,8 +74,11 @@ def _times(problem: Problem, stages: Stages) -> tuple[float, float]:
     stage_s = []
     for index, layers in stages:
         machine = problem.machines[index]
+        first = _experts_from(problem, index, layers)
+        assert first is not None
+        own_s = [*(machine.host_layer_s or machine.layer_s)[layers.start : first], *machine.layer_s[first : layers.end]]
         output_s = machine.output_s if layers.end == len(problem.layer_bytes) else 0.0
-        stage_s.append(sum(machine.layer_s[layers.start : layers.end]) + machine.step_s + output_s)
+        stage_s.append(sum(own_s) + machine.step_s + output_s)
     hops_s = sum(problem.hop_s[a][b] for (a, _), (b, _) in pairwise(stages))
     ends_s = problem.entry_s[stages[0][0]] + problem.exit_s[stages[-1][0]]
     return sum(stage_s) + hops_s + ends_s, max(stage_s)
@@ -102,6 +121,7 @@ def _check(problem: Problem, solution: Solution | None) -> None:
     assert covered == list(range(len(problem.layer_bytes)))
     assert len({index for index, _ in stages}) == len(stages) <= (problem.max_stages or len(stages))
     assert _fits(problem, stages)
+    assert solution.experts_from == tuple(_experts_from(problem, index, layers) for index, layers in stages)
     assert (solution.latency_s, solution.bottleneck_s) == pytest.approx(_times(problem, stages), rel=1e-12)
 
 
@@ -110,35 +130,53 @@ _SIXTEENTHS = st.integers(0, 40).map(lambda n: n / 16)
 
 
 @st.composite
-def _problems(draw: st.DrawFn, times: st.SearchStrategy[float]) -> Problem:
+def _problems(draw: st.DrawFn, times: st.SearchStrategy[float], *, with_experts: bool = False) -> Problem:
+    """With pins, limits and a main machine now and then; with experts half of which have room in system memory."""
     n_layer, n_machines = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     ways = st.integers(0, 15).flatmap(lambda n: times if n else st.just(math.inf))
     ends = st.integers(-6 * n_layer, n_layer)
     pins = ends.flatmap(
         lambda end: st.builds(LayerRange, st.integers(0, end - 1), st.just(end)) if end > 0 else st.none()
     )
+    limits = st.integers(-2 * n_layer, n_layer).flatmap(
+        lambda end: st.builds(LayerRange, st.integers(0, end - 1), st.just(end)) if end > 0 else st.none()
+    )
+    layer_bytes = draw(st.tuples(*[st.integers(1, 9)] * n_layer))
+    hosts: dict[str, st.SearchStrategy[object]] = {}
+    if with_experts:
+        hosts["host_bytes"] = st.integers(0, 20)
+        hosts["host_input_bytes"] = st.integers(0, 4)
+        hosts["host_layer_s"] = st.one_of(st.none(), st.tuples(*[times] * n_layer))
     machines = st.builds(
         Machine,
-        capacity_bytes=st.integers(0, 50),
+        capacity_bytes=st.integers(0, 25 if with_experts else 50),
         input_bytes=st.integers(0, 6),
         output_bytes=st.integers(0, 6),
         layer_s=st.tuples(*[times] * n_layer),
         output_s=times,
         step_s=times,
         pinned=pins,
+        within=limits,
+        **hosts,
     )
+    chosen = list(draw(st.tuples(*[machines] * n_machines)))
+    main = draw(st.integers(-2 * n_machines, n_machines - 1))
+    if main >= 0:
+        chosen[main] = replace(chosen[main], is_main=True)
+    experts = st.tuples(*(st.integers(0, n_bytes) for n_bytes in layer_bytes))
     return Problem(
-        layer_bytes=draw(st.tuples(*[st.integers(1, 9)] * n_layer)),
-        machines=draw(st.tuples(*[machines] * n_machines)),
+        layer_bytes=layer_bytes,
+        machines=tuple(chosen),
         hop_s=draw(st.tuples(*[st.tuples(*[ways] * n_machines)] * n_machines)),
         entry_s=draw(st.tuples(*[ways] * n_machines)),
         exit_s=draw(st.tuples(*[ways] * n_machines)),
         max_stages=draw(st.one_of(st.none(), st.integers(1, n_machines))),
+        expert_bytes=draw(experts) if with_experts else (),
     )
 
 
 @settings(deadline=None)
-@given(_problems(_SIXTEENTHS))
+@given(st.booleans().flatmap(lambda experts: _problems(_SIXTEENTHS, with_experts=experts)))
 def test_no_line_of_a_small_problem_is_better_not_even_where_much_ties(problem: Problem) -> None:
     for aim, best in zip(AIMS, _best_keys(problem), strict=True):
         solution = solve(problem, aim[0], use_all=aim[1])
@@ -147,7 +185,7 @@ def test_no_line_of_a_small_problem_is_better_not_even_where_much_ties(problem: 
 
 
 @settings(deadline=None)
-@given(_problems(st.floats(1e-3, 1.0)))
+@given(st.booleans().flatmap(lambda experts: _problems(st.floats(1e-3, 1.0), with_experts=experts)))
 def test_times_of_any_kind_are_as_good_to_rounding(problem: Problem) -> None:
     for aim, best in zip(AIMS, _best_keys(problem), strict=True):
         solution = solve(problem, aim[0], use_all=aim[1])
@@ -193,6 +231,54 @@ def test_orders_lead_nearly_to_the_best_line(objective: Objective, use_all: bool
                 assert found.latency_s <= 1.05 * best.latency_s
             else:
                 assert found.latency_s <= 1.02 * best.latency_s
+    assert n_found >= 4
+
+
+def _with_experts(problem: Problem) -> Problem:
+    """The same with half of the memory, and with room for experts, four fifths of the bytes, in system memory."""
+    machines = tuple(
+        replace(
+            machine,
+            capacity_bytes=machine.capacity_bytes // 2,
+            host_bytes=machine.capacity_bytes,
+            host_layer_s=tuple(3 * time_s for time_s in machine.layer_s),
+        )
+        for machine in problem.machines
+    )
+    expert_bytes = tuple(4 * n_bytes // 5 for n_bytes in problem.layer_bytes)
+    return replace(problem, machines=machines, expert_bytes=expert_bytes)
+
+
+def _in_two_parts(problem: Problem) -> Problem:
+    """The same with somewhat more memory, where half of the machines may have the first half of the layers only, the
+    others the rest; one of those is the main one."""
+    n_layer = len(problem.layer_bytes)
+    parts = (LayerRange(0, n_layer // 2), LayerRange(n_layer // 2, n_layer))
+    machines = [
+        replace(machine, capacity_bytes=3 * machine.capacity_bytes // 2, within=parts[index % 2])
+        for index, machine in enumerate(problem.machines)
+    ]
+    return replace(problem, machines=(*machines[:-1], replace(machines[-1], is_main=True)))
+
+
+@pytest.mark.parametrize("changed", [_with_experts, _in_two_parts])
+@pytest.mark.parametrize("objective", Objective)
+def test_orders_lead_nearly_to_the_best_line_with_experts_in_system_memory_and_in_parts(
+    objective: Objective, changed: Callable[[Problem], Problem]
+) -> None:
+    chance = random.Random(7)
+    n_found = 0
+    for _ in range(6):
+        problem = changed(_random_problem(chance, n_machines=6, n_layer=12, max_stages=None))
+        best, found = solve_exactly(problem, objective), solve_by_orders(problem, objective)
+        _check(problem, found)
+        assert (found is None) == (best is None)
+        if found and best:
+            n_found += 1
+            if objective is Objective.THROUGHPUT:
+                assert found.bottleneck_s <= 1.02 * best.bottleneck_s
+            else:
+                assert found.latency_s <= 1.05 * best.latency_s
     assert n_found >= 4
 
 
@@ -257,6 +343,21 @@ def test_many_machines_keep_to_their_pins() -> None:
         solution = solve(_problem(*machines), objective, use_all=use_all)
         assert solution is not None
         _check(_problem(*machines), solution)
+
+
+def test_many_machines_put_as_few_experts_as_will_do_into_system_memory() -> None:
+    problem = _with_experts(_random_problem(random.Random(3), n_machines=16, n_layer=64, max_stages=None))
+    assert solve(replace(problem, expert_bytes=()), Objective.LATENCY) is None
+    solution = solve(problem, Objective.LATENCY)
+    assert solution is not None
+    _check(problem, solution)
+    assert any(start > layers.start for start, (_, layers) in zip(solution.experts_from, solution.stages, strict=True))
+
+
+def test_the_main_machine_comes_last_however_slow_it_is() -> None:
+    problem = _problem(_machine(8), replace(_machine(8, 9.0), is_main=True), hop_s=0.5)
+    assert _ranges(solve(problem, Objective.LATENCY)) == [(0, 0, 7), (1, 7, 8)]
+    assert _ranges(solve(replace(problem, max_stages=1), Objective.LATENCY)) == [(1, 0, 8)]
 
 
 def test_one_machine_that_holds_everything_saves_the_hops() -> None:

@@ -15,6 +15,7 @@ from coordinator.errors import (
     SessionLostError,
     UnsupportedModelError,
     VersionMismatchError,
+    WeightsError,
     WorkerBusyError,
     WorkerError,
     WorkerLostError,
@@ -61,6 +62,8 @@ _DETAILED: dict[str, type[CaravanError]] = {
     "ERROR_CODE_NEIGHBOUR_LOST": WorkerLostError,
     "ERROR_CODE_CANCELLED": CancelledError,
     "ERROR_CODE_INVALID_ARGUMENT": PlanError,
+    "ERROR_CODE_DISK_FULL": WeightsError,
+    "ERROR_CODE_NO_SOURCE": WeightsError,
 }
 
 

@@ -50,7 +50,7 @@ def test_sixteen_workers_give_the_tokens_of_one_llama_cpp(workers: list[WorkerPr
         assert {len(stage.layers) for stage in plan.stages} == {1, 2}
         assert plan.prediction is not None
         answer = mesh.generate(PROMPT, sampling=SamplingParams(temperature=0), max_tokens=20).wait()
-    who_measured = [worker.name for worker in workers if (tmp_path / worker.name).exists()]
+    who_measured = [worker.name for worker in workers if (tmp_path / worker.name / "benchmarks").exists()]
     assert len(who_measured) == 1  # they share a device
     reference = Reference(model, n_ctx=N_CTX, n_batch=64)
     expected = reference.greedy_tokens(PROMPT, 20)

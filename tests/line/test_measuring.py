@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from coordinator.control import BenchmarkOrder, StageOrder, WorkerClient
+from coordinator.control import BenchmarkOrder, StageOrder, StageSources, WorkerClient
 from coordinator.errors import PlanError, WorkerBusyError, WorkerLostError
 from native import ContextParams, LayerRange, read_layout
 from tests.line.conftest import StartWorker
@@ -21,7 +21,7 @@ from tests.line.processes import WorkerProcess
 def order(demo_path: Path) -> BenchmarkOrder:
     """Two runs of the demo model."""
     return BenchmarkOrder(
-        path=demo_path,
+        path=str(demo_path),
         identity=read_layout(demo_path).identity,
         params=ContextParams(n_ctx_seq=256, n_seq_max=2, n_batch=64, n_ubatch=64),
         runs=(LayerRange(0, 1), LayerRange(1, 3)),
@@ -53,7 +53,8 @@ async def test_a_benchmark_has_each_run_with_its_points(client: WorkerClient, or
 
 
 async def test_a_worker_that_holds_a_stage_is_busy(client: WorkerClient, order: BenchmarkOrder) -> None:
-    await client.load("s", 1, StageOrder(order.path, order.identity, order.runs[0], order.params), None, lambda _: None)
+    stage = StageOrder(order.path, order.identity, order.runs[0], order.params)
+    await client.load("s", 1, stage, None, StageSources(), on_report=lambda _: None, on_needed=lambda _: None)
     with pytest.raises(WorkerBusyError, match="shed"):
         await client.benchmark(order)
 

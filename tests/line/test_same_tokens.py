@@ -39,6 +39,15 @@ def test_greedy_text_is_what_llama_cpp_python_prints(
             assert generation.text == reference.text(prompt, temperature=0, max_tokens=60)
 
 
+def test_the_main_worker_has_the_output_layer(workers: list[WorkerProcess], reference: Reference) -> None:
+    names = [worker.name for worker in workers[:2]]
+    for main in names:
+        with open_mesh(workers[:2], main=main) as mesh:
+            assert [stage.worker for stage in mesh.plan.stages] == [*(name for name in names if name != main), main]
+            generation = mesh.generate(PROMPTS[0], sampling=GREEDY, max_tokens=20).wait()
+            assert generation.text == reference.text(PROMPTS[0], temperature=0, max_tokens=20)
+
+
 def test_a_prompt_longer_than_a_batch_gives_the_same_text(mesh: Mesh, reference: Reference) -> None:
     generation = mesh.generate(LONG_PROMPT, sampling=GREEDY, max_tokens=40).wait()
     assert generation.usage.prompt_tokens > 2 * N_BATCH

@@ -4,6 +4,7 @@
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from native import Model, ModelFileError, ModelFileNotFoundError, Vocabulary, read_layout
+from native import Model, ModelFileError, ModelFileNotFoundError, Vocabulary, header_size, read_layout
 from tests.model_kinds import Size
 from tests.models import split_model, write_model
 
@@ -43,8 +44,27 @@ def test_experts_are_told_from_what_every_token_uses(tmp_path: Path) -> None:
     assert (layout.n_expert, layout.n_expert_used) == (4, 2)
     experts = {tensor.name.split(".")[2] for tensor in layout.tensors if tensor.is_expert}
     assert experts == {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+    for name, is_expert in (("ffn_gate_up_exps", True), ("ffn_up_chexps", True), ("ffn_norm_exps", False)):
+        assert replace(layout.tensors[0], name=f"blk.1.{name}.weight").is_expert is is_expert
     dense = read_layout(write_model(tmp_path / "dense.gguf", "llama"))
     assert (dense.n_expert, dense.n_expert_used) == (0, 0)
+
+
+def test_the_size_of_a_header_is_known_once_all_of_it_is_there(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n_header = min(tensor.offset_bytes for tensor in read_layout(tiny).tensors)
+    data, beginning = tiny.read_bytes(), tmp_path / "beginning.gguf"
+    for n_bytes in (5, 40, n_header // 2, n_header - 1):
+        beginning.write_bytes(data[:n_bytes])
+        assert header_size(beginning) is None
+    for n_bytes in (n_header, n_header + 7):
+        beginning.write_bytes(data[:n_bytes])
+        assert header_size(beginning) == n_header
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    beginning.write_bytes(b"<html>")
+    with pytest.raises(ModelFileError, match="not a GGUF"):
+        header_size(beginning)
 
 
 def test_tensors_lie_where_the_header_says(tiny: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from native import LayerRange, LoadFailedError, Model, ModelFileError, TensorLayout, read_layout
-from native.partial_file import PartialFile, open_partly, tensors_to_skip
+from native.partial_file import PartialFile, can_be_streamed, open_partly
+from native.placement import tensors_elsewhere
 from tests.conformance.split_check import check_model
 from tests.model_kinds.parts import Size
 from tests.models import write_model
@@ -34,7 +35,8 @@ def _n_header(path: Path) -> int:
 
 
 def _needed_bytes(path: Path, layers: LayerRange) -> int:
-    return sum(t.n_bytes for t in read_layout(path).tensors if t.layer is None or t.layer in layers)
+    layout = read_layout(path)
+    return layout.n_bytes - sum(t.n_bytes for t in tensors_elsewhere(layout, layers))
 
 
 def _bytes_read_by_this_process() -> int:
@@ -43,7 +45,7 @@ def _bytes_read_by_this_process() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what the kernel counts, in /proc")
 @pytest.mark.parametrize("layers", [LayerRange(0, 8), LayerRange(8, 16), LayerRange(16, 24)])
-def test_loading_a_stage_reads_the_header_its_own_layers_and_what_has_no_layer(deep: Path, layers: LayerRange) -> None:
+def test_loading_a_stage_reads_the_header_and_its_own_tensors(deep: Path, layers: LayerRange) -> None:
     with Model.load(deep, layers=layers):
         pass  # what a process reads once, libraries and the like
     needed = _needed_bytes(deep, layers)
@@ -54,26 +56,40 @@ def test_loading_a_stage_reads_the_header_its_own_layers_and_what_has_no_layer(d
     assert read < deep.stat().st_size / 2
 
 
-def test_a_stage_skips_all_other_layers_and_nothing_else(deep: Path) -> None:
-    layout = read_layout(deep)
-    skipped = tensors_to_skip(layout, LayerRange(8, 16))
-    assert {tensor.layer for tensor in skipped} == {*range(8), *range(16, 24)}
-    assert {tensor.layer for tensor in layout.tensors if tensor not in skipped} == {None, *range(8, 16)}
+def _loose_own(path: Path, start: int, end: int) -> set[str]:
+    """Tensors of no layer that a stage has itself."""
+    layout = read_layout(path)
+    elsewhere = tensors_elsewhere(layout, LayerRange(start, end))
+    own = [tensor for tensor in layout.tensors if tensor not in elsewhere]
+    assert {tensor.layer for tensor in own} - {None} == set(range(start, end))
+    return {tensor.name for tensor in own if tensor.layer is None}
+
+
+def test_a_stage_has_its_own_layers_the_first_the_embedding_and_the_last_the_output(deep: Path, tmp_path: Path) -> None:
+    assert _loose_own(deep, 0, 8) == {"token_embd.weight"}
+    assert _loose_own(deep, 8, 16) == set()
+    assert _loose_own(deep, 16, 24) == {"output.weight", "output_norm.weight"}
+    tied = write_model(tmp_path / "tied.gguf", "gemma3", n_layer=4)
+    assert _loose_own(tied, 0, 2) == {"token_embd.weight"}
+    assert _loose_own(tied, 1, 2) == set()
+    assert _loose_own(tied, 2, 4) == {"token_embd.weight", "output_norm.weight"}
 
 
 def test_blocks_behind_the_last_layer_are_the_last_stages(tmp_path: Path) -> None:
     layout = read_layout(write_model(tmp_path / "model.gguf", "glm4moe"))
     assert (layout.n_layer, layout.n_block) == (4, 5)
-    assert {tensor.layer for tensor in tensors_to_skip(layout, LayerRange(1, 3))} == {0, 3, 4}
-    assert {tensor.layer for tensor in tensors_to_skip(layout, LayerRange(2, 4))} == {0, 1}
+    assert {tensor.layer for tensor in tensors_elsewhere(layout, LayerRange(1, 3))} - {None} == {0, 3, 4}
+    assert {tensor.layer for tensor in tensors_elsewhere(layout, LayerRange(2, 4))} - {None} == {0, 1}
 
 
 def test_a_model_that_llama_cpp_maps_or_that_has_several_files_is_loaded_from_its_path(tiny: Path) -> None:
     layout, layers = read_layout(tiny), LayerRange(1, 3)
     huge = TensorLayout("per_layer_token_embd.weight", "f16", 0, 1 << 20, (4 << 30) + 1, (2 << 30) + 1, None)
-    assert tensors_to_skip(layout, layers)
-    assert tensors_to_skip(replace(layout, tensors=(*layout.tensors, huge)), layers) == frozenset()
-    assert tensors_to_skip(replace(layout, files=(tiny, tiny)), layers) == frozenset()
+    mapped = replace(layout, tensors=(*layout.tensors, huge))
+    assert can_be_streamed(layout)
+    assert not can_be_streamed(mapped)
+    assert huge not in tensors_elsewhere(mapped, layers)
+    assert not can_be_streamed(replace(layout, files=(tiny, tiny)))
 
 
 def _read(file: PartialFile, at: int, n: int) -> bytes | None:
@@ -94,7 +110,7 @@ def test_every_byte_of_the_own_tensors_is_the_files_and_read_once(tmp_path: Path
     # Embeddings of more than a buffer, so that tensors lie in several blocks of it, and across their borders.
     path = write_model(tmp_path / "model.gguf", "llama", size=Size(4, n_embd=256, n_vocab=1500))
     layout, layers, content = read_layout(path), LayerRange(1, 3), path.read_bytes()
-    skipped = tensors_to_skip(layout, layers)
+    skipped = tensors_elsewhere(layout, layers)
     with open_partly(layout, layers) as file:
         assert file is not None
         assert _read(file, 0, file.n_header) == content[: file.n_header]
@@ -107,8 +123,10 @@ def test_every_byte_of_the_own_tensors_is_the_files_and_read_once(tmp_path: Path
         assert file.fraction_read == 1.0
 
 
-def test_a_place_in_a_tensor_a_place_on_a_border_and_the_end_are_read_as_in_any_file(tiny: Path) -> None:
-    layout, content = read_layout(tiny), tiny.read_bytes()
+def test_a_place_in_a_tensor_a_place_on_a_border_and_the_end_are_read_as_in_any_file(tmp_path: Path) -> None:
+    # The last stage needs the first tensor, the embedding, as well as the last.
+    path = write_model(tmp_path / "tied.gguf", "llama-tied", n_layer=4)
+    layout, content = read_layout(path), path.read_bytes()
     last = max(layout.tensors, key=lambda tensor: tensor.offset_bytes)
     with open_partly(layout, LayerRange(2, 4)) as file:
         assert file is not None
@@ -175,7 +193,7 @@ def test_where_llama_cpp_puts_a_layer_elsewhere_than_foreseen_the_whole_file_is_
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     everything = frozenset(tensor for tensor in read_layout(tiny).tensors if tensor.layer is not None)
-    monkeypatch.setattr("native.partial_file.tensors_to_skip", lambda _layout, _layers: everything)
+    monkeypatch.setattr("native.partial_file.tensors_elsewhere", lambda _layout, _layers: everything)
     outcome = check_model(tiny, [(1, 3)])
     assert outcome.verdict == "identical", outcome.detail
     assert "tiny.gguf is read as a whole" in caplog.text

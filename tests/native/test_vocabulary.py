@@ -97,6 +97,8 @@ def test_a_vocabulary_of_an_unknown_model_is_refused(tiny: Path, tmp_path: Path)
 
 def test_a_model_without_text_or_template_has_neither(tmp_path: Path) -> None:
     with Vocabulary.load(write_model(tmp_path / "model.gguf", "llama")) as vocabulary:
+        assert not vocabulary.has_text
+        assert vocabulary.piece(3) == b""
         assert vocabulary.chat_template is None
         assert vocabulary.bos is None
         assert vocabulary.eos is None

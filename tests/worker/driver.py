@@ -5,6 +5,7 @@ The tests play the coordinator. Everything blocks with a timeout; what is starte
 """
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -39,13 +40,14 @@ def worker_command(*arguments: str) -> list[str]:
 
 
 class WorkerProcess:
-    """A worker that serves."""
+    """A worker that serves, without a supervisor."""
 
-    def __init__(self, *arguments: str) -> None:
-        """Starts it and waits for its ready line."""
+    def __init__(self, *arguments: str, cache: Path | None = None) -> None:
+        """Starts it and waits for its ready line; `cache` is its own folder for what can be made again."""
         self.process = subprocess.Popen(
-            worker_command("--json", *arguments),
+            worker_command("--json", "--parent-pid", str(os.getpid()), *arguments),
             cwd=ROOT,
+            env=None if cache is None else {**os.environ, "CARAVAN_CACHE": str(cache)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

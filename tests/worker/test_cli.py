@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from native import devices
+from protos.options import OptionTable, OptionTableError
 from tests.worker.conftest import StartWorker
 from tests.worker.driver import ROOT, FedStream, WorkerProcess, context_params, load_request, stage_spec, worker_command
+from worker.cli import command
 from worker.errors import NotLoopbackError
 from worker.listening import Endpoint, check_allowed
 
@@ -52,8 +54,13 @@ def test_help_holds_a_line_to_paste() -> None:
 
 
 def test_the_ready_line_names_everything(start_worker: StartWorker) -> None:
-    command = worker_command("--no-mdns", "--name", "desk")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        worker_command("--no-mdns", "--name", "desk"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     process.terminate()
@@ -77,6 +84,45 @@ def test_the_json_line_is_for_programs(start_worker: StartWorker) -> None:
 def test_options_can_come_from_the_environment(start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARAVAN_WORKER_NAME", "from-outside")
     assert start_worker().name == "from-outside"
+
+
+def test_a_table_of_the_configuration_file_gives_way_to_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "gguf files", tmp_path / "more"]
+    for folder in folders:
+        folder.mkdir()
+    values = {"models": [str(folders[0])], "memory": "1GiB", "threads": 3, "no-mdns": True}
+    defaults = OptionTable("c.toml: [worker]", values).defaults_for(command, "caravan worker")
+    params = command.make_context("", [], default_map=defaults).params
+    assert (params["model_folders"], params["max_bytes"]) == ((folders[0],), 1 << 30)
+    assert (params["n_threads"], params["no_mdns"]) == (3, True)
+    # Several folders in a variable are separated as in PATH, so that they may have spaces.
+    monkeypatch.setenv("CARAVAN_WORKER_MODELS", os.pathsep.join(map(str, folders)))
+    monkeypatch.setenv("CARAVAN_WORKER_MEMORY", "2GiB")
+    params = command.make_context("", ["--threads", "4"], default_map=defaults).params
+    assert (params["model_folders"], params["max_bytes"], params["n_threads"]) == (tuple(folders), 2 << 30, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"memry": "1GiB"}, 'memry = "1GiB": caravan worker has no option of that name: is it memory?'),
+        ({"memory": "much"}, "memory = \"much\": 'much' is no size, like 20GiB"),
+        ({"listen": "desk"}, "listen = \"desk\": 'desk' is no HOST:PORT"),
+        ({"insecure": True}, "insecure = true: --insecure must be typed at each start: take it out of the file"),
+    ],
+)
+def test_what_cannot_be_in_that_table_is_told_by_its_file_and_name(values: dict[str, object], complaint: str) -> None:
+    with pytest.raises(OptionTableError) as refused:
+        OptionTable("c.toml: [worker]", values).defaults_for(command, "caravan worker")
+    assert refused.value.message.startswith(f"c.toml: [worker] {complaint}")
+
+
+def test_a_wrong_table_ends_it_with_one_sentence() -> None:
+    table = OptionTable("c.toml: [worker]", {"threads": 0})
+    complaint = assert_one_sentence(run("--no-mdns", CARAVAN_WORKER_TABLE=table.pack()), 2)
+    assert complaint == "caravan worker: c.toml: [worker] threads = 0: 0 is not in the range x>=1\n"
 
 
 def test_memory_and_reserve_bound_what_it_says_is_free(start_worker: StartWorker) -> None:

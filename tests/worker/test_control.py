@@ -39,6 +39,10 @@ def test_it_describes_itself(worker: WorkerProcess) -> None:
     assert about.device.kind == control_pb2.DEVICE_KIND_CPU
     assert 0 < about.device.free_bytes <= about.device.total_bytes
     assert list(about.loaded) == []
+    (told,) = about.telemetry
+    assert told.device == "CPU"
+    assert 0 < told.used_bytes < about.device.total_bytes
+    assert not told.HasField("power_w")
 
 
 def test_a_dry_run_promises_what_loading_takes(worker: WorkerProcess, model: Path) -> None:

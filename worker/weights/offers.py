@@ -32,7 +32,7 @@ class Offers:
         self._store = store
         self._files = files
         self._lock = threading.Lock()
-        self._parts: dict[str, tuple[Part, ...]] = {}
+        self._offered: dict[str, tuple[str, tuple[Part, ...]]] = {}
 
     def offer(self, identity: str, path: str, parts: Sequence[Part]) -> Here:
         """Takes note of a model, and says what is here of it.
@@ -47,10 +47,10 @@ class Offers:
             raise BadRequestError(f"a model is offered at a path of {len(path)} letters: no path has so many")
         check_parts(parts)
         with self._lock:
-            self._parts.pop(identity, None)
-            self._parts[identity] = tuple(parts)
-            while len(self._parts) > _MAX_REMEMBERED:
-                del self._parts[next(iter(self._parts))]
+            self._offered.pop(identity, None)
+            self._offered[identity] = path, tuple(parts)
+            while len(self._offered) > _MAX_REMEMBERED:
+                del self._offered[next(iter(self._offered))]
         layout = self._files.find(identity, path, fresh=True)
         self._files.save()
         if layout is not None:
@@ -74,5 +74,12 @@ class Offers:
 
     def parts(self, identity: str) -> tuple[Part, ...]:
         """As they were offered; none: it was not."""
+        return self._get(identity)[1]
+
+    def path(self, identity: str) -> str:
+        """Where the coordinator has it; empty: it was not offered."""
+        return self._get(identity)[0]
+
+    def _get(self, identity: str) -> tuple[str, tuple[Part, ...]]:
         with self._lock:
-            return self._parts.get(identity, ())
+            return self._offered.get(identity, ("", ()))

@@ -28,7 +28,11 @@ def test_nodes_lists_a_worker_with_its_device_and_memory(attic: str) -> None:
     ended = caravan("nodes", "--worker", attic, *ALONE)
     assert ended.returncode == 0, ended.stderr
     heading, row = ended.stdout.splitlines()
-    assert heading.split() == ["WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL", "LLAMA.CPP", "HOLDS"]
+    before, behind = ["WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL"], ["LLAMA.CPP", "HOLDS"]
+    told = [column for column in heading.split() if column not in before + behind]
+    assert heading.split() == before + told + behind
+    # What else is told of a processor depends on the machine.
+    assert told[0] == "USED"
     assert row.startswith(f"attic   {attic}")
     assert "CPU (" in row
     assert "GiB" in row
@@ -43,6 +47,9 @@ def test_nodes_as_json_holds_the_same(attic: str) -> None:
     assert (worker["name"], worker["address"], worker["loaded"]) == ("attic", attic, [])
     assert 0 < worker["device"]["free_bytes"] <= worker["device"]["total_bytes"]
     assert report["left_out"] == []
+    (told,) = worker["telemetry"]
+    assert told["device"] == "CPU"
+    assert told["used_bytes"] > 0
 
 
 def test_nodes_without_workers_says_how_to_start_one() -> None:
@@ -80,8 +87,13 @@ def test_the_last_plan_is_kept_with_what_it_predicted_and_what_came_of_it(tmp_pa
     assert last.returncode == 0, last.stderr
     assert re.search(r"^demo: 8 layers", last.stdout, re.MULTILINE)
     assert re.search(r"^measured: [\d.]+ tokens per second .*; the prediction was [\d.]+ of that", last.stdout, re.M)
+    assert len(re.findall(r"^  \S+ computed [\d.]+ ms per token; predicted [\d.]+ ms$", last.stdout, re.M)) == 2
     kept = json.loads(caravan("plan", "--last", "--json", **cache).stdout)
     assert kept["measured_tokens_per_s"] > 0
+    assert all(stage["measured_s"] > 0 for stage in kept["stages"])
+    (taught,) = (tmp_path / "corrections").iterdir()
+    (correction,) = json.loads(taught.read_text()).values()
+    assert 0.5 <= correction["factor"] <= 2
 
 
 def test_a_last_plan_that_is_damaged_is_told(tmp_path: Path) -> None:

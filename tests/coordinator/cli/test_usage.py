@@ -36,6 +36,8 @@ def test_help_of_a_command_holds_a_line_to_paste(command: str) -> None:
         (("run", "demo", "hello", "--temperature", "hot"), "'hot' is not a valid float"),
         (("run", "demo", "hello", "--worker", "attic"), "'attic' is not HOST:PORT"),
         (("run", "demo", "hello", "--layers", "0-4-8"), "'0-4-8' is not a list of layer ranges"),
+        (("run", "demo", "hello", "--gpu-layers", "-1"), "-1 is not in the range x>=0"),
+        (("run", "demo", "hello", "--kv-type", "q9"), "'q9' is not one of 'f16'"),
         (("run", "demo", "hello", "--system", "be brief"), "--system needs --chat"),
         (("run", "demo", "hello", "--grammar-file", "nowhere.gbnf"), "'nowhere.gbnf' does not exist"),
         (("serve", "demo", "--listen", "8080"), "'8080' is not HOST:PORT"),

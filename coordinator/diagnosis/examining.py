@@ -1,61 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""What is well and what is not on this machine and in its network, each finding with what to do: `caravan doctor`.
-
-Looks and asks; starts nothing and changes nothing.
-"""
+"""Looks at everything that can be told from here, one thing after the other."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import shutil
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
 
 from coordinator.cache import cache_folder
 from coordinator.control import WorkerClient
+from coordinator.diagnosis.devices import ListingError, device_findings, listed_devices
+from coordinator.diagnosis.finding import Finding, Verdict
+from coordinator.diagnosis.graphics import graphics_cards, unused_cards
+from coordinator.diagnosis.multicast import multicast_finding
 from coordinator.discovery import discover
 from coordinator.errors import CaravanError
 from coordinator.plan import size
+from coordinator.telemetry import figures_text
 from coordinator.workers import FoundWorker
-from native import Device, DeviceKind, LibraryMismatchError, devices, versions
+from native import LibraryMismatchError, versions
 
-_DRM = Path("/sys/class/drm")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _LITTLE_DISK_BYTES = 1 << 30
 _PING_BYTES = 64
-
-_VENDORS = {
-    "0x10de": ("an NVIDIA card", "-DGGML_CUDA=on", "the CUDA toolkit"),
-    "0x1002": ("an AMD card", "-DGGML_VULKAN=on", "the Vulkan SDK (or ROCm, with -DGGML_HIP=on)"),
-    "0x8086": ("an Intel graphics device", "-DGGML_VULKAN=on", "the Vulkan SDK"),
-}
-"""By PCI vendor: what it is, how llama.cpp is built for it, and what that needs."""
-
-
-class Verdict(str, Enum):
-    """How a finding is to be taken."""
-
-    GOOD = "good"
-    NOTE = "note"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        remedy: What to do; empty where there is nothing to be done.
-    """
-
-    subject: str
-    verdict: Verdict
-    text: str
-    remedy: str = ""
 
 
 async def diagnose(addresses: Sequence[str], *, timeout_s: float) -> list[Finding]:
@@ -71,52 +40,21 @@ async def diagnose(addresses: Sequence[str], *, timeout_s: float) -> list[Findin
         return [Finding("engine", Verdict.BAD, str(error), "install the version named, with pip")]
     return [
         *engine,
-        *device_findings(devices(), graphics_vendors()),
+        *await _devices(),
         *_huge_pages(),
         _cache(),
+        *([await asyncio.to_thread(multicast_finding)] if timeout_s > 0 else []),
         *await _network(addresses, timeout_s),
     ]
 
 
-def device_findings(found: Sequence[Device], vendors: Iterable[str]) -> list[Finding]:
-    """The devices that llama.cpp can use, and the graphics cards that it cannot.
-
-    Args:
-        found: By llama.cpp.
-        vendors: PCI vendors of this machine's graphics cards, "0x10de" and the like.
-    """
-    findings = [
-        Finding(
-            device.name,
-            Verdict.GOOD,
-            f"{device.description}, {size(device.free_bytes)} free of {size(device.total_bytes)}",
-        )
-        for device in found
-    ]
-    if any(device.kind in (DeviceKind.GPU, DeviceKind.INTEGRATED_GPU) for device in found):
-        return findings
-    for vendor in sorted(set(vendors) & _VENDORS.keys()):
-        what, option, needs = _VENDORS[vendor]
-        findings.append(
-            Finding(
-                "graphics",
-                Verdict.BAD,
-                f"there is {what}, and the installed llama.cpp was built without it",
-                f"install {needs}, then: CMAKE_ARGS={option} {sys.executable} -m pip install --force-reinstall "
-                "--no-deps --no-cache-dir --no-binary llama-cpp-python "
-                f"llama-cpp-python=={versions().llama_cpp_python}",
-            )
-        )
-    return findings
-
-
-def graphics_vendors() -> set[str]:
-    """PCI vendors of this machine's graphics cards, where the system tells (Linux)."""
-    vendors = set()
-    for file in _DRM.glob("card*/device/vendor"):
-        with contextlib.suppress(OSError):
-            vendors.add(file.read_text(encoding="ascii").strip())
-    return vendors
+async def _devices() -> list[Finding]:
+    try:
+        listing = await listed_devices()
+    except ListingError as error:
+        remedy = "see whether that driver works; `caravan worker --device CPU` does without it"
+        return [Finding("devices", Verdict.BAD, str(error), remedy)]
+    return [*device_findings(listing.devices), *unused_cards(listing, graphics_cards())]
 
 
 def _engine() -> Finding:
@@ -191,8 +129,6 @@ async def _worker(worker: FoundWorker) -> Finding:
         return Finding(worker.name, Verdict.BAD, str(error), f"is the port of {worker.address} open in its firewall?")
     finally:
         await client.close()
-    return Finding(
-        worker.name,
-        Verdict.GOOD,
-        f"at {worker.address}, on {worker.device.name}, {round_trip_s * 1000:.1f} ms there and back",
-    )
+    cards = "; ".join(f"{card.device}: {', '.join(told)}" for card in worker.telemetry if (told := figures_text(card)))
+    text = f"at {worker.address}, on {worker.device.name}, {round_trip_s * 1000:.1f} ms there and back"
+    return Finding(worker.name, Verdict.GOOD, f"{text}; {cards}" if cards else text)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""What can be told while a mesh opens, for progress displays. Values; made by `opening`, `confirming`, `loading` and
+`weights.telling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from coordinator.weights.progress import Transfer
+from native import LayerRange
+
+_NOTHING = Transfer()
+
+
+class LoadPhase(str, Enum):
+    """What is going on while a mesh opens, in this order."""
+
+    FETCHING = "fetching"
+    """What this machine needs of a model that is elsewhere."""
+    DISCOVERING = "discovering"
+    LEFT_OUT = "left out"
+    STARTING = "starting workers"
+    PLANNING = "planning"
+    MEASURING = "measuring"
+    LOADING = "loading"
+    READY = "ready"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEvent:
+    """One step of opening a mesh, for a progress display.
+
+    Attributes:
+        message: A sentence for a person.
+        worker: Whom it concerns, with LEFT_OUT and LOADING.
+        layers: That worker's layer range, with LOADING.
+        fraction: Of that worker's load, 0 to 1, with LOADING; of what is fetched to this machine, with FETCHING.
+        transfer: The weights on their way to that worker, with LOADING; to this machine, with FETCHING.
+        total_fraction: Of the loads of all workers of the line, with LOADING.
+        total: The weights on their way to all of them, with LOADING.
+    """
+
+    phase: LoadPhase
+    message: str
+    worker: str | None = None
+    layers: LayerRange | None = None
+    fraction: float = 0.0
+    transfer: Transfer = _NOTHING
+    total_fraction: float = 0.0
+    total: Transfer = _NOTHING
+
+
+OnProgress = Callable[[LoadEvent], object]
+"""What it returns is not looked at but where a mesh is opened: False there calls everything off."""
+
+
+def ignore(_event: LoadEvent) -> None:
+    """For whom progress is of no interest."""

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Several hosts on one machine: network namespaces on a switch, each with an address, a link whose speed can be set,
+and counters of the bytes that crossed it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+# Frames as large as loopback's, so that their headers are a thousandth of what they carry.
+_MTU = 65000
+# Ethernet, IPv4, TCP with time stamps.
+_HEADER_BYTES = 14 + 20 + 32
+# Of the token bucket: more than a link of 10 Gbit/s sends between two ticks of the kernel's clock.
+_BURST = "4mb"
+_MOST_WAIT = "50ms"
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine of its own as far as the network goes."""
+
+    namespace: str
+    address: str
+    port_of_switch: str
+
+    def command(self, *program: str) -> list[str]:
+        """What runs a program there."""
+        return ["ip", "netns", "exec", self.namespace, *program]
+
+    def limit(self, rate: str) -> None:
+        """Limits both directions of its link, in tc's words, like "1gbit"."""
+        shaping = ["root", "tbf", "rate", rate, "burst", _BURST, "latency", _MOST_WAIT]
+        _run(*self.command("tc", "qdisc", "replace", "dev", "lan", *shaping))
+        _run("ip", "netns", "exec", _switch_of(self), "tc", "qdisc", "replace", "dev", self.port_of_switch, *shaping)
+
+    @property
+    def received_bytes(self) -> int:
+        """All that came over its link so far, without the headers of Ethernet, IP and TCP."""
+        return self._count("rx_bytes") - _HEADER_BYTES * self._count("rx_packets")
+
+    @property
+    def sent_bytes(self) -> int:
+        """The same for what left."""
+        return self._count("tx_bytes") - _HEADER_BYTES * self._count("tx_packets")
+
+    def _count(self, counter: str) -> int:
+        return int(_run(*self.command("cat", f"/sys/class/net/lan/statistics/{counter}")))
+
+
+@contextlib.contextmanager
+def hosts(n_hosts: int) -> Iterator[Sequence[Host]]:
+    """So many hosts on one switch, which is gone with them at the end; needs the right to make network namespaces."""
+    prefix = f"caravan-{os.getpid()}-{next(_numbers)}"
+    switch = f"{prefix}-switch"
+    made: list[str] = []
+    try:
+        _make_namespace(switch, made)
+        _run("ip", "netns", "exec", switch, "ip", "link", "add", "bridge", "type", "bridge")
+        _run("ip", "netns", "exec", switch, "ip", "link", "set", "bridge", "mtu", str(_MTU), "up")
+        yield [_make_host(switch, f"{prefix}-{number}", number, made) for number in range(1, n_hosts + 1)]
+    finally:
+        for namespace in reversed(made):
+            _run("ip", "netns", "delete", namespace)
+
+
+def _make_host(switch: str, namespace: str, number: int, made: list[str]) -> Host:
+    _make_namespace(namespace, made)
+    host = Host(namespace, f"10.77.0.{number}", f"port{number}")
+    _run(
+        "ip", "link", "add", host.port_of_switch, "netns", switch, "mtu", str(_MTU), "type", "veth",
+        "peer", "name", "lan", "netns", namespace, "mtu", str(_MTU),
+    )  # fmt: skip
+    _run("ip", "netns", "exec", switch, "ip", "link", "set", host.port_of_switch, "master", "bridge", "up")
+    _run(*host.command("ip", "address", "add", f"{host.address}/24", "dev", "lan"))
+    _run(*host.command("ip", "link", "set", "lan", "up"))
+    _run(*host.command("ip", "link", "set", "lo", "up"))
+    return host
+
+
+def _make_namespace(name: str, made: list[str]) -> None:
+    _run("ip", "netns", "add", name)
+    made.append(name)
+
+
+def _switch_of(host: Host) -> str:
+    return host.namespace.rpartition("-")[0] + "-switch"
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
