@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from native.devices import buffer_type_of
 from native.errors import CrossingError, DecodeError, LoadFailedError
-from native.library import BytesStruct, CrossingStruct, forget_errors, last_errors, scheduler_of, wire
+from native.library import BytesStruct, CrossingStruct, crashes_refused, forget_errors, last_errors, scheduler_of, wire
 from native.model import Model
 
 # ggml's numbers for the types a KV cache may have. Source: enum ggml_type in ggml/include/ggml.h.
@@ -144,7 +144,8 @@ class Context:
         self._model = model
         self.params = params
         forget_errors()
-        handle = llama_cpp.llama_init_from_model(model.handle, context_params(params))
+        with crashes_refused(model.is_dry):
+            handle = llama_cpp.llama_init_from_model(model.handle, context_params(params))
         if not handle:
             raise LoadFailedError(f"llama.cpp could not make a context: {last_errors()}")
         self.handle = int(handle)

@@ -17,7 +17,7 @@ import llama_cpp
 from native.context import Context, ContextParams, MemoryUse, context_params, measure
 from native.errors import LoadFailedError
 from native.layout import ModelLayout, read_layout
-from native.library import BytesStruct, forget_errors, last_errors, wire
+from native.library import BytesStruct, crashes_refused, forget_errors, last_errors, wire
 from native.loading import load_handle
 from native.model import Model
 from native.ranges import LayerRange
@@ -127,7 +127,8 @@ def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextPara
 def _breakdown(model: int, params: ContextParams) -> dict[int, LayerBytes]:
     try:
         forget_errors()
-        context = llama_cpp.llama_init_from_model(model, context_params(params))
+        with crashes_refused():
+            context = llama_cpp.llama_init_from_model(model, context_params(params))
         if not context:
             raise LoadFailedError(f"llama.cpp could not make a context: {last_errors()}")
         array = (BytesStruct * 64)()
