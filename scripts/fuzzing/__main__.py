@@ -118,7 +118,13 @@ def _run(target: str, corpus: Path, findings: Path, seconds: int) -> tuple[int, 
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
         command = [sys.executable, "-m", "fuzzing.child", target, scratch, str(findings), *options, str(corpus)]
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds + _GRACE_S, check=False
+            command,
+            # Else each new thread's address space would count as an input's.
+            env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds + _GRACE_S,
+            check=False,
         )
     return done.returncode, done.stdout.decode(errors="replace")
 

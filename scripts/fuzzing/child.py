@@ -72,7 +72,7 @@ def main() -> None:
             raise
 
     # What a target reads and keeps once is no growth.
-    target(b"")
+    target(b"\0")
     limit = _peaks()[1] + _ADDRESS_SPACE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     atheris.Setup(sys.argv, try_input, custom_mutator=change)
