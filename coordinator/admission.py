@@ -12,6 +12,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from coordinator.errors import ClosedError, InvalidRequestError, PromptTooLongError
 from native import ChatTemplate, NativeError, SamplingParams, Vocabulary, check_params
@@ -26,6 +27,23 @@ _MAX_FLOAT32 = 3.4028234e38
 _INT32_END = 1 << 31
 
 
+class RequestOptions(TypedDict, total=False):
+    """How a prompt is to be answered; all of it may be left out.
+
+    Attributes:
+        sampling: None: llama-server's defaults with a random seed.
+        max_tokens: None: up to the end of the context.
+        stop: Texts that end it; they are not part of the answer.
+        cache_prompt: Whether to go on from what earlier requests with the same beginning left in the cache (the
+            default), or compute the whole prompt. What was computed in other batches can differ in the last bits.
+    """
+
+    sampling: SamplingParams | None
+    max_tokens: int | None
+    stop: Sequence[str]
+    cache_prompt: bool
+
+
 @dataclass(frozen=True, slots=True)
 class AdmittedRequest:
     """A request that the session can carry out.
@@ -33,12 +51,14 @@ class AdmittedRequest:
     Attributes:
         max_tokens: At least 1; with the prompt no more than the context of a sequence.
         stop: Not empty each.
+        cache_prompt: Whether what other requests left in the cache may serve its prompt.
     """
 
     prompt: tuple[int, ...]
     max_tokens: int
     stop: tuple[str, ...]
     sampling: SamplingParams
+    cache_prompt: bool = True
 
 
 class _Lease:
@@ -113,19 +133,8 @@ class Admission:
             raise InvalidRequestError(str(error)) from error
         return _tokenize(lease, text, add_special=False)
 
-    def admit(
-        self,
-        prompt: tuple[int, ...],
-        *,
-        sampling: SamplingParams | None,
-        max_tokens: int | None,
-        stop: Sequence[str],
-    ) -> AdmittedRequest:
+    def admit(self, prompt: tuple[int, ...], options: RequestOptions) -> AdmittedRequest:
         """Checks the rest.
-
-        Args:
-            sampling: None: llama-server's defaults with a random seed.
-            max_tokens: None: as many as the context holds.
 
         Raises:
             PromptTooLongError: No room for one token.
@@ -136,14 +145,16 @@ class Admission:
             raise InvalidRequestError("the prompt is empty")
         if len(prompt) >= self._n_ctx:
             raise PromptTooLongError(len(prompt), self._n_ctx)
+        max_tokens = options.get("max_tokens")
         if max_tokens is not None and max_tokens < 1:
             raise InvalidRequestError(f"max_tokens must be at least 1, not {max_tokens}")
         room = self._n_ctx - len(prompt)
         return AdmittedRequest(
             prompt,
             max_tokens=room if max_tokens is None else min(max_tokens, room),
-            stop=_stop_strings(stop),
-            sampling=_checked(lease, sampling or SamplingParams(seed=RANDOM_SEED)),
+            stop=_stop_strings(options.get("stop", ())),
+            sampling=_checked(lease, options.get("sampling") or SamplingParams(seed=RANDOM_SEED)),
+            cache_prompt=options.get("cache_prompt", True),
         )
 
     def _enter(self) -> _Lease:

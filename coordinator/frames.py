@@ -19,39 +19,69 @@ class Request:
         id: Unique in the session.
         prompt: At least one token, fewer than the context holds.
         max_tokens: At least 1; with the prompt no more than the context holds.
+        reuse: Whether what is cached of other sequences may serve it.
     """
 
     id: int
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams
+    reuse: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Forgets positions of a sequence, from `start` to its end, in every stage's cache."""
+
+    seq_id: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Gives `target`, which is empty, all that `source` has, in every stage's cache."""
+
+    source: int
+    target: int
+
+
+CacheOperation = Remove | Copy
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A sequence that begins with this frame: its slot gets a fresh sampler."""
+    """A sequence that begins with this frame: its slot gets a fresh sampler.
+
+    Attributes:
+        n_reused: Tokens of its prompt that were in the cache already.
+    """
 
     seq_id: int
     request: Request
+    n_reused: int = 0
 
 
 @dataclass(slots=True)
 class PlannedFrame:
-    """What to send, in the contract's order: first the removals, then the starts, then the batch.
+    """What to send, in the contract's order: first the operations, then the ends, then the starts, then the batch.
 
     Attributes:
         number: 1, 2, 3 and so on.
-        removals: Sequences whose cache and sampler are dropped on every stage.
+        operations: On every stage's cache, in order.
+        ends: Sequences whose samplers are dropped.
         outputs: Rows of the batch to sample, ascending.
+        is_decode: Its tokens are sampled ones; else a piece of a prompt.
     """
 
     number: int
-    removals: list[int] = field(default_factory=list)
+    operations: list[CacheOperation] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     seq_ids: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    is_decode: bool = False
 
 
 @dataclass(slots=True)
@@ -65,17 +95,32 @@ class SampledRow:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """What one stage did with one frame, in seconds of its own clock.
+
+    Attributes:
+        waited_s: From its arrival until it was computed.
+        computed_s: While it was computed.
+        held_s: From then until it was sent on; 0 on the last stage.
+    """
+
+    waited_s: float
+    computed_s: float
+    held_s: float = 0.0
+
+
 @dataclass(slots=True)
 class LineResult:
     """What the line says about one frame.
 
     Attributes:
-        stage_s: Seconds that each stage computed it, in line order.
+        stages: In line order.
     """
 
     number: int
     rows: list[SampledRow]
-    stage_s: tuple[float, ...] = ()
+    stages: tuple[StageTime, ...] = ()
 
 
 @dataclass(slots=True)

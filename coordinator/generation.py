@@ -68,6 +68,7 @@ class Usage:
     Attributes:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens generated, without the end-of-generation token.
+        cached_tokens: Tokens of the prompt that were not computed again.
         queued_s: From submission to the first frame, in seconds.
         prefill_s: From the first frame to the first token, in seconds.
         decode_s: From the first token to the end, in seconds.
@@ -78,6 +79,7 @@ class Usage:
     queued_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    cached_tokens: int = 0
 
     @property
     def decode_tokens_per_s(self) -> float:

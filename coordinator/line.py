@@ -16,7 +16,7 @@ import grpc.aio
 
 from coordinator.control import WorkerClient
 from coordinator.errors import CancelledError, CaravanError, SessionLostError, WorkerLostError
-from coordinator.frames import LineResult, PlannedFrame, SampledRow, Start
+from coordinator.frames import LineResult, PlannedFrame, Remove, SampledRow, StageTime, Start
 from coordinator.statuses import Callee, Metadata, error_of_status, lost
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
@@ -220,8 +220,14 @@ def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.
         seq_ids=frame.seq_ids,
         outputs=[frame_pb2.OutputRow(row=row, sample=True) for row in frame.outputs],
     )
-    for seq_id in frame.removals:
-        message.kv_operations.add(remove=frame_pb2.KvRemove(seq_id=seq_id, start=0, end=-1))
+    for operation in frame.operations:
+        if isinstance(operation, Remove):
+            remove = frame_pb2.KvRemove(seq_id=operation.seq_id, start=operation.start, end=-1)
+            message.kv_operations.add(remove=remove)
+        else:
+            copy = frame_pb2.KvCopy(source_seq_id=operation.source, target_seq_id=operation.target, start=0, end=-1)
+            message.kv_operations.add(copy=copy)
+    for seq_id in frame.ends:
         message.sampler_operations.add(close=frame_pb2.SamplerClose(seq_id=seq_id))
     for start in frame.starts:
         message.sampler_operations.add(open=_sampler_open(start))
@@ -230,8 +236,15 @@ def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.
 
 def decode_result(result: frame_pb2.Result) -> LineResult:
     """A result as it came."""
-    stage_s = tuple((timing.finished_ns - timing.started_ns) / 1e9 for timing in result.timings)
-    return LineResult(result.frame_number, [_sampled_row(row) for row in result.rows], stage_s)
+    stages = tuple(map(_stage_time, result.timings))
+    return LineResult(result.frame_number, [_sampled_row(row) for row in result.rows], stages)
+
+
+def _stage_time(timing: frame_pb2.StageTiming) -> StageTime:
+    """A worker may say what it likes; nothing here is taken for more than a duration."""
+    arrived, started, finished, sent = timing.arrived_ns, timing.started_ns, timing.finished_ns, timing.sent_ns
+    held_s = max(0, sent - finished) / 1e9 if sent else 0.0
+    return StageTime(max(0, started - arrived) / 1e9, max(0, finished - started) / 1e9, held_s)
 
 
 def _sampled_row(row: frame_pb2.RowResult) -> SampledRow:

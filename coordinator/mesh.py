@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
-from coordinator.admission import AdmittedRequest, Messages
+from coordinator.admission import AdmittedRequest, Messages, RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.events import OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
@@ -25,7 +25,7 @@ from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
-from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
+from native import FlashAttention, LayerRange, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -142,14 +142,8 @@ class _Face:
         """The tokens that `chat` would make of messages; for `generate`, otherwise as `prompt_tokens`."""
         return self._mesh.admission.chat_tokens(messages, template_variables)
 
-    def _admit(
-        self,
-        tokens: tuple[int, ...],
-        sampling: SamplingParams | None,
-        max_tokens: int | None,
-        stop: Sequence[str],
-    ) -> AdmittedRequest:
-        return self._mesh.admission.admit(tokens, sampling=sampling, max_tokens=max_tokens, stop=stop)
+    def _admit(self, tokens: tuple[int, ...], options: RequestOptions) -> AdmittedRequest:
+        return self._mesh.admission.admit(tokens, options)
 
 
 class AsyncMesh(_Face):
@@ -187,21 +181,12 @@ class AsyncMesh(_Face):
         """
         return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore))
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        sampling: SamplingParams | None = None,
-        max_tokens: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> AsyncGeneration:
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]) -> AsyncGeneration:
         """Continues a text, or tokens.
 
         Args:
             prompt: Text, to which the model's own special tokens are added; or token ids, taken as they are.
-            sampling: None: llama-server's defaults with a random seed.
-            max_tokens: None: up to the end of the context.
-            stop: Texts that end it; they are not part of the answer.
+            options: As in `RequestOptions`.
 
         Returns:
             At once; the request is on its way.
@@ -211,16 +196,14 @@ class AsyncMesh(_Face):
             OverloadedError: Slots and queue are full.
             ClosedError, WorkerError: The mesh serves no more.
         """
-        return self._submit(self._admit(self.prompt_tokens(prompt), sampling, max_tokens, stop))
+        return self._submit(self._admit(self.prompt_tokens(prompt), options))
 
     def chat(
         self,
         messages: Messages,
         *,
-        sampling: SamplingParams | None = None,
-        max_tokens: int | None = None,
-        stop: Sequence[str] = (),
         template_variables: Mapping[str, object] | None = None,
+        **options: Unpack[RequestOptions],
     ) -> AsyncGeneration:
         """Answers messages (each with "role" and "content"), laid out by the model's own chat template.
 
@@ -230,7 +213,7 @@ class AsyncMesh(_Face):
         Otherwise as `generate`.
         """
         tokens = self.chat_tokens(messages, template_variables=template_variables)
-        return self._submit(self._admit(tokens, sampling, max_tokens, stop))
+        return self._submit(self._admit(tokens, options))
 
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
@@ -282,29 +265,20 @@ class Mesh(_Face):
             raise
         return cls(opened._mesh, thread)
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        sampling: SamplingParams | None = None,
-        max_tokens: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Generation:
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]) -> Generation:
         """As `AsyncMesh.generate`."""
-        return self._submit(self._admit(self.prompt_tokens(prompt), sampling, max_tokens, stop))
+        return self._submit(self._admit(self.prompt_tokens(prompt), options))
 
     def chat(
         self,
         messages: Messages,
         *,
-        sampling: SamplingParams | None = None,
-        max_tokens: int | None = None,
-        stop: Sequence[str] = (),
         template_variables: Mapping[str, object] | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Generation:
         """As `AsyncMesh.chat`."""
         tokens = self.chat_tokens(messages, template_variables=template_variables)
-        return self._submit(self._admit(tokens, sampling, max_tokens, stop))
+        return self._submit(self._admit(tokens, options))
 
     def close(self) -> None:
         """As `AsyncMesh.close`, blocking; the mesh's thread has ended when this returns."""

@@ -31,6 +31,7 @@ from coordinator.line import Line, LineSpec
 from coordinator.loading import LoadedLine, load_lines, unload_stages
 from coordinator.local_workers import LocalWorkers
 from coordinator.options import MeshOptions
+from coordinator.pace import Pace
 from coordinator.plan import Plan
 from coordinator.scheduler import Limits, Scheduler
 from coordinator.session import Session
@@ -352,6 +353,8 @@ async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) ->
         n_ctx=params.n_ctx_seq,
         n_stages=len(stages),
         n_waiting=queue,
+        n_ubatch=params.n_ubatch,
+        can_forget_part=vocabulary.can_forget_part,
     )
     ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(
@@ -362,7 +365,9 @@ async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) ->
         n_embd=model.layout.n_embd,
     )
     line = await Line.open(spec, clients)
-    session = Session(line, Scheduler(limits, ends), vocabulary.piece, lambda: line.diagnose(clients))
+    prediction = loaded.plan.prediction
+    pace = Pace(len(stages), None if prediction is None else prediction.frame_s)
+    session = Session(line, Scheduler(limits, ends, pace), vocabulary.piece, lambda: line.diagnose(clients))
     session.start()
     return session
 

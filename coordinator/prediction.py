@@ -2,16 +2,18 @@
 """What a plan will do: seconds per token and tokens per second, from measured devices and links. Pure.
 
 The model of a line: a frame enters at the first stage, is computed by one stage after another and its result comes
-back; one decode frame is in the line at a time and carries a token of every running sequence; the chunks of a prompt
-follow each other, so after the first one the slowest stage sets the pace.
+back. How many decode frames share the sequences, how large the chunks of a prompt are, and what that takes, is of
+`pace`.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from coordinator.pace import best_chunk, best_lanes, cycle_s, prefill_s
 from coordinator.speed import Speed
 from coordinator.workers import Link
 from native import LayerRange
@@ -23,6 +25,9 @@ PROMPT_TOKENS = 512
 """Of the prompt that time to first token is told for."""
 
 _HIDDEN_STATE_FLOAT_BYTES = 4
+
+_FRAME_SIZES = (1, 4, 16, 64, 128, 256, 512)
+"""Tokens: sizes that a running line wants to know the times of."""
 
 STAGE_OVERHEAD_S = 0.0005
 """What a worker does to a decode frame beside computing it: checking, copying, handing it from thread to thread; until
@@ -74,6 +79,7 @@ class Prediction:
     Attributes:
         stage_s: Seconds per token of one stream on each stage, in line order.
         computes_s: Of these, those that it computes.
+        frames_s: Some sizes of frames in tokens, ascending, and the seconds of each stage for those.
         hops_s: Seconds per token on all links together.
         parallel: How many streams `parallel_tokens_per_s` is for.
         ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token; None where it
@@ -86,6 +92,17 @@ class Prediction:
     parallel_tokens_per_s: float
     ttft_s: float | None
     computes_s: tuple[float, ...] = ()
+    frames_s: tuple[tuple[int, tuple[float, ...]], ...] = ()
+
+    def frame_s(self, n_tokens: int) -> tuple[float, ...]:
+        """Seconds of each stage for a frame of so many tokens: straight between the sizes that are known."""
+        sizes = self.frames_s
+        if len(sizes) == 1:
+            return sizes[0][1]
+        end = min(max(1, bisect.bisect_left(sizes, (n_tokens,))), len(sizes) - 1)
+        (n_low, low), (n_high, high) = sizes[end - 1], sizes[end]
+        share = (n_tokens - n_low) / (n_high - n_low)
+        return tuple(max(0.0, a + share * (b - a)) for a, b in zip(low, high, strict=True))
 
     @property
     def token_s(self) -> float:
@@ -104,22 +121,38 @@ def hidden_state_bytes(n_embd: int, n_tokens: int) -> int:
 
 
 def predict(
-    stages: Sequence[PredictedStage], links: Links, *, n_embd: int, n_sequences: int, n_batch: int, n_ctx: int
+    stages: Sequence[PredictedStage],
+    links: Links,
+    *,
+    n_embd: int,
+    n_sequences: int,
+    n_batch: int,
+    n_ctx: int,
+    n_ubatch: int | None = None,
 ) -> Prediction:
-    """What these stages will do with so many sequences, and prompts cut into chunks of `n_batch` tokens."""
-    one = _stage_seconds(stages, 1)
-    all_s = sum(_stage_seconds(stages, n_sequences)) + _hops_s(stages, links, n_embd, n_sequences)
+    """What these stages will do with so many sequences.
+
+    Args:
+        n_batch: Tokens of a frame, at most.
+        n_ubatch: Tokens that llama.cpp computes at once, at most; None: a whole frame.
+    """
+
+    def stage_s(n_tokens: int) -> list[float]:
+        return _stage_seconds(stages, n_tokens)
+
+    trip_s = _hops_s(stages, links, n_embd, n_sequences)
+    n_lanes = best_lanes(n_sequences, len(stages), stage_s, trip_s)
     n_prompt = min(PROMPT_TOKENS, n_ctx)
-    n_chunk = min(n_prompt, n_batch)
-    chunk = _stage_seconds(stages, n_chunk)
-    n_more = -(-n_prompt // n_chunk) - 1
+    n_chunk = best_chunk(n_prompt, min(n_batch, n_ubatch or n_batch), len(stages), stage_s)
+    sizes = sorted({size for size in _FRAME_SIZES if size <= n_batch} | {1, n_sequences, n_batch})
     return Prediction(
-        stage_s=tuple(one),
+        stage_s=tuple(stage_s(1)),
         hops_s=_hops_s(stages, links, n_embd, 1),
         parallel=n_sequences,
-        parallel_tokens_per_s=n_sequences / all_s,
-        ttft_s=sum(chunk) + n_more * max(chunk) + _hops_s(stages, links, n_embd, n_chunk),
+        parallel_tokens_per_s=n_sequences / cycle_s(n_sequences, n_lanes, stage_s, trip_s),
+        ttft_s=prefill_s(n_prompt, n_chunk, stage_s) + _hops_s(stages, links, n_embd, min(n_prompt, n_chunk)),
         computes_s=tuple(stage.computes_s(1) for stage in stages),
+        frames_s=tuple((size, tuple(stage_s(size))) for size in sizes),
     )
 
 

@@ -2,30 +2,40 @@
 """What goes into the next frame: continuous batching as a state machine. Pure: events in (submit, end, result),
 frames and outcomes out; no clock, no I/O. The session calls it on its event loop.
 
-Each running request has a slot, which is its sequence id in every stage's KV cache. A request's prompt goes in chunks
-of at most `n_batch` tokens, one request per frame and cut as llama.cpp's own callers cut it, so that a request alone in
-the line computes exactly what it would compute on one machine. Chunks follow each other down the line without waiting.
-All sequences that have a token to decode share one decode frame, and one such frame is in the line at a time.
+Each running request has a slot (`slots`), which is its sequence id in every stage's KV cache. A request's prompt goes
+in chunks, one request per frame, that follow each other down the line without waiting: all stages work on it at once.
+`pace` says how large they are best; up to twice the smallest size, and wherever there is one stage, a prompt is cut
+only as llama.cpp itself would cut it, so that a request alone computes exactly what it would compute on one machine.
 
-How long prefill can delay decode: behind a frame whose result will bring tokens to decode (a decode frame, or the last
-chunk of a prompt) at most `n_batch` tokens of prefill are sent, one chunk's worth; so the decode frame that follows
-that result finds at most so much before it.
+Sequences that have a token to decode go in lanes: so many decode frames in the line at a time as `pace` finds best,
+each with the sequences of neighbouring slots, which llama.cpp computes together. A lane's next frame goes as soon as
+its last one came back; no lane waits for another. Lanes are cut anew for every frame, by who runs then: they split,
+merge and even out as requests come and go.
+
+How long prefill can delay decode: while sequences decode, a chunk goes only after a decode frame, and is no larger than
+takes a stage about as long as such frames do (or the smallest size that is worth its while).
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from coordinator.errors import OverloadedError
-from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow, Start
+from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Request, SampledRow, Start
 from coordinator.generation import FinishReason
+from coordinator.pace import Pace
+from coordinator.slots import Slots
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
+
+_BUSY_CHUNK = 32
+"""Tokens of the smallest chunk that goes between decode frames: a CPU computes it nearly as fast by the token as a
+larger one, a GPU about as fast as a single token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,8 @@ class Limits:
         n_ctx: Tokens per sequence.
         n_stages: Stages of the line.
         n_waiting: Requests that may wait for a slot.
+        n_ubatch: Tokens that llama.cpp computes at once; None: a whole frame.
+        can_forget_part: Whether the model's memory can forget the end of a sequence.
     """
 
     n_slots: int
@@ -45,6 +57,8 @@ class Limits:
     n_ctx: int
     n_stages: int
     n_waiting: int
+    n_ubatch: int | None = None
+    can_forget_part: bool = True
 
     def __post_init__(self) -> None:
         if self.n_batch < self.n_slots:
@@ -67,25 +81,28 @@ class _Phase(Enum):
 class _Sequence:
     """A request on its way."""
 
-    __slots__ = ("n_generated", "n_sent", "next_token", "phase", "request", "slot")
+    __slots__ = ("cached", "is_ready", "n_chunk", "n_generated", "n_reused", "next_token", "phase", "request", "slot")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.phase = _Phase.WAITING
         self.slot = -1
-        self.n_sent = 0  # tokens sent down the line: the next one's position
+        # What the slot holds, and was sent down the line; the number of tokens is the next one's position.
+        self.cached: list[int] = []
+        self.n_reused = 0
+        self.n_chunk = 0
         self.n_generated = 0
         self.next_token = -1
+        self.is_ready = False  # has a token to decode that is not in the line
 
 
 @dataclass(slots=True)
 class _InFlight:
-    """A frame that was sent and not yet answered."""
+    """A frame that was sent and not yet answered; `lane` is that of a decode frame, -1 of others."""
 
     number: int
     rows: Sequence[_Sequence]
-    n_prefill: int
-    is_decode: bool
+    lane: int
 
 
 class Scheduler:
@@ -93,26 +110,33 @@ class Scheduler:
 
     Args:
         end_of_generation: Tokens that end a request.
+        pace: Of the line; the session tells it what frames took.
     """
 
-    def __init__(self, limits: Limits, end_of_generation: Iterable[int]) -> None:
+    def __init__(self, limits: Limits, end_of_generation: Iterable[int], pace: Pace | None = None) -> None:
         self.limits = limits
+        self.pace = pace or Pace(limits.n_stages)
         self._ends = frozenset(end_of_generation)
         self._sequences: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
         self._prefilling: deque[_Sequence] = deque()
-        self._ready: list[_Sequence] = []
-        # The lowest free slot first: llama.cpp batches sequences with consecutive ids in one ubatch.
-        self._free_slots = list(range(limits.n_slots))
-        self._removals: list[int] = []
+        self._decoding: list[_Sequence] = []  # by slot
+        self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
+        self._operations: list[CacheOperation] = []
+        self._ended_slots: list[int] = []
         self._in_flight: deque[_InFlight] = deque()
         self._n_frames = 0
-        self._decode_in_flight = False
+        self._n_chunks_in_flight = 0
+        self._lanes_in_flight: set[int] = set()
+        self._last_lane = 0
+        self._may_interleave = False
+        self.n_prompt_tokens = 0
+        self.n_reused_tokens = 0
 
     @property
     def n_running(self) -> int:
         """Requests that have a slot."""
-        return self.limits.n_slots - len(self._free_slots)
+        return self.limits.n_slots - self._slots.n_free
 
     @property
     def n_waiting(self) -> int:
@@ -136,7 +160,7 @@ class Scheduler:
             raise ValueError(f"request {request.id} is empty or already there")
         if n_prompt + request.max_tokens > n_ctx:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
-        if not self._free_slots and len(self._waiting) >= self.limits.n_waiting:
+        if not self._slots.n_free and len(self._waiting) >= self.limits.n_waiting:
             raise OverloadedError(len(self._waiting))
         sequence = _Sequence(request)
         self._sequences[request.id] = sequence
@@ -177,8 +201,10 @@ class Scheduler:
         frame = self._in_flight.popleft()
         if len(rows) != len(frame.rows):
             raise LineOrderError(f"the line answered {len(rows)} rows of frame {number}, asked {len(frame.rows)}")
-        if frame.is_decode:
-            self._decode_in_flight = False
+        if frame.lane < 0:
+            self._n_chunks_in_flight -= 1
+        else:
+            self._lanes_in_flight.discard(frame.lane)
         return [
             self._row(sequence, row)
             for sequence, row in zip(frame.rows, rows, strict=True)
@@ -187,12 +213,10 @@ class Scheduler:
 
     def next_frame(self) -> PlannedFrame | None:
         """The frame to send now; None if there is nothing to do before a result or an event comes."""
-        if self._ready and not self._decode_in_flight:
-            return self._decode_frame()
-        if self._prefilling and self._may_prefill(self._prefilling[0]):
+        if self._decoding and (frame := self._decode_frame()) is not None:
+            return frame
+        if self._prefilling and self._may_prefill():
             return self._prefill_frame()
-        if self._removals:
-            return self._launch(self._new_frame(), rows=())
         return None
 
     # ---- rows and slots ----
@@ -209,93 +233,129 @@ class Scheduler:
         if sequence.n_generated >= request.max_tokens:
             self._release(sequence)
             return Outcome(request.id, row, finish=FinishReason.LENGTH)
-        sequence.phase = _Phase.DECODE
+        if sequence.phase is _Phase.PREFILL:
+            sequence.phase = _Phase.DECODE
+            bisect.insort(self._decoding, sequence, key=_slot_of)
         sequence.next_token = row.token
-        self._ready.append(sequence)
+        sequence.is_ready = True
         return Outcome(request.id, row)
 
     def _admit(self) -> None:
-        while self._waiting and self._free_slots:
+        while self._waiting and self._slots.n_free:
             sequence = self._waiting.popleft()
-            sequence.slot = heapq.heappop(self._free_slots)
+            prompt = sequence.request.prompt
+            place = self._slots.take(prompt, reuse=sequence.request.reuse)
+            # With the next frame, whichever that is: slots are said to hold what the frames sent so far make of them.
+            self._operations += place.operations
+            sequence.slot, sequence.n_reused = place.slot, place.n_reused
+            sequence.cached = self._slots.tokens(place.slot)
             sequence.phase = _Phase.PREFILL
             self._prefilling.append(sequence)
 
     def _release(self, sequence: _Sequence) -> None:
-        """Ends a sequence wherever it is. Frames of it that are in flight are answered for nobody; they are before the
-        removal in the line, so the slot can be given away already."""
+        """Ends a sequence wherever it is. Frames of it that are in flight are answered for nobody; they come before
+        whatever its slot is used for next, so the slot can be given away already."""
         del self._sequences[sequence.request.id]
         if sequence.phase is _Phase.WAITING:
             self._waiting.remove(sequence)
         else:
-            if sequence in self._prefilling:
+            if sequence.phase is _Phase.DECODE:
+                self._decoding.remove(sequence)
+            elif sequence in self._prefilling:
                 self._prefilling.remove(sequence)
-            if sequence in self._ready:
-                self._ready.remove(sequence)
-            if sequence.n_sent:
-                self._removals.append(sequence.slot)
-            heapq.heappush(self._free_slots, sequence.slot)
+            if sequence.n_chunk:
+                self._ended_slots.append(sequence.slot)
+            self._slots.give_back(sequence.slot, len(sequence.cached))
         sequence.phase = _Phase.ENDED
         self._admit()
 
-    # ---- frames ----
+    # ---- decode ----
 
-    def _decode_frame(self) -> PlannedFrame:
-        rows = self._ready
-        self._ready = []
-        if len(rows) > 1:
-            rows.sort(key=lambda sequence: sequence.slot)
+    def _decode_frame(self) -> PlannedFrame | None:
+        """The next frame of a lane that has none in the line, if one of its sequences has a token."""
+        n_decoding = len(self._decoding)
+        n_lanes = self.pace.n_lanes(n_decoding)
+        for offset in range(1, n_lanes + 1):
+            lane = (self._last_lane + offset) % n_lanes
+            if lane in self._lanes_in_flight:
+                continue
+            members = self._decoding[lane * n_decoding // n_lanes : (lane + 1) * n_decoding // n_lanes]
+            rows = [sequence for sequence in members if sequence.is_ready]
+            if rows:
+                return self._frame_of_lane(lane, rows)
+        return None
+
+    def _frame_of_lane(self, lane: int, rows: Sequence[_Sequence]) -> PlannedFrame:
         frame = self._new_frame()
         for sequence in rows:
             frame.tokens.append(sequence.next_token)
-            frame.positions.append(sequence.n_sent)
+            frame.positions.append(len(sequence.cached))
             frame.seq_ids.append(sequence.slot)
-            sequence.n_sent += 1
+            sequence.cached.append(sequence.next_token)
+            sequence.is_ready = False
         frame.outputs = list(range(len(rows)))
-        self._decode_in_flight = True
-        return self._launch(frame, rows=rows, is_decode=True)
+        frame.is_decode = True
+        self._lanes_in_flight.add(lane)
+        self._last_lane = lane
+        self._may_interleave = True
+        self._in_flight.append(_InFlight(frame.number, rows, lane))
+        return frame
+
+    # ---- prefill ----
+
+    def _may_prefill(self) -> bool:
+        if self._decoding and not self._may_interleave:
+            return False
+        return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
     def _prefill_frame(self) -> PlannedFrame:
         sequence = self._prefilling.popleft()
-        prompt = sequence.request.prompt
-        start = sequence.n_sent
-        chunk = prompt[start : start + self.limits.n_batch]
-        end = start + len(chunk)
+        prompt, cached = sequence.request.prompt, sequence.cached
+        start = len(cached)
         frame = self._new_frame()
-        if start == 0:
-            frame.starts.append(Start(sequence.slot, sequence.request))
+        if not sequence.n_chunk:
+            sequence.n_chunk = self.pace.n_chunk(len(prompt) - start, self._n_largest_chunk)
+            frame.starts.append(Start(sequence.slot, sequence.request, sequence.n_reused))
+            self.n_prompt_tokens += len(prompt)
+            self.n_reused_tokens += sequence.n_reused
+        chunk = prompt[start : start + self._n_chunk_now(sequence)]
+        end = start + len(chunk)
         frame.tokens = list(chunk)
         frame.positions = list(range(start, end))
         frame.seq_ids = [sequence.slot] * len(chunk)
-        sequence.n_sent = end
+        cached += chunk
+        self._may_interleave = False
+        self._n_chunks_in_flight += 1
+        rows: Sequence[_Sequence] = ()
         if end < len(prompt):
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
             self._prefilling.append(sequence)
-            return self._launch(frame, rows=(), n_prefill=len(chunk))
-        frame.outputs = [len(chunk) - 1]
-        return self._launch(frame, rows=(sequence,), n_prefill=len(chunk))
+        else:
+            frame.outputs = [len(chunk) - 1]
+            rows = (sequence,)
+        self._in_flight.append(_InFlight(frame.number, rows, -1))
+        return frame
 
-    def _may_prefill(self, sequence: _Sequence) -> bool:
-        n_chunk = min(len(sequence.request.prompt) - sequence.n_sent, self.limits.n_batch)
-        n_frames = n_behind = 0
-        brings_tokens = False
-        for frame in self._in_flight:
-            if brings_tokens:
-                n_behind += frame.n_prefill
-            n_frames += 1 if frame.n_prefill else 0
-            brings_tokens = brings_tokens or bool(frame.rows)
-        if n_frames >= _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages:
-            return False
-        return not brings_tokens or n_behind + n_chunk <= self.limits.n_batch
+    @property
+    def _n_largest_chunk(self) -> int:
+        """A line of one stage gains nothing from smaller ones."""
+        limits = self.limits
+        return limits.n_batch if limits.n_stages == 1 else min(limits.n_batch, limits.n_ubatch or limits.n_batch)
+
+    def _n_chunk_now(self, sequence: _Sequence) -> int:
+        """Tokens of its next chunk: fewer while others decode."""
+        n_decoding = len(self._decoding)
+        if not n_decoding:
+            return sequence.n_chunk
+        decode_s = max(self.pace.stage_s(-(-n_decoding // self.pace.n_lanes(n_decoding))))
+        return self.pace.n_tokens_within(decode_s, sequence.n_chunk, _BUSY_CHUNK)
 
     def _new_frame(self) -> PlannedFrame:
         self._n_frames += 1
-        frame = PlannedFrame(self._n_frames, removals=self._removals)
-        self._removals = []
+        frame = PlannedFrame(self._n_frames, operations=self._operations, ends=self._ended_slots)
+        self._operations, self._ended_slots = [], []
         return frame
 
-    def _launch(
-        self, frame: PlannedFrame, *, rows: Sequence[_Sequence], n_prefill: int = 0, is_decode: bool = False
-    ) -> PlannedFrame:
-        self._in_flight.append(_InFlight(frame.number, rows, n_prefill, is_decode))
-        return frame
+
+def _slot_of(sequence: _Sequence) -> int:
+    return sequence.slot

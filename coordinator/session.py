@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from coordinator.admission import AdmittedRequest
 from coordinator.errors import CaravanError, ClosedError, EngineError, InvalidRequestError
-from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow
+from coordinator.frame_log import FrameLog
+from coordinator.frames import LineResult, Outcome, PlannedFrame, Request, SampledRow
 from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob, Usage
 from coordinator.line import Line, LineBrokenError
 from coordinator.scheduler import Scheduler
@@ -41,6 +42,7 @@ class _Running:
     started_s: float = 0.0
     first_token_s: float = 0.0
     n_tokens: int = 0
+    n_reused: int = 0
 
     def usage(self, now_s: float) -> Usage:
         started_s = self.started_s or now_s
@@ -48,6 +50,7 @@ class _Running:
         return Usage(
             prompt_tokens=len(self.stream.prompt_tokens),
             completion_tokens=self.n_tokens,
+            cached_tokens=self.n_reused,
             queued_s=started_s - self.submitted_s,
             prefill_s=first_s - started_s,
             decode_s=now_s - first_s,
@@ -80,6 +83,7 @@ class Session:
         self._ids = itertools.count(1)
         self._sending = asyncio.Lock()
         self._timings = TokenTimings()
+        self.frames = FrameLog()
         self._error: CaravanError | None = None
         self._breaking = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,7 +123,9 @@ class Session:
         if self._error is not None:
             raise self._error.with_traceback(None)  # raised for many: tracebacks would add up
         request_id = next(self._ids)
-        self._scheduler.submit(Request(request_id, request.prompt, request.max_tokens, request.sampling))
+        self._scheduler.submit(
+            Request(request_id, request.prompt, request.max_tokens, request.sampling, request.cache_prompt)
+        )
         stream = TokenStream(request.prompt, signal)
         self._running[request_id] = _Running(stream, TextStream(request.stop), time.monotonic())
         self._spawn(self._send_ready())
@@ -146,7 +152,7 @@ class Session:
     async def _work(self) -> None:
         while True:
             result = await self._line.receive()
-            self._timings.received(result.number, result.stage_s, time.monotonic())
+            self._note_result(result)
             outcomes = self._scheduler.result(result.number, result.rows)
             await self._send_ready()
             if self._deliver(outcomes):
@@ -160,8 +166,16 @@ class Session:
             while (frame := self._scheduler.next_frame()) is not None:
                 if frame.starts:
                     self._note_starts(frame)
-                self._timings.sent(frame.number, is_decode_of_one=len(frame.tokens) == 1 and not frame.starts)
+                self._timings.sent(frame.number, is_decode_of_one=frame.is_decode and len(frame.tokens) == 1)
+                self.frames.sent(frame, time.monotonic())
                 await self._line.send(frame)
+
+    def _note_result(self, result: LineResult) -> None:
+        now_s = time.monotonic()
+        frame = self.frames.received(result.number, result.stages, now_s)
+        if frame is not None and frame.n_tokens:
+            self._timings.received(frame.number, frame.computed_s, now_s)
+            self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s)
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> bool:
         """Hands tokens on; whether a stop string ended a request, so that there may be more to send."""
@@ -210,6 +224,7 @@ class Session:
             running = self._running.get(start.request.id)
             if running is not None:
                 running.started_s = now_s
+                running.n_reused = start.n_reused
 
     def _end(self, request_id: int, reason: FinishReason) -> bool:
         """Ends a request well; whether it was still there."""

@@ -34,6 +34,10 @@ class Vocabulary:
         self._owns_model = owns_model
         # Without text its tokens are numbers alone, and llama.cpp aborts where it is asked for a token's bytes.
         self.has_text: bool = llama_cpp.llama_vocab_type(handle) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
+        # Of the model it belongs to: a state of recurrent layers holds all of a sequence or nothing.
+        self.can_forget_part: bool = not (
+            llama_cpp.llama_model_is_recurrent(model_handle) or llama_cpp.llama_model_is_hybrid(model_handle)
+        )
         self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(handle)
         self.bos = _token(llama_cpp.llama_vocab_bos(handle))
         self.eos = _token(llama_cpp.llama_vocab_eos(handle))

@@ -30,7 +30,7 @@ from coordinator.http.schemas.sampling import SamplingFields
 from coordinator.http.schemas.status import ModelList
 from coordinator.http.service import Service, ServicePhase
 from coordinator.http.streaming import EventStream, events_of
-from coordinator.http.translate import messages_of, sampling_of, sampling_of_choice
+from coordinator.http.translate import messages_of, options_of, sampling_of, sampling_of_choice
 from coordinator.mesh import AsyncMesh
 from native import SamplingParams, Vocabulary, versions
 
@@ -97,15 +97,7 @@ def _begin_chat(mesh: AsyncMesh, asked: ChatRequest) -> list[AsyncGeneration]:
     sampling = sampling_of(asked, n_top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None)
     messages, variables = messages_of(asked), asked.chat_template_kwargs
     with _all_or_none() as generations:
-        generations.append(
-            mesh.chat(
-                messages,
-                sampling=sampling,
-                max_tokens=asked.token_limit,
-                stop=asked.stop,
-                template_variables=variables,
-            )
-        )
+        generations.append(mesh.chat(messages, template_variables=variables, **options_of(asked, sampling)))
         _begin_other_choices(mesh, asked, sampling, generations)
     return generations
 
@@ -114,7 +106,7 @@ def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest) -> list[AsyncG
     sampling = sampling_of(asked, n_top_logprobs=asked.logprobs)
     with _all_or_none() as generations:
         for prompt in asked.prompt:
-            generations.append(mesh.generate(prompt, sampling=sampling, max_tokens=asked.token_limit, stop=asked.stop))
+            generations.append(mesh.generate(prompt, **options_of(asked, sampling)))
             _begin_other_choices(mesh, asked, sampling, generations)
     return generations
 
@@ -125,8 +117,8 @@ def _begin_other_choices(
     """Further answers to the prompt of the last generation, from its tokens: it is not tokenized again."""
     tokens = generations[-1].prompt_tokens
     for choice in range(1, asked.n_choices):
-        own = sampling_of_choice(sampling, choice)
-        generations += [mesh.generate(tokens, sampling=own, max_tokens=asked.token_limit, stop=asked.stop)]
+        options = options_of(asked, sampling_of_choice(sampling, choice))
+        generations.append(mesh.generate(tokens, **options))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from coordinator.errors import CancelledError
 from coordinator.generation import AsyncGeneration, FinishReason
 from coordinator.http.forms import Finished, Form
 from coordinator.http.merge import merged
-from coordinator.http.schemas.answer import Answer, Usage
+from coordinator.http.schemas.answer import Answer, PromptTokensDetails, Usage
 
 
 class ClientGoneError(Exception):
@@ -55,8 +55,14 @@ async def collect(request: Request, form: Form, generations: Sequence[AsyncGener
 def usage_of(generations: Sequence[AsyncGeneration], n_choices: int) -> Usage:
     """What the request took: every prompt once, every generated token."""
     n_prompt = sum(generation.usage.prompt_tokens for generation in generations[::n_choices])
+    n_cached = sum(generation.usage.cached_tokens for generation in generations[::n_choices])
     n_completion = sum(generation.usage.completion_tokens for generation in generations)
-    return Usage(prompt_tokens=n_prompt, completion_tokens=n_completion, total_tokens=n_prompt + n_completion)
+    return Usage(
+        prompt_tokens=n_prompt,
+        completion_tokens=n_completion,
+        total_tokens=n_prompt + n_completion,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=n_cached),
+    )
 
 
 def reason_of(generation: AsyncGeneration) -> FinishReason:

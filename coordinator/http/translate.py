@@ -7,6 +7,7 @@ import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
 
+from coordinator.admission import RequestOptions
 from coordinator.http.schemas.chat import ChatRequest, Message
 from coordinator.http.schemas.sampling import SamplingFields
 from native import SamplingParams
@@ -43,6 +44,16 @@ def sampling_of(request: SamplingFields, *, n_top_logprobs: int | None) -> Sampl
         logit_bias=request.logit_bias,
         logprobs=n_top_logprobs is not None,
         n_top_logprobs=n_top_logprobs or 0,
+    )
+
+
+def options_of(request: SamplingFields, sampling: SamplingParams) -> RequestOptions:
+    """How the mesh is to answer the request's prompts."""
+    return RequestOptions(
+        sampling=sampling,
+        max_tokens=request.token_limit,
+        stop=request.stop,
+        cache_prompt=request.cache_prompt is not False,
     )
 
 

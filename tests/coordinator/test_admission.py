@@ -27,7 +27,7 @@ def admission() -> Admission:
 
 
 def _admit(admission: Admission, sampling: SamplingParams) -> None:
-    admission.admit((1, 2), sampling=sampling, max_tokens=4, stop=())
+    admission.admit((1, 2), {"sampling": sampling, "max_tokens": 4})
 
 
 def test_a_text_gets_what_the_model_puts_around_it(admission: Admission, vocabulary: Vocabulary) -> None:
@@ -69,26 +69,26 @@ def test_text_that_is_no_unicode_is_refused(admission: Admission) -> None:
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers(admission: Admission) -> None:
     with pytest.raises(PromptTooLongError) as refused:
-        admission.admit((1,) * _N_CTX, sampling=None, max_tokens=1, stop=())
+        admission.admit((1,) * _N_CTX, {"max_tokens": 1})
     assert (refused.value.n_prompt, refused.value.n_ctx) == (_N_CTX, _N_CTX)
 
 
 def test_an_answer_is_cut_to_what_the_context_holds(admission: Admission) -> None:
     prompt = (1,) * (_N_CTX - 1)
-    assert admission.admit(prompt, sampling=None, max_tokens=None, stop=()).max_tokens == 1
-    assert admission.admit(prompt, sampling=None, max_tokens=99, stop=()).max_tokens == 1
-    assert admission.admit((1,), sampling=None, max_tokens=9, stop=()).max_tokens == 9
+    assert admission.admit(prompt, {}).max_tokens == 1
+    assert admission.admit(prompt, {"max_tokens": 99}).max_tokens == 1
+    assert admission.admit((1,), {"max_tokens": 9}).max_tokens == 9
 
 
 def test_without_parameters_or_with_the_random_seed_every_request_gets_its_own(admission: Admission) -> None:
     for sampling in (None, SamplingParams(seed=RANDOM_SEED)):
-        seeds = {admission.admit((1,), sampling=sampling, max_tokens=1, stop=()).sampling.seed for _ in range(4)}
+        seeds = {admission.admit((1,), {"sampling": sampling, "max_tokens": 1}).sampling.seed for _ in range(4)}
         assert len(seeds) == 4
         assert RANDOM_SEED not in seeds
 
 
 def test_a_given_seed_is_kept(admission: Admission) -> None:
-    assert admission.admit((1,), sampling=SamplingParams(seed=7), max_tokens=1, stop=()).sampling.seed == 7
+    assert admission.admit((1,), {"sampling": SamplingParams(seed=7), "max_tokens": 1}).sampling.seed == 7
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_limits_and_stop_strings_that_cannot_be_are_refused(
     admission: Admission, max_tokens: int, stop: tuple[str, ...]
 ) -> None:
     with pytest.raises(InvalidRequestError):
-        admission.admit((1,), sampling=None, max_tokens=max_tokens, stop=stop)
+        admission.admit((1,), {"max_tokens": max_tokens, "stop": stop})
 
 
 def test_one_stop_string_need_not_be_in_a_list(admission: Admission) -> None:
-    assert admission.admit((1,), sampling=None, max_tokens=1, stop="END").stop == ("END",)
+    assert admission.admit((1,), {"max_tokens": 1, "stop": "END"}).stop == ("END",)
 
 
 def test_an_empty_prompt_is_refused(admission: Admission) -> None:
     with pytest.raises(InvalidRequestError, match="the prompt is empty"):
-        admission.admit((), sampling=None, max_tokens=1, stop=())
+        admission.admit((), {"max_tokens": 1})
 
 
 def test_a_closed_gate_lets_nobody_in(admission: Admission) -> None:
@@ -139,7 +139,7 @@ def test_a_closed_gate_lets_nobody_in(admission: Admission) -> None:
     with pytest.raises(ClosedError):
         admission.chat_tokens([{"role": "user", "content": "Hi"}], None)
     with pytest.raises(ClosedError):
-        admission.admit((1,), sampling=None, max_tokens=1, stop=())
+        admission.admit((1,), {"max_tokens": 1})
 
 
 def test_who_is_inside_when_the_vocabulary_is_freed_comes_out_well(admission: Admission) -> None:

@@ -1,7 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Frames and results as messages. The line itself, with real workers: tests/line/."""
 
-from coordinator.frames import LineResult, PlannedFrame, Request, SampledRow, Start
+from coordinator.frames import (
+    CacheOperation,
+    Copy,
+    LineResult,
+    PlannedFrame,
+    Remove,
+    Request,
+    SampledRow,
+    StageTime,
+    Start,
+)
 from coordinator.line import decode_result, encode_frame
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2
@@ -10,13 +20,24 @@ from protos.caravan.v1 import frame_pb2
 def test_a_frame_says_what_goes_before_it_starts_and_before_it_computes() -> None:
     sampling = SamplingParams(temperature=0.5, top_k=3, seed=9, logit_bias=((4, -1.0),), logprobs=True)
     request = Request(1, (10, 11), 8, sampling)
+    operations: list[CacheOperation] = [Remove(2), Copy(1, 2), Remove(2, 5)]
     planned = PlannedFrame(
-        7, removals=[2], starts=[Start(2, request)], tokens=[10, 11], positions=[0, 1], seq_ids=[2, 2], outputs=[1]
+        7,
+        operations,
+        ends=[2],
+        starts=[Start(2, request)],
+        tokens=[10, 11],
+        positions=[0, 1],
+        seq_ids=[2, 2],
+        outputs=[1],
     )
     frame = encode_frame(planned, "session", 3).frame
     assert (frame.session_id, frame.epoch, frame.number) == ("session", 3, 7)
-    assert [operation.WhichOneof("operation") for operation in frame.kv_operations] == ["remove"]
-    assert (frame.kv_operations[0].remove.seq_id, frame.kv_operations[0].remove.end) == (2, -1)
+    assert [operation.WhichOneof("operation") for operation in frame.kv_operations] == ["remove", "copy", "remove"]
+    whole, copy, part = frame.kv_operations
+    assert (whole.remove.seq_id, whole.remove.start, whole.remove.end) == (2, 0, -1)
+    assert (copy.copy.source_seq_id, copy.copy.target_seq_id, copy.copy.start, copy.copy.end) == (1, 2, 0, -1)
+    assert (part.remove.seq_id, part.remove.start, part.remove.end) == (2, 5, -1)
     assert [operation.WhichOneof("operation") for operation in frame.sampler_operations] == ["close", "open"]
     opened = frame.sampler_operations[1].open
     assert (opened.seq_id, list(opened.prompt_tokens), list(opened.generated_tokens)) == (2, [10, 11], [])
@@ -54,8 +75,8 @@ def test_a_result_gives_tokens_logprobs_and_reasons() -> None:
             frame_pb2.RowResult(seq_id=2, error="the grammar admits no token here"),
         ],
         timings=[
-            frame_pb2.StageTiming(worker="a", started_ns=1_000_000, finished_ns=3_000_000),
-            frame_pb2.StageTiming(worker="b", started_ns=500, finished_ns=500_500),
+            frame_pb2.StageTiming(worker="a", arrived_ns=1_000_000, started_ns=1_000_000, finished_ns=3_000_000),
+            frame_pb2.StageTiming(worker="b", arrived_ns=500, started_ns=500, finished_ns=500_500),
         ],
     )
     assert decode_result(result) == LineResult(
@@ -65,5 +86,5 @@ def test_a_result_gives_tokens_logprobs_and_reasons() -> None:
             SampledRow(1, 0, -0.5, ((0, -0.5),)),
             SampledRow(2, None, error="the grammar admits no token here"),
         ],
-        stage_s=(0.002, 0.0005),
+        (StageTime(0.0, 0.002), StageTime(0.0, 0.0005)),
     )

@@ -362,7 +362,7 @@ def test_the_explanation_names_every_stage_with_its_numbers() -> None:
         "  a       CPU     0-3 + embedding  360 MiB  40.0 MiB  7.0 MiB  3.5 GiB of 3.9 GiB  4.5 ms",
         "  attic   CPU     4-7 + output     360 MiB  40.0 MiB  0 B      3.5 GiB of 3.9 GiB  4.5 ms",
         "predicted: 111.1 tokens per second for one stream, 424.5 for 4 together; first token of a long prompt "
-        "(512 tokens) after 81 ms",
+        "(512 tokens) after 67 ms",
         "left out: old: worker old runs another build",
     ]
 

@@ -29,9 +29,17 @@ def test_hidden_states_take_their_time_on_a_slow_link() -> None:
     assert prediction.hops_s == pytest.approx(0.006 + 0.004)
 
 
-def test_many_streams_share_a_frame() -> None:
+def test_many_streams_share_the_frames_that_keep_the_slowest_stage_busy() -> None:
     prediction = predict(STAGES, LINKS, n_embd=0, n_sequences=64, n_batch=64, n_ctx=64)
-    assert prediction.parallel_tokens_per_s == pytest.approx(64 / (10 * 0.002 + 0.005 + 0.006 + 2 * OVER))
+    slowest = 6 * SPEED.layers[0].at(32) + 0.005 + OVER
+    assert prediction.parallel_tokens_per_s == pytest.approx(64 / (2 * slowest))
+
+
+def test_streams_that_make_a_frame_no_longer_share_one() -> None:
+    flat = Speed((0,) * 10, (Curve(((1, 0.001), (64, 0.001))),), Curve(((1, 0.005), (64, 0.005))))
+    stages = [PredictedStage("a", LayerRange(0, 4), flat), PredictedStage("b", LayerRange(4, 10), flat)]
+    prediction = predict(stages, LINKS, n_embd=0, n_sequences=64, n_batch=64, n_ctx=64)
+    assert prediction.parallel_tokens_per_s == pytest.approx(64 / (10 * 0.001 + 0.005 + 0.006 + 2 * OVER))
 
 
 def test_the_chunks_of_a_prompt_follow_each_other() -> None:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import OverloadedError
-from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow
+from coordinator.frames import Copy, Outcome, PlannedFrame, Remove, Request, SampledRow
 from coordinator.generation import FinishReason
+from coordinator.pace import Pace
 from coordinator.scheduler import Limits, LineOrderError, Scheduler
 from native import SamplingParams
 
@@ -18,7 +19,8 @@ _WORD = 7
 
 
 def _limits(**changes: int) -> Limits:
-    return Limits(**{"n_slots": 2, "n_batch": 4, "n_ctx": 64, "n_stages": 2, "n_waiting": 3, **changes})
+    limits = {"n_slots": 2, "n_batch": 4, "n_ctx": 64, "n_stages": 2, "n_waiting": 3, **changes}
+    return Limits(limits["n_slots"], limits["n_batch"], limits["n_ctx"], limits["n_stages"], limits["n_waiting"])
 
 
 def _request(request_id: int, n_prompt: int = 3, max_tokens: int = 8) -> Request:
@@ -50,7 +52,7 @@ def test_a_prompt_starts_its_sequence_and_only_its_last_token_is_sampled() -> No
     assert frame.outputs == [2]
 
 
-def test_a_long_prompt_is_cut_into_full_batches_that_follow_each_other_without_waiting() -> None:
+def test_a_long_prompt_is_cut_into_chunks_that_follow_each_other_without_waiting() -> None:
     scheduler = _scheduler(n_batch=4, n_stages=2)
     scheduler.submit(_request(1, n_prompt=10))
     frames = _frames(scheduler)
@@ -78,37 +80,74 @@ def test_a_sampled_token_is_decoded_at_the_next_position() -> None:
     assert (frame.tokens, frame.positions, frame.seq_ids, frame.outputs) == ([42], [3], [0], [0])
 
 
-def test_sequences_that_have_a_token_share_one_decode_frame_and_one_such_frame_is_in_the_line() -> None:
-    scheduler = _scheduler(n_batch=8)
-    scheduler.submit(_request(1))
-    scheduler.submit(_request(2))
-    one, two = _frames(scheduler)
-    _answer(scheduler, one)
-    (decode,) = _frames(scheduler)
-    _answer(scheduler, two)
-    assert _frames(scheduler) == []
-    _answer(scheduler, decode)
-    (both,) = _frames(scheduler)
-    assert (both.seq_ids, both.positions) == ([0, 1], [4, 3])
+def _running(n_sequences: int, *, seconds: list[float], **changes: int) -> tuple[Scheduler, deque[PlannedFrame]]:
+    """Sequences that all decode, on two stages that take `seconds` [fixed, per token]; and the frames in the line."""
 
+    def expected(n_tokens: int) -> list[float]:
+        return [seconds[0] + seconds[1] * n_tokens] * 2
 
-def test_a_long_prompt_delays_a_running_sequence_by_at_most_one_chunk() -> None:
-    scheduler = _scheduler(n_batch=4)
-    scheduler.submit(_request(1, n_prompt=2, max_tokens=20))
+    limits = _limits(**{"n_slots": n_sequences, "n_batch": 64, "n_waiting": n_sequences, "n_ctx": 128, **changes})
+    scheduler = Scheduler(limits, [_END], Pace(2, expected))
+    for number in range(n_sequences):
+        scheduler.submit(_request(number, max_tokens=60))
     line = deque(_frames(scheduler))
-    scheduler.submit(_request(2, n_prompt=40))
-    kinds = []
-    while line:
-        frame = line.popleft()
-        kinds.append("decode" if frame.seq_ids == [0] and frame.positions[0] >= 2 else "prefill")
-        _answer(scheduler, frame)
-        line.extend(_frames(scheduler))
-        if kinds.count("decode") > 8:
-            break
-    between = "".join(kind[0] for kind in kinds).split("d")[1:-1]
-    assert between
-    assert max(map(len, between)) <= 1
-    assert "p" in between
+    while len(scheduler._decoding) < n_sequences:
+        _step(scheduler, line)
+    for _ in range(4 * n_sequences):
+        _step(scheduler, line)
+    return scheduler, line
+
+
+def _step(scheduler: Scheduler, line: deque[PlannedFrame]) -> PlannedFrame:
+    frame = line.popleft()
+    _answer(scheduler, frame)
+    line.extend(_frames(scheduler))
+    return frame
+
+
+def test_where_a_stage_takes_as_long_for_one_token_as_for_many_all_sequences_share_one_frame() -> None:
+    scheduler, line = _running(8, seconds=[1.0, 0.0])
+    assert [frame.seq_ids for frame in line] == [list(range(8))]
+    assert [frame.seq_ids for frame in [_step(scheduler, line), *line]] == [list(range(8))] * 2
+
+
+def test_where_a_stage_takes_its_time_for_every_token_there_is_a_lane_for_each_stage() -> None:
+    scheduler, line = _running(8, seconds=[0.0, 1.0])
+    assert sorted(frame.seq_ids for frame in line) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    for _ in range(6):
+        _step(scheduler, line)
+        assert sorted(frame.seq_ids for frame in line) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_lanes_even_out_when_requests_end_and_never_wait_for_each_other() -> None:
+    scheduler, line = _running(8, seconds=[0.0, 1.0])
+    for number in (0, 1, 2):
+        scheduler.end(number)
+    for _ in range(6):
+        _step(scheduler, line)
+        assert line  # something is always under way
+    assert sorted(len(frame.seq_ids) for frame in line) == [2, 3]
+
+
+def test_a_lane_has_the_sequences_of_neighbouring_slots() -> None:
+    """llama.cpp computes those with consecutive ids together, and others one after another."""
+    scheduler, line = _running(9, seconds=[0.0, 1.0])
+    for _ in range(9):
+        frame = _step(scheduler, line)
+        assert frame.seq_ids == list(range(frame.seq_ids[0], frame.seq_ids[-1] + 1))
+
+
+def test_a_long_prompt_delays_running_sequences_by_one_small_chunk_at_a_time() -> None:
+    scheduler, line = _running(2, seconds=[1.0, 0.1], n_ctx=512, n_slots=3)
+    scheduler.submit(Request(9, tuple(range(1000, 1400)), 5, SamplingParams()))
+    line.extend(_frames(scheduler))
+    kinds = ""
+    for _ in range(40):
+        frame = _step(scheduler, line)
+        kinds += "d" if frame.is_decode else "p"
+        assert frame.is_decode or len(frame.tokens) <= 32
+    assert "p" in kinds
+    assert "pp" not in kinds.lstrip("p")
 
 
 def test_an_end_of_generation_token_ends_it_and_is_not_counted() -> None:
@@ -125,8 +164,7 @@ def test_the_last_allowed_token_ends_it_for_length_and_is_not_decoded() -> None:
     (frame,) = _frames(scheduler)
     (outcome,) = _answer(scheduler, frame)
     assert (outcome.finish, outcome.is_end) == (FinishReason.LENGTH, False)
-    (after,) = _frames(scheduler)
-    assert (after.removals, after.tokens) == ([0], [])
+    assert (_frames(scheduler), scheduler.n_running) == ([], 0)
 
 
 def test_a_row_that_could_not_be_sampled_fails_its_request_alone() -> None:
@@ -149,7 +187,7 @@ def test_a_cancelled_request_frees_its_slot_at_once_and_its_cache_with_the_next_
     assert scheduler.end(1)
     assert (scheduler.n_running, scheduler.n_waiting) == (1, 0)
     (following,) = _frames(scheduler)
-    assert following.removals == [0]
+    assert (following.operations, following.ends) == ([Remove(0)], [0])
     assert [(start.seq_id, start.request.id) for start in following.starts] == [(0, 2)]
     assert _answer(scheduler, frame) == []
     assert [outcome.request_id for outcome in _answer(scheduler, following)] == [2]
@@ -164,15 +202,63 @@ def test_a_cancelled_request_that_waited_leaves_no_trace() -> None:
     assert [start.request.id for frame in _frames(scheduler) for start in frame.starts] == [1]
 
 
-def test_an_idle_line_gets_a_frame_of_operations_alone() -> None:
-    scheduler = _scheduler()
-    scheduler.submit(_request(1))
-    (frame,) = _frames(scheduler)
-    scheduler.end(1)
-    (cleaning,) = _frames(scheduler)
-    assert (cleaning.removals, cleaning.tokens, cleaning.outputs) == ([0], [], [])
-    assert _answer(scheduler, frame) == []
-    assert scheduler.result(cleaning.number, []) == []
+def _served(scheduler: Scheduler, request: Request) -> list[PlannedFrame]:
+    """Runs a request alone to its end; gives its frames."""
+    scheduler.submit(request)
+    frames = []
+    while new := _frames(scheduler):
+        frames += new
+        for frame in new:
+            _answer(scheduler, frame)
+    return frames
+
+
+_LONG = tuple(range(100, 140))
+
+
+def test_a_chat_goes_on_from_what_its_last_turn_left_in_the_cache() -> None:
+    scheduler = _scheduler(n_slots=3, n_batch=64, n_ctx=128)
+    _served(scheduler, Request(1, _LONG, 4, SamplingParams()))
+    turn = (*_LONG, _WORD, _WORD, _WORD, _WORD, 50, 51)
+    first, *_ = _served(scheduler, Request(2, turn, 4, SamplingParams()))
+    # The fourth word was sampled, and never computed.
+    assert (first.tokens, first.positions[0], first.seq_ids[0]) == ([_WORD, 50, 51], 43, 0)
+    assert (first.operations, first.starts[0].n_reused) == ([], 43)
+    assert (scheduler.n_prompt_tokens, scheduler.n_reused_tokens) == (40 + 46, 43)
+
+
+def test_what_goes_beyond_the_common_beginning_is_forgotten() -> None:
+    scheduler = _scheduler(n_slots=1, n_batch=64, n_ctx=128)
+    _served(scheduler, Request(1, _LONG, 4, SamplingParams()))
+    first, *_ = _served(scheduler, Request(2, (*_LONG[:30], 7, 8), 4, SamplingParams()))
+    assert (first.operations, first.positions) == ([Remove(0, 30)], [30, 31])
+
+
+def test_a_beginning_that_another_request_is_using_is_copied() -> None:
+    scheduler = _scheduler(n_slots=2, n_batch=64, n_ctx=128)
+    scheduler.submit(Request(1, _LONG, 4, SamplingParams()))
+    _frames(scheduler)
+    scheduler.submit(Request(2, (*_LONG[:30], 7, 8), 4, SamplingParams()))
+    (first,) = _frames(scheduler)
+    assert first.operations == [Remove(1), Copy(0, 1), Remove(1, 30)]
+    assert (first.seq_ids, first.positions) == ([1, 1], [30, 31])
+
+
+def test_a_model_that_cannot_forget_a_part_goes_on_only_from_where_a_sequence_ended() -> None:
+    limits = Limits(2, n_batch=64, n_ctx=128, n_stages=2, n_waiting=3, can_forget_part=False)
+    scheduler = Scheduler(limits, [_END])
+    _served(scheduler, Request(1, _LONG, 4, SamplingParams()))
+    other, *_ = _served(scheduler, Request(2, (*_LONG[:30], 7, 8), 4, SamplingParams()))
+    assert (other.positions[0], other.seq_ids[0]) == (0, 1)
+    same, *_ = _served(scheduler, Request(3, (*_LONG, _WORD, _WORD, _WORD, 50), 4, SamplingParams()))
+    assert (same.operations, same.tokens, same.positions) == ([], [50], [43])
+
+
+def test_who_does_not_want_the_cache_computes_all_of_the_prompt() -> None:
+    scheduler = _scheduler(n_slots=1, n_batch=64, n_ctx=128)
+    _served(scheduler, Request(1, _LONG, 4, SamplingParams()))
+    first, *_ = _served(scheduler, Request(2, _LONG, 4, SamplingParams(), reuse=False))
+    assert (first.operations, len(first.tokens)) == ([Remove(0)], 40)
 
 
 def test_requests_beyond_slots_and_queue_are_refused() -> None:
@@ -223,52 +309,47 @@ class _WatchedLine:
         self.limits = limits
         self.in_flight: deque[PlannedFrame] = deque()
         self.n_frames = 0
-        # Per sequence that has begun and was not removed: its request and the position that comes next.
-        self.sequences: dict[int, tuple[Request, int]] = {}
+        # What each sequence's cache holds when all that was sent is computed, and the request it serves.
+        self.caches: dict[int, list[int]] = {seq_id: [] for seq_id in range(limits.n_slots)}
+        self.requests: dict[int, Request] = {}
 
     def send(self, frame: PlannedFrame) -> None:
         self.n_frames += 1
         assert frame.number == self.n_frames
         assert len(frame.tokens) == len(frame.positions) == len(frame.seq_ids) <= self.limits.n_batch
-        for seq_id in frame.removals:
-            del self.sequences[seq_id]
+        assert frame.tokens
+        for operation in frame.operations:
+            if isinstance(operation, Remove):
+                del self.caches[operation.seq_id][operation.start :]
+            else:
+                assert not self.caches[operation.target]
+                self.caches[operation.target] = list(self.caches[operation.source])
+        for seq_id in frame.ends:
+            del self.requests[seq_id]
         for start in frame.starts:
-            assert start.seq_id not in self.sequences, "a slot is used again before its cache was dropped"
-            self.sequences[start.seq_id] = (start.request, 0)
+            assert start.seq_id not in self.requests, "a slot is used again before its sampler was dropped"
+            self.requests[start.seq_id] = start.request
+            assert start.n_reused == len(self.caches[start.seq_id])
+            assert self.caches[start.seq_id] == list(start.request.prompt[: start.n_reused])
         for row in range(len(frame.tokens)):
             self._check_token(frame, row)
         self.in_flight.append(frame)
-        assert sum(map(self.is_decode, self.in_flight)) <= 1
-        self._check_delay()
-
-    def is_decode(self, frame: PlannedFrame) -> bool:
-        return bool(frame.tokens) and not self._is_prefill(frame)
-
-    def _is_prefill(self, frame: PlannedFrame) -> bool:
-        return bool(frame.tokens) and frame.tokens[0] >= 100  # as `_request` makes prompts
+        in_decode = [seq_id for frame in self.in_flight if frame.is_decode for seq_id in frame.seq_ids]
+        assert len(in_decode) == len(set(in_decode)), "a sequence is in two decode frames"
 
     def _check_token(self, frame: PlannedFrame, row: int) -> None:
-        request, position = self.sequences[frame.seq_ids[row]]
-        assert frame.positions[row] == position < self.limits.n_ctx
-        n_prompt = len(request.prompt)
-        if position < n_prompt:
-            assert frame.tokens[row] == request.prompt[position]
-        assert (row in frame.outputs) == (position >= n_prompt - 1)
-        self.sequences[frame.seq_ids[row]] = (request, position + 1)
-
-    def _check_delay(self) -> None:
-        behind = 0
-        brings_tokens = False
-        for frame in self.in_flight:
-            if brings_tokens and self._is_prefill(frame):
-                behind += len(frame.tokens)
-            brings_tokens = brings_tokens or bool(frame.outputs)
-        assert behind <= self.limits.n_batch
+        seq_id = frame.seq_ids[row]
+        cache, request = self.caches[seq_id], self.requests[seq_id]
+        assert frame.positions[row] == len(cache) < self.limits.n_ctx
+        if len(cache) < len(request.prompt):
+            assert frame.tokens[row] == request.prompt[len(cache)]
+        cache.append(frame.tokens[row])
+        assert (row in frame.outputs) == (len(cache) >= len(request.prompt))
 
 
 _EVENTS = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.integers(1, 20), st.integers(1, 6)),
+        st.tuples(st.just("submit"), st.integers(1, 50), st.integers(1, 6)),
         st.tuples(st.just("end"), st.integers(0, 12), st.just(0)),
         st.tuples(st.just("answer"), st.sampled_from([_END, _WORD, _WORD, _WORD, -1]), st.just(0)),
         st.tuples(st.just("send"), st.just(0), st.just(0)),
@@ -282,7 +363,7 @@ _EVENTS = st.lists(
 def test_whatever_happens_every_request_ends_and_no_slot_leaks(
     n_slots: int, n_batch: int, n_stages: int, n_waiting: int, events: list[tuple[str, int, int]]
 ) -> None:
-    limits = _limits(n_slots=n_slots, n_batch=n_batch, n_stages=n_stages, n_waiting=n_waiting, n_ctx=32)
+    limits = _limits(n_slots=n_slots, n_batch=n_batch, n_stages=n_stages, n_waiting=n_waiting, n_ctx=64)
     scheduler, line = Scheduler(limits, [_END]), _WatchedLine(limits)
     alive: set[int] = set()
     n_submitted = 0
@@ -321,4 +402,5 @@ def test_whatever_happens_every_request_ends_and_no_slot_leaks(
         answer(_WORD)
     assert alive == set()
     assert (scheduler.n_running, scheduler.n_waiting, scheduler.n_in_flight) == (0, 0, 0)
-    assert line.sequences == {}
+    # Slots that are free are those nothing is said of; the others' samplers go with the next frame, if one comes.
+    assert set(line.requests) == set(scheduler._ended_slots)

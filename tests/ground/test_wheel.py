@@ -27,7 +27,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_wheel_holds_what_runs_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if not name.startswith("llama_caravan-")}

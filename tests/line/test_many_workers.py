@@ -30,7 +30,6 @@ def workers(tmp_path: Path) -> Iterator[list[WorkerProcess]]:
         list(pool.map(WorkerProcess.stop, started))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_sixteen_workers_give_the_tokens_of_one_llama_cpp(workers: list[WorkerProcess], tmp_path: Path) -> None:
     assert N_WORKERS > EXACT_MACHINES

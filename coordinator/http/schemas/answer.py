@@ -10,12 +10,20 @@ from pydantic import BaseModel
 FinishReason = Literal["stop", "length"]
 
 
+class PromptTokensDetails(BaseModel):
+    """Of the prompts' tokens."""
+
+    cached_tokens: int
+    """Those that were not computed again, because an earlier request began the same way."""
+
+
 class Usage(BaseModel):
     """Tokens read and generated, over all prompts and choices of the request; a prompt counts once."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class Answer(BaseModel):

@@ -107,6 +107,7 @@ class SamplingFields(RequestModel):
     repeat_last_n: int | None = Field(None, ge=-1, le=1 << 30)
     grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
     logit_bias: LogitBias = ()
+    cache_prompt: bool | None = True
 
     @model_validator(mode="after")
     def _nothing_refused(self) -> SamplingFields:

@@ -122,7 +122,6 @@ def test_a_model_in_several_files_comes_to_workers_too(tmp_path: Path, start: St
     assert np.array_equal(_logits(first, last, "one"), _whole_logits(whole))
 
 
-@pytest.mark.slow
 def test_a_worker_killed_while_it_fetches_goes_on_where_it_was(model: Path, start: Start) -> None:
     coordinator = Coordinator(model, pace_bytes_per_s=2e6)
     n_kills = 4

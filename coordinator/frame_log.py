@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""What became of the frames of the last minutes: when each was sent, what every stage did with it, when its result
+came. The session writes it; the pace of the line, its waterfall and what is said about its speed come from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.frames import PlannedFrame, StageTime
+
+KEPT_S = 180.0
+"""Seconds that a frame is remembered."""
+
+_MOST = 100_000
+"""Frames remembered at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """A frame that came back.
+
+    Attributes:
+        is_decode: It brought sampled tokens; else a piece of a prompt, or operations alone.
+        n_tokens: In its batch.
+        n_rows: Tokens that were to be sampled.
+        sent_s: When it was sent, on the coordinator's monotonic clock.
+        received_s: When its result came, there too.
+        stages: In line order.
+    """
+
+    number: int
+    is_decode: bool
+    n_tokens: int
+    n_rows: int
+    sent_s: float
+    received_s: float
+    stages: tuple[StageTime, ...]
+
+    @property
+    def computed_s(self) -> tuple[float, ...]:
+        """Seconds that each stage computed it."""
+        return tuple(stage.computed_s for stage in self.stages)
+
+    @property
+    def beside_s(self) -> float:
+        """Seconds of its trip that it neither waited for a stage nor was computed: hops, and handing on."""
+        at_stages_s = sum(stage.waited_s + stage.computed_s for stage in self.stages)
+        return max(0.0, self.received_s - self.sent_s - at_stages_s)
+
+
+class FrameLog:
+    """The frames of the last minutes, in the order their results came, which is that they were sent in."""
+
+    def __init__(self) -> None:
+        self._in_flight: deque[tuple[PlannedFrame, float]] = deque()
+        self._records: deque[FrameRecord] = deque(maxlen=_MOST)
+
+    @property
+    def records(self) -> Sequence[FrameRecord]:
+        """Oldest first."""
+        return self._records
+
+    def sent(self, frame: PlannedFrame, now_s: float) -> None:
+        """A frame goes into the line."""
+        self._in_flight.append((frame, now_s))
+
+    def received(self, number: int, stages: tuple[StageTime, ...], now_s: float) -> FrameRecord | None:
+        """The result of the oldest frame in flight came; None if it is not that one's."""
+        if not self._in_flight or self._in_flight[0][0].number != number:
+            return None
+        frame, sent_s = self._in_flight.popleft()
+        record = FrameRecord(number, frame.is_decode, len(frame.tokens), len(frame.outputs), sent_s, now_s, stages)
+        records = self._records
+        records.append(record)
+        while records[0].received_s < now_s - KEPT_S:
+            records.popleft()
+        return record
