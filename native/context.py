@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from native.errors import CrossingError, DecodeError, LoadFailedError
-from native.library import CrossingStruct, forget_errors, last_errors, scheduler_of, wire
+from native.library import CrossingStruct, crashes_refused, forget_errors, last_errors, scheduler_of, wire
 from native.memory import MemoryUse, measure
 from native.model import Model
 
@@ -128,7 +128,8 @@ class Context:
         self._model = model
         self.params = params
         forget_errors()
-        handle = llama_cpp.llama_init_from_model(model.handle, context_params(params))
+        with crashes_refused(model.is_dry):
+            handle = llama_cpp.llama_init_from_model(model.handle, context_params(params))
         if not handle:
             raise LoadFailedError(f"llama.cpp could not make a context: {last_errors()}")
         self.handle = int(handle)

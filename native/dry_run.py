@@ -18,7 +18,7 @@ from native.cards import Cards
 from native.context import Context, ContextParams, context_params
 from native.errors import LoadFailedError
 from native.layout import ModelLayout, read_layout
-from native.library import BytesStruct, forget_errors, last_errors, wire
+from native.library import BytesStruct, crashes_refused, forget_errors, last_errors, wire
 from native.loading import load_handle
 from native.memory import MemoryUse
 from native.model import Model
@@ -130,7 +130,8 @@ def _measure_some(layout: ModelLayout, start: int, end: int, params: ContextPara
 def _breakdown(model: int, params: ContextParams) -> dict[int, LayerBytes]:
     try:
         forget_errors()
-        context = llama_cpp.llama_init_from_model(model, context_params(params))
+        with crashes_refused():
+            context = llama_cpp.llama_init_from_model(model, context_params(params))
         if not context:
             raise LoadFailedError(f"llama.cpp could not make a context: {last_errors()}")
         array = (BytesStruct * 64)()

@@ -55,6 +55,9 @@ _MAX_EXPERTS = 1024
 _ROPE_SCALINGS = frozenset({"none", "linear", "yarn", "longrope"})
 # A model without a vocabulary says how many tokens there are, and llama.cpp makes as many. No model has a tenth of it.
 _MAX_TOKENS = 1 << 22
+# Numbers that a layer keeps of a sequence instead of a KV cache: llama.cpp allocates and clears them even where it
+# allocates nothing else, and no tensor stands for their size. The largest that we know of has 2 million.
+_MAX_STATE = 1 << 23
 # Files of these may have one expert, and llama.cpp takes that for none. Source: load_hparams in src/llama-model.cpp.
 _ONE_EXPERT_IS_NONE = frozenset({"hunyuan-dense", "hunyuan_vl"})
 
@@ -241,6 +244,8 @@ def _check_metadata(gguf: GgufHeader, architecture: str) -> None:
         raise ModelFileError(
             gguf.path, f"the GGUF claims {n_tokens:,} tokens, and no model has more than {_MAX_TOKENS:,}"
         )
+    if max(_state_sizes(gguf, architecture)) > _MAX_STATE:
+        raise ModelFileError(gguf.path, "the GGUF claims a larger recurrent state than any model has")
     scaling = gguf.string(f"{architecture}.rope.scaling.type", "linear")
     if scaling not in _ROPE_SCALINGS:
         raise ModelFileError(gguf.path, f"llama.cpp knows no rope scaling {scaling[:_MAX_NAME_LENGTH]!r}")
@@ -257,6 +262,29 @@ def _check_metadata(gguf: GgufHeader, architecture: str) -> None:
             gguf.path,
             f"the GGUF claims {n_expert:,} experts in {n_group:,} groups, of which {n_used:,} are used: no model is so",
         )
+
+
+def _state_sizes(gguf: GgufHeader, architecture: str) -> list[int]:
+    """Numbers in the recurrent states that a layer may have. Source: n_embd_r and n_embd_s in src/llama-hparams.cpp."""
+
+    def size(key: str) -> int:
+        return gguf.size(f"{architecture}.{key}")
+
+    n_embd, n_head = (
+        size("embedding_length"),
+        max(gguf.sizes(f"{architecture}.attention.head_count", _MAX_BLOCKS) or [0]),
+    )
+    kernel, inner, state = (size(f"ssm.{of}") for of in ("conv_kernel", "inner_size", "state_size"))
+    head = size("kda.head_dim")
+    return [
+        n_embd * size("token_shift_count"),
+        n_embd * size("wkv.head_size"),
+        n_embd * size("shortconv.l_cache"),
+        max(kernel, 4) * 3 * n_head * head,
+        n_head * head * head,
+        kernel * (inner + 2 * size("ssm.group_count") * state),
+        inner * state,
+    ]
 
 
 def _parts(first: GgufHeader) -> tuple[Path, ...]:

@@ -322,8 +322,27 @@ def wire() -> c.CDLL:
     declare(library, "caravan_partial_close", None, pointer)
     text, tokens = c.POINTER(TextStruct), c.POINTER(c.c_int32)
     declare(library, "caravan_tokenize", c.c_int32, pointer, pointer, text, tokens, c.c_int32)
+    declare(library, "caravan_on_abort", pointer)
+    declare(library, "caravan_refuse", None, c.c_int)
     _check(library)
+    declare(ggml_base, "ggml_set_abort_callback", pointer, pointer)(library.caravan_on_abort())
     return library
+
+
+@contextmanager
+def crashes_refused(is_refused: bool = True) -> Iterator[None]:
+    """What llama.cpp asserts on this thread meanwhile, or a tensor that it misses, it refuses instead of ending the
+    process.
+
+    Only around calls that catch C++'s exceptions themselves, and that look at a header alone: what is half made then is
+    never freed. `is_refused` False: this does nothing.
+    """
+    change = int(is_refused)
+    wire().caravan_refuse(change)
+    try:
+        yield
+    finally:
+        wire().caravan_refuse(-change)
 
 
 def _check(library: c.CDLL) -> None:

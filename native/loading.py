@@ -10,7 +10,7 @@ import llama_cpp
 
 from native.errors import LoadFailedError, UnsupportedModelError
 from native.layout import ModelLayout
-from native.library import forget_errors, last_errors
+from native.library import crashes_refused, forget_errors, last_errors
 from native.partial_file import PartialFile
 
 
@@ -29,10 +29,12 @@ def load_handle(
         LoadFailedError: any other refusal, with llama.cpp's reason.
     """
     forget_errors()
-    if file is None:
-        handle = llama_cpp.llama_model_load_from_file(os.fsencode(path or layout.path), params)
-    else:
-        handle = llama_cpp.llama_model_load_from_file_ptr(file.stream, params)
+    # A header that gets through this gets through a load of its weights.
+    with crashes_refused(params.no_alloc or params.vocab_only):
+        if file is None:
+            handle = llama_cpp.llama_model_load_from_file(os.fsencode(path or layout.path), params)
+        else:
+            handle = llama_cpp.llama_model_load_from_file_ptr(file.stream, params)
     if handle:
         return int(handle)
     reason = last_errors()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import functools
 from pathlib import Path
 from types import TracebackType
 
@@ -86,9 +87,11 @@ class Vocabulary:
         raise TokenizeError(f"llama.cpp could not tokenise a text of {len(raw)} bytes")
 
     def _check_vocabulary(self, add_special: bool) -> None:
-        """llama.cpp asserts what this refuses."""
+        """llama.cpp asserts what this refuses, or does not come to an end."""
         if not self.has_text:
             raise TokenizeError("the model has no vocabulary: it knows tokens by their numbers, and no text")
+        if self._loops:
+            raise TokenizeError("the model's vocabulary has tokens that begin with a byte, and none of that byte alone")
         if not add_special:
             return
         is_bert = llama_cpp.llama_vocab_type(self.handle) == llama_cpp.LLAMA_VOCAB_TYPE_WPM
@@ -96,6 +99,15 @@ class Vocabulary:
         no_sep = is_bert and llama_cpp.llama_vocab_sep(self.handle) < 0
         if no_sep or ((self.add_bos or is_bert) and self.bos is None) or (add_eos and self.eos is None):
             raise TokenizeError("the model's vocabulary lacks a token that it wants around a text")
+
+    @functools.cached_property
+    def _loops(self) -> bool:
+        """Whether llama.cpp would stay at one place of a text for ever, which it does where a longer token begins so
+        and none fits. Source: llm_tokenizer_rwkv_session in src/llama-vocab.cpp."""
+        if llama_cpp.llama_vocab_type(self.handle) != llama_cpp.LLAMA_VOCAB_TYPE_RWKV:
+            return False
+        texts = {self.piece(token, special=True) for token in range(self.n_tokens)}
+        return not {text[:1] for text in texts} <= texts | {b""}
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The token's bytes, which may be part of a character. Special tokens have none unless asked for, a model

@@ -61,6 +61,12 @@ _ORIGINS = {
 MAX_CELLS = 1 << 24
 # Of a header, in one message.
 CHUNK_LIMIT_BYTES = 1 << 20
+# llama.cpp's default is 2048; a context keeps some 30 bytes for each token of a batch, whatever the model is.
+MAX_BATCH_TOKENS = 1 << 16
+# To one load: as many as a weights port takes connections. Each peer gets threads with buffers.
+MAX_PEERS = 128
+# More than there are layers in any model.
+MAX_RUNS = 512
 
 
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
@@ -233,6 +239,8 @@ def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> Load
 
 
 def _weight_sources(sources: control_pb2.WeightSources) -> WeightSources:
+    if len(sources.peers) > MAX_PEERS:
+        raise BadRequestError(f"weights may come from {MAX_PEERS} workers at most, not from {len(sources.peers)}")
     return WeightSources(
         peers=tuple(_peer(peer) for peer in sources.peers),
         coordinator_gives=sources.coordinator_gives,
@@ -286,8 +294,8 @@ def _benchmark_order(request: control_pb2.BenchmarkRequest, n_threads: int | Non
         )
     if not request.limit_s > 0:
         raise BadRequestError("a benchmark is given more than 0 seconds")
-    if not request.runs:
-        raise BadRequestError("a benchmark names the layers to measure")
+    if not 1 <= len(request.runs) <= MAX_RUNS:
+        raise BadRequestError(f"a benchmark names 1 to {MAX_RUNS} ranges of layers to measure, not {len(request.runs)}")
     return BenchmarkOrder(
         runs=tuple(_run_spec(request.model, run, params) for run in request.runs),
         batch_sizes=sizes,
@@ -323,6 +331,10 @@ def _context_params(params: control_pb2.ContextParams, n_threads: int | None) ->
         raise BadRequestError(
             f"{params.n_seq_max} sequences of {params.n_ctx_seq} tokens are too much;"
             f" together they may have {MAX_CELLS} tokens"
+        )
+    if params.n_batch > MAX_BATCH_TOKENS:
+        raise BadRequestError(
+            f"a batch of {params.n_batch} tokens is too large; at most {MAX_BATCH_TOKENS} are allowed"
         )
     try:
         return ContextParams(

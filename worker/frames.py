@@ -29,6 +29,8 @@ MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_OPERATIONS_PER_SEQUENCE = 8
 # A shifted sequence has a longer history than its context. llama.cpp's penalties allocate repeat_last_n ids.
 MAX_HISTORY_TOKENS = 1 << 20
+# One of each stage before, which has a layer at least.
+MAX_TIMINGS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ def check_frame(request: frame_pb2.FeedRequest, *, number: int, limits: FrameLim
     """
     frame = request.frame
     _check_order(frame, number, limits)
+    if len(frame.timings) > MAX_TIMINGS:
+        raise BadFrameError(
+            f"frame {number} has timings of {len(frame.timings)} stages; at most {MAX_TIMINGS} are allowed"
+        )
     # Most frames of a decode have neither.
     if frame.kv_operations:
         _check_kv_operations(frame, limits)

@@ -19,6 +19,7 @@ from pathlib import Path
 from coordinator.cache import cache_folder, key_of
 from coordinator.errors import ModelError, SourceError
 from native import ModelFileError, ModelLayout, NativeError, header_size, read_layout
+from native.header_limits import MAX_HEADER_BYTES
 
 _RECORD = "caravan.json"
 _MAX_RECORD_BYTES = 4 << 20
@@ -30,7 +31,6 @@ _FIRST_BYTES = 8 << 20
 _LATER_PART_BYTES = 512 << 10
 """A later part has a table of tensors and no vocabulary."""
 
-_MAX_HEADER_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
 
 ReadInto = Callable[[int, memoryview], None]
@@ -82,9 +82,9 @@ def fetch_header(path: Path, n_bytes: int, shown: str, read_into: ReadInto, *, i
                 os.truncate(path, size)
                 os.truncate(path, n_bytes)
                 return size
-            if have >= min(n_bytes, _MAX_HEADER_BYTES):
+            if have >= min(n_bytes, MAX_HEADER_BYTES):
                 raise ModelError(f"{shown}: the GGUF header is damaged or cut off: choose another file")
-            wanted = min(2 * have, n_bytes, _MAX_HEADER_BYTES)
+            wanted = min(2 * have, n_bytes, MAX_HEADER_BYTES)
     except ModelFileError as error:
         raise ModelError(f"{shown}: {error.reason}") from None
     except OSError as error:

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // What Python sees of the native library: wires and fences (devices for llama.cpp's device list), the steps of a
-// wire, the memory breakdown of a context, files of which only a part is read, and tokens of a text. No exception and
-// no C++ type crosses this border.
+// wire, the memory breakdown of a context, files of which only a part is read, tokens of a text, and assertions that
+// become refusals. No exception and no C++ type crosses this border.
 #pragma once
 
 #include <stddef.h>
@@ -81,6 +81,9 @@ struct caravan_text {
     int32_t parse_special;
 };
 
+// Source: ggml_abort_callback_t in ggml/include/ggml.h.
+typedef void (*caravan_abort_callback)(const char * message);
+
 // Once per process: NULL, or what differs between the running library and the one this was built for.
 CARAVAN_API const char * caravan_init(const struct caravan_host * host, void * any_device);
 // A device that stands for layers [start, end) elsewhere; more than max_step_bytes in one step fail the step.
@@ -122,4 +125,9 @@ CARAVAN_API void caravan_partial_close(void * partial);
 // As the running llama_tokenize, whose address is given; INT32_MIN: it threw, since the vocabulary lacks something.
 CARAVAN_API int32_t caravan_tokenize(void * function, const void * vocabulary, const struct caravan_text * text,
                                      int32_t * tokens, int32_t capacity);
+// For ggml_set_abort_callback.
+CARAVAN_API caravan_abort_callback caravan_on_abort(void);
+// On a thread that refuses, an assertion and a use of a missing tensor are exceptions in whoever caused them: 1 begins
+// that, -1 ends it. None must get as far as here.
+CARAVAN_API void caravan_refuse(int change);
 }

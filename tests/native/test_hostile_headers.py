@@ -2,6 +2,7 @@
 """Headers that were made to break what reads them, or found by scripts/fuzz_headers: an error, or a layout, at once.
 
 `hostile_headers/` holds one for each kind of lie. What begins with `refused-` ends in an error however it comes.
+`hostile_models/` holds such as our reader takes, and at which llama.cpp would end the process, or never come to an end.
 """
 
 import json
@@ -17,6 +18,7 @@ from native import ModelFileError, read_layout
 from tests.models import split_model, write_model
 
 _HOSTILE = sorted((Path(__file__).parent / "hostile_headers").iterdir())
+_MODELS = sorted((Path(__file__).parent / "hostile_models").iterdir())
 _ROOT = Path(__file__).parents[2]
 _ALLOWANCE_BYTES = 8 << 20
 
@@ -34,6 +36,24 @@ def test_a_hostile_header_ends_in_a_sentence_at_once_and_in_little_memory(tiny: 
         if entry["name"].startswith("refused-"):
             assert all(outcome.startswith("refused: ") for outcome in entry["outcomes"]), entry
             assert all(len(outcome) < 1000 for outcome in entry["outcomes"]), entry
+
+
+def test_what_would_end_or_hang_llama_cpp_is_a_refusal(tiny: Path) -> None:
+    command = [sys.executable, "-m", "tests.native.load_headers", *map(str, [tiny, *_MODELS])]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=50, check=False)
+    good, *refusals = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"it ended at {_MODELS[len(refusals)].name}: {done.stderr[-1000:]}"
+    assert good == ["", "", ""]
+    for path, said in zip(_MODELS, refusals, strict=True):
+        asserted = [sentence for sentence in said if "GGML_ASSERT" in sentence]
+        if path.stem.startswith("asserts-"):
+            assert asserted, (path.stem, said)
+            # Where in llama.cpp, and not where it was built.
+            assert not any("/" in sentence for sentence in asserted), asserted
+        elif path.stem.startswith("lacks-"):
+            assert all("a tensor is missing" in sentence for sentence in said[1:]), (path.stem, said)
+        else:
+            assert "none of that byte alone" in said[0], (path.stem, said)
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:

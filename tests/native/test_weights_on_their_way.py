@@ -110,8 +110,8 @@ def test_python_runs_on_while_a_load_waits(tiny: Path, tmp_path: Path) -> None:
 
     with Late(tiny, tmp_path / "arriving") as weights:
         timer = threading.Timer(0.2, has_come.set)
-        timer.start()
         started = time.monotonic()
+        timer.start()
         with Model.load(weights.paths[0], layers=LayerRange(1, 3), device="CPU", weights=weights):
             assert time.monotonic() - started >= 0.2
         timer.join()

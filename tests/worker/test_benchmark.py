@@ -237,7 +237,8 @@ def test_a_run_that_does_not_fit_is_refused_with_the_numbers(worker: WorkerProce
 @pytest.mark.parametrize(
     ("request_of", "complaint"),
     [
-        (lambda model: benchmark_request(model), "names the layers"),
+        (lambda model: benchmark_request(model), "names 1 to 512 ranges of layers"),
+        (lambda model: benchmark_request(model, *[(0, 2)] * 513), "names 1 to 512 ranges of layers"),
         (lambda model: benchmark_request(model, (2, 2)), "are none"),
         (lambda model: benchmark_request(model, (0, 99)), "layers [0, 99)"),
         (lambda model: benchmark_request(model, (0, 2), batch_sizes=()), "batch sizes are at least 1"),

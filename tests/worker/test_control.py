@@ -20,6 +20,7 @@ from tests.worker.driver import (
     stage_spec,
 )
 from tests.worker.heavy_model import write_heavy_model
+from worker.control import MAX_PEERS
 
 
 def refused(worker: WorkerProcess, request: control_pb2.LoadRequest) -> tuple[grpc.StatusCode, error_pb2.ErrorDetail]:
@@ -258,6 +259,7 @@ def test_a_model_folder_is_searched_for_the_file_name(start_worker: StartWorker,
         ("stage.context.kv_type_k", "f17", "f17"),
         ("stage.context.flash_attention", 0, "flash_attention"),
         ("stage.context.n_batch", 1 << 30, "too large"),
+        ("stage.context.n_batch", 1 << 17, "at most 65536 are allowed"),
     ],
 )
 def test_arguments_that_no_session_can_have_are_refused(
@@ -272,6 +274,15 @@ def test_arguments_that_no_session_can_have_are_refused(
     status, detail = refused(worker, request)
     assert status is grpc.StatusCode.INVALID_ARGUMENT
     assert complaint in detail.message
+
+
+def test_more_peers_than_there_can_be_are_refused_before_anybody_connects(worker: WorkerProcess, model: Path) -> None:
+    request = load_request(stage_spec(model, 0, 4))
+    for _ in range(MAX_PEERS + 1):
+        request.sources.peers.add(worker="w", address="127.0.0.1:1")
+    status, detail = refused(worker, request)
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "from 128 workers at most, not from 129" in detail.message
 
 
 def test_a_refused_load_leaves_what_is_loaded(worker: WorkerProcess, model: Path) -> None:

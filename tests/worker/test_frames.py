@@ -135,6 +135,7 @@ def _sampler(operation: frame_pb2.SamplerOperation) -> Callable[[frame_pb2.Frame
     [
         (_set("number", 6), "frame 6 came where frame 7 was due"),
         (_set("number", 8), "frame 8 came where frame 7 was due"),
+        (lambda frame: [frame.timings.add() for _ in range(513)], "timings of 513 stages"),
         (_set("epoch", 2), "another session or epoch"),
         (_set("session_id", "t"), "another session or epoch"),
         (_append("tokens", 1), "the three must be as many"),
