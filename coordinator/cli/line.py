@@ -41,6 +41,8 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "context": line.context,
         "parallel": line.parallel,
         "batch": line.batch,
+        "ubatch": line.ubatch,
+        "draft": line.draft,
         "main": line.main,
         "gpu_layers": line.gpu_layers,
         "kv_type_k": line.kv_type,

@@ -12,7 +12,7 @@ from coordinator.errors import CancelledError
 from coordinator.generation import AsyncGeneration, FinishReason
 from coordinator.http.forms import Finished, Form
 from coordinator.http.merge import merged
-from coordinator.http.schemas.answer import Answer, PromptTokensDetails, Usage
+from coordinator.http.schemas.answer import Answer, CompletionTokensDetails, PromptTokensDetails, Usage
 
 
 class ClientGoneError(Exception):
@@ -56,12 +56,14 @@ def usage_of(generations: Sequence[AsyncGeneration], n_choices: int) -> Usage:
     """What the request took: every prompt once, every generated token."""
     n_prompt = sum(generation.usage.prompt_tokens for generation in generations[::n_choices])
     n_cached = sum(generation.usage.cached_tokens for generation in generations[::n_choices])
+    n_guessed = sum(generation.usage.guessed_tokens for generation in generations)
     n_completion = sum(generation.usage.completion_tokens for generation in generations)
     return Usage(
         prompt_tokens=n_prompt,
         completion_tokens=n_completion,
         total_tokens=n_prompt + n_completion,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=n_cached),
+        completion_tokens_details=CompletionTokensDetails(accepted_prediction_tokens=n_guessed),
     )
 
 

@@ -17,6 +17,13 @@ class PromptTokensDetails(BaseModel):
     """Those that were not computed again, because an earlier request began the same way."""
 
 
+class CompletionTokensDetails(BaseModel):
+    """Of the generated tokens."""
+
+    accepted_prediction_tokens: int
+    """Those that had been guessed, and took no trip of their own."""
+
+
 class Usage(BaseModel):
     """Tokens read and generated, over all prompts and choices of the request; a prompt counts once."""
 
@@ -24,6 +31,7 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class Answer(BaseModel):
