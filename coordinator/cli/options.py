@@ -170,8 +170,8 @@ def line_options(command: Command) -> Command:
         option("--ubatch", type=click.IntRange(1, 1 << 16), metavar="TOKENS",
                help="Tokens that llama.cpp computes at once at most.  [default: 512, and the batch]"),
         option("--draft", default="off", type=click.Choice(["off", "lookup"]),
-               help="Guess tokens from text that repeats itself, so that one trip through the workers can bring several;"
-               " what is written stays the same."),
+               help="Guess tokens from text that repeats itself, so that one trip through the workers can bring"
+               " several; what is written stays the same."),
         option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
                help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
         option("--kv-type", default="f16", type=click.Choice(KV_TYPES),
