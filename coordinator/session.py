@@ -175,7 +175,8 @@ class Session:
     def _note_result(self, result: LineResult) -> None:
         now_s = time.monotonic()
         frame = self.frames.received(result.number, result.stages, now_s)
-        if frame is not None and frame.n_tokens:
+        # What a worker says of its time is taken for what it is worth: it may leave stages out.
+        if frame is not None and frame.n_tokens and len(frame.stages) == self._scheduler.pace.n_stages:
             self._timings.received(frame.number, frame.computed_s, now_s)
             self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s)
 

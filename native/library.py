@@ -291,6 +291,10 @@ def wire() -> c.CDLL:
     path = _wire_path()
     if not path.exists():
         raise LibraryMismatchError(f"{path.name} is not built: run scripts/setup, or reinstall llama-caravan")
+    # Only a checkout has sources, and only there they change: an old wire may compute with what it misunderstands.
+    sources = Path(__file__).with_name("src").glob("*")
+    if any(source.stat().st_mtime > path.stat().st_mtime for source in sources):
+        raise LibraryMismatchError(f"{path.name} is older than its sources in native/src: run scripts/setup")
     library = c.CDLL(str(path))
     pointer = c.c_void_p
     declare(library, "caravan_init", c.c_char_p, c.POINTER(_HostStruct), pointer)

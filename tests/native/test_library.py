@@ -3,6 +3,8 @@
 
 import ctypes
 import logging
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +32,16 @@ def test_versions_name_all_that_workers_must_agree_on() -> None:
     assert running.llama_cpp
     assert "(" in running.ggml
     assert versions() is running
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_wire_older_than_its_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / library._wire_path().name
+    shutil.copy(library._wire_path(), old)
+    os.utime(old, (0, 0))
+    monkeypatch.setenv("CARAVAN_WIRE_LIBRARY", str(old))
+    with pytest.raises(LibraryMismatchError, match="older than its sources.*run scripts/setup"):
+        library.wire()
 
 
 @pytest.mark.usefixtures("unchecked")
