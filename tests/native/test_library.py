@@ -40,7 +40,7 @@ def test_a_wire_older_than_its_sources_is_refused(tmp_path: Path, monkeypatch: p
     shutil.copy(library._wire_path(), old)
     os.utime(old, (0, 0))
     monkeypatch.setenv("CARAVAN_WIRE_LIBRARY", str(old))
-    with pytest.raises(LibraryMismatchError, match="older than its sources.*run scripts/setup"):
+    with pytest.raises(LibraryMismatchError, match=r"older than its sources.*run scripts/setup"):
         library.wire()
 
 
