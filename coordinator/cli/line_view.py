@@ -7,6 +7,7 @@ while that computes the frame, a point while the frame waits for it, `~` while i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
@@ -15,7 +16,7 @@ from coordinator.cli.progress import layers_text
 from coordinator.http.schemas.line import FrameInfo, FrameMeansInfo, LimitInfo, LineInfo, LineStatus, SpanInfo
 from coordinator.plan import columns
 
-_BAR = 20
+_BAR = 12
 """Characters of a busy bar."""
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
@@ -28,16 +29,23 @@ _NUMBERS = "123456789abcdefghijklmnopqrstuvwxyz"
 _SHOWN_S = 1.0
 """Of the last frames."""
 
-_LEAST_ROWS = 4
+_LEAST_ROWS = 2
 """Of a waterfall, however low the terminal."""
+
+_ROWS_BESIDE = 2
+"""Of a waterfall, beside its frames: its scale, and an empty one."""
+
+_BROKEN = 1.1
+"""Times as much room as its letters that a sentence takes in rows, since words are not broken."""
 
 _HEAD = ("", "worker", "layers", "busy", "", "tokens/s", "ms/decode", "ms/chunk", "queued")
 
 
 def drawn(status: LineStatus, width: int, height: int) -> list[Text]:
-    """Rows for a screen of that size; what is longer than a row wraps where it is a sentence."""
+    """Texts for a screen of that size; sentences may wrap, and waterfalls have the rows that these leave."""
     parts = [(_head(status, number), _foot(line)) for number, line in enumerate(status.lines)]
-    n_rows = (height - sum(len(head) + len(foot) + 1 for head, foot in parts)) // max(1, len(parts))
+    n_taken = sum(_n_rows(text, width) for head, foot in parts for text in (*head, *foot))
+    n_rows = (height - n_taken) // max(1, len(parts)) - _ROWS_BESIDE
     texts: list[Text] = []
     for line, (head, foot) in zip(status.lines, parts, strict=True):
         texts += [*head, *_waterfall(line, width, max(_LEAST_ROWS, n_rows)), *foot]
@@ -81,7 +89,7 @@ def _workers(line: LineInfo) -> Iterator[Text]:
             (
                 _number(number),
                 _printable(stage.worker),
-                layers_text(stage.layer_start, stage.layer_end),
+                f"{stage.layer_start}-{stage.layer_end - 1}",
                 bar + "." * max(0, round((stage.busy_share + stage.waiting_share) * _BAR) - len(bar)) + " " * _BAR,
                 f"{stage.busy_share:>4.0%}",
                 f"{stage.tokens_per_s:>8.1f}",
@@ -152,6 +160,11 @@ def _offer(limit: LimitInfo) -> list[Text]:
         for stage in limit.rebalanced.stages
     )
     return [Text(f"  {ranges}", style="green")]
+
+
+def _n_rows(text: Text, width: int) -> int:
+    """Of the screen that a text takes."""
+    return 1 if text.no_wrap or len(text) <= width else math.ceil(_BROKEN * len(text) / width)
 
 
 def printed(texts: Sequence[Text]) -> str:

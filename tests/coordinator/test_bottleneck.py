@@ -53,6 +53,8 @@ def test_a_busy_worker_is_named_with_the_layers_that_would_balance_the_line() ->
     assert limit.rebalanced is not None
     assert limit.rebalanced.stages == (("A", LayerRange(0, 8)), ("B", LayerRange(8, 24)))
     assert limit.rebalanced.gain == pytest.approx(2.0)
+    before, after = (len(run(stage_s, 0.001, n_in_flight=3)) for stage_s in ((0.08, 0.02), (0.04, 0.04)))
+    assert after / before == pytest.approx(2.0, rel=0.03)
     assert limit.option == "--layers A=0-7,B=8-23"
 
 
