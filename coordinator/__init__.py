@@ -10,7 +10,9 @@
 This module is the public face: what is in `__all__` is meant to be used, all else may change.
 """
 
+from coordinator.activity import LineActivity
 from coordinator.admission import RANDOM_SEED, Messages
+from coordinator.bottleneck import Limit, LimitKind
 from coordinator.discovery import Discovery, discover
 from coordinator.errors import (
     CancelledError,
@@ -46,6 +48,7 @@ from coordinator.plan import Alternative, Plan, Stage
 from coordinator.prediction import Prediction
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
+from coordinator.waterfall import LineFigures
 from coordinator.wishes import Distribution
 from coordinator.workers import (
     BuildVersions,
@@ -79,6 +82,10 @@ __all__ = [
     "InventoryError",
     "LayerRange",
     "LeftOutWorker",
+    "Limit",
+    "LimitKind",
+    "LineActivity",
+    "LineFigures",
     "LoadEvent",
     "LoadPhase",
     "LoadedStage",

@@ -5,6 +5,7 @@ came. The session writes it; the pace of the line, its waterfall and what is sai
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class FrameRecord:
         sent_s: When it was sent, on the coordinator's monotonic clock.
         received_s: When its result came, there too.
         stages: In line order.
+        n_generated: Tokens that it brought to requests which still ran.
     """
 
     number: int
@@ -38,6 +40,7 @@ class FrameRecord:
     sent_s: float
     received_s: float
     stages: tuple[StageTime, ...]
+    n_generated: int = 0
 
     @property
     def computed_s(self) -> tuple[float, ...]:
@@ -52,9 +55,12 @@ class FrameRecord:
 
 
 class FrameLog:
-    """The frames of the last minutes, in the order their results came, which is that they were sent in."""
+    """The frames of the last minutes of a line of so many stages, in the order they were sent in, which is that their
+    results came in. What workers say of their time is taken for what it is worth: where it leaves stages out, a frame is
+    not remembered."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_stages: int) -> None:
+        self._n_stages = n_stages
         self._in_flight: deque[tuple[PlannedFrame, float]] = deque()
         self._records: deque[FrameRecord] = deque(maxlen=_MOST)
 
@@ -63,18 +69,39 @@ class FrameLog:
         """Oldest first."""
         return self._records
 
+    @property
+    def in_flight_since(self) -> list[float]:
+        """When each of the frames was sent whose result has not come, oldest first. From any thread."""
+        return [sent_s for _, sent_s in list(self._in_flight)]
+
+    def since(self, start_s: float) -> list[FrameRecord]:
+        """Those that came back at that time or later, oldest first. From any thread: the copy is one step of the
+        interpreter's."""
+        records = list(self._records)
+        return records[bisect.bisect_left(records, start_s, key=_received_s) :]
+
     def sent(self, frame: PlannedFrame, now_s: float) -> None:
         """A frame goes into the line."""
         self._in_flight.append((frame, now_s))
 
-    def received(self, number: int, stages: tuple[StageTime, ...], now_s: float) -> FrameRecord | None:
-        """The result of the oldest frame in flight came; None if it is not that one's."""
+    def received(
+        self, number: int, stages: tuple[StageTime, ...], now_s: float, n_generated: int = 0
+    ) -> FrameRecord | None:
+        """The result of the oldest frame in flight came; None if it is not that one's, or tells of other stages."""
         if not self._in_flight or self._in_flight[0][0].number != number:
             return None
         frame, sent_s = self._in_flight.popleft()
-        record = FrameRecord(number, frame.is_decode, len(frame.tokens), len(frame.outputs), sent_s, now_s, stages)
+        if len(stages) != self._n_stages:
+            return None
+        record = FrameRecord(
+            number, frame.is_decode, len(frame.tokens), len(frame.outputs), sent_s, now_s, stages, n_generated
+        )
         records = self._records
         records.append(record)
         while records[0].received_s < now_s - KEPT_S:
             records.popleft()
         return record
+
+
+def _received_s(record: FrameRecord) -> float:
+    return record.received_s

@@ -105,7 +105,7 @@ class StageTime:
     Attributes:
         waited_s: From its arrival until it was computed.
         computed_s: While it was computed.
-        held_s: From then until it was sent on; 0 on the last stage.
+        held_s: From then until it was sent on.
     """
 
     waited_s: float

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
+from coordinator.activity import LineActivity, activity_of
 from coordinator.admission import AdmittedRequest, Messages, RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.events import OnProgress, ignore
@@ -23,6 +25,7 @@ from coordinator.options import Draft, MeshOptions
 from coordinator.plan import Plan
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
+from coordinator.waterfall import WINDOW_S
 from coordinator.wishes import Distribution
 from coordinator.workers import LeftOutWorker
 from native import FlashAttention, LayerRange, Vocabulary
@@ -126,6 +129,18 @@ class _Face:
         """How long the tokens of streams that were alone in the first line took, there and on each stage, to be held
         against `plan.prediction`; None: there were none."""
         return self._mesh.lines[0].session.measured
+
+    def activity(self, window_s: float = WINDOW_S) -> tuple[LineActivity, ...]:
+        """What each line does, and what limits its speed, by the last so many seconds. From any thread; takes a few
+        milliseconds (the more, the more frames there were), so a server asks it beside its loop.
+
+        Raises:
+            ValueError: The window is not above 0, or more than 180 seconds.
+        """
+        lines, now_s = self._mesh.lines, time.monotonic()
+        return tuple(
+            activity_of(line.session, line.plan, n_lines=len(lines), window_s=window_s, now_s=now_s) for line in lines
+        )
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """The tokens that `generate` would make of a prompt. From any thread: a server tokenises long prompts beside

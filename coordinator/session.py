@@ -85,7 +85,7 @@ class Session:
         self._ids = itertools.count(1)
         self._sending = asyncio.Lock()
         self._timings = TokenTimings()
-        self.frames = FrameLog()
+        self.frames = FrameLog(scheduler.limits.n_stages)
         self._error: CaravanError | None = None
         self._breaking = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,6 +104,16 @@ class Session:
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return self._scheduler.n_waiting
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Of all requests that were begun."""
+        return self._scheduler.n_prompt_tokens
+
+    @property
+    def n_reused_tokens(self) -> int:
+        """Of these, those that were in the cache."""
+        return self._scheduler.n_reused_tokens
 
     @property
     def measured(self) -> MeasuredTokens | None:
@@ -154,8 +164,8 @@ class Session:
     async def _work(self) -> None:
         while True:
             result = await self._line.receive()
-            self._note_result(result)
             outcomes = self._scheduler.result(result.number, result.rows)
+            self._note_result(result, len(outcomes))
             await self._send_ready()
             if self._deliver(outcomes):
                 await self._send_ready()
@@ -172,11 +182,10 @@ class Session:
                 self.frames.sent(frame, time.monotonic())
                 await self._line.send(frame)
 
-    def _note_result(self, result: LineResult) -> None:
+    def _note_result(self, result: LineResult, n_generated: int) -> None:
         now_s = time.monotonic()
-        frame = self.frames.received(result.number, result.stages, now_s)
-        # What a worker says of its time is taken for what it is worth: it may leave stages out.
-        if frame is not None and frame.n_tokens and len(frame.stages) == self._scheduler.pace.n_stages:
+        frame = self.frames.received(result.number, result.stages, now_s, n_generated)
+        if frame is not None and frame.n_tokens:
             self._timings.received(frame.number, frame.computed_s, now_s)
             self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s)
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "plan": "Show which worker would hold which layers of a model; loads nothing.",
     "run": "Print what a model says to a prompt.",
     "serve": "Serve a model over OpenAI's HTTP API.",
+    "top": "Show what a served model's line does, live, and what limits its speed.",
     "worker": "Let this machine hold layers.",
 }
 

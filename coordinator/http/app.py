@@ -7,6 +7,7 @@ generation for each answer, then `streaming` or `collecting` tells the tokens in
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from coordinator.http.collecting import ClientGoneError, collect
 from coordinator.http.errors import error_response
 from coordinator.http.forms import ChatForm, CompletionForm, Form, heading
 from coordinator.http.host_check import HostCheck
+from coordinator.http.line_status import line_status, window_of
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest, Prompt
@@ -60,6 +62,11 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
         status = HTTPStatus.OK if service.phase is ServicePhase.READY else HTTPStatus.SERVICE_UNAVAILABLE
         return _json(service.health(), status, exclude_none=True)
+
+    @app.get("/line")
+    async def line(request: Request) -> Response:
+        window_s, mesh = window_of(request.query_params.get("window_s")), service.mesh()
+        return _json(await asyncio.to_thread(line_status, service.name, mesh, window_s))
 
     @app.get("/v1/models")
     async def models() -> Response:
