@@ -56,8 +56,8 @@ class FrameRecord:
 
 class FrameLog:
     """The frames of the last minutes of a line of so many stages, in the order they were sent in, which is that their
-    results came in. What workers say of their time is taken for what it is worth: where it leaves stages out, a frame is
-    not remembered."""
+    results came in. What workers say of their time is taken for what it is worth: where it leaves stages out, a frame
+    is not remembered."""
 
     def __init__(self, n_stages: int) -> None:
         self._n_stages = n_stages
