@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from coordinator.admission import Admission
-from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
+from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans, measure
 from coordinator.control import WorkerClient
 from coordinator.discovery import Discovery, discover
 from coordinator.errors import (
@@ -28,10 +29,10 @@ from coordinator.errors import (
 )
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
-from coordinator.loading import LoadedLine, load_lines, unload_stages
+from coordinator.loading import LoadedLine, end_session, load_lines
 from coordinator.local_workers import LocalWorkers
 from coordinator.options import MeshOptions
-from coordinator.plan import Plan
+from coordinator.plan import Demand, Plan
 from coordinator.scheduler import Limits, Scheduler
 from coordinator.session import Session
 from coordinator.statuses import Callee
@@ -41,7 +42,7 @@ from coordinator.weights.offering import offer_all
 from coordinator.weights.progress import Transfer
 from coordinator.weights.source import WeightSource
 from coordinator.weights.sources import open_source
-from coordinator.wishes import Distribution
+from coordinator.wishes import Distribution, Wishes
 from coordinator.workers import LeftOutWorker
 from native import (
     ChatTemplateError,
@@ -54,6 +55,9 @@ from native import (
 from native import UnsupportedModelError as NativeUnsupportedModelError
 
 _FIRST_EPOCH = 1
+
+_Read = TypeVar("_Read")
+_Asked = TypeVar("_Asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +197,11 @@ def native_errors() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """All that is known before anything is planned."""
+    """All that is known before anything is planned; `ends` are all end-of-generation tokens."""
 
     order: PlanOrder
     vocabulary: Vocabulary
+    ends: frozenset[int]
     admission: Admission
 
 
@@ -204,7 +209,7 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     prepared = await _prepare(options, on_progress, resources)
     loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
     for line in loaded:
-        resources.push_async_callback(unload_stages, line.clients, line.session_id)
+        resources.push_async_callback(end_session, line.clients, line.session_id)
     opened = []
     for line in loaded:
         session = await _start_session(options.queue, prepared, line)
@@ -219,29 +224,75 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
-    vocabulary, admission = await _read_vocabulary(order, resources)
-    found = await _find_workers(options, on_progress)
-    wishes = options.wishes
+    model, team = await _both(_read_model(order, resources), _gather_team(options, source, on_progress, resources))
+    found, clients, wishes = team.found, team.clients, team.wishes
+    on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
+    delivery = Delivery(source, options.max_bandwidth)
+    plan_order = PlanOrder(
+        order, model.demand, found.found, clients, wishes, options.predicted, delivery, found.left_out
+    )
+    return _Prepared(plan_order, model.vocabulary, model.ends, model.admission)
+
+
+async def _both(reading: Coroutine[Any, Any, _Read], asking: Coroutine[Any, Any, _Asked]) -> tuple[_Read, _Asked]:
+    """What two steps give that do not need each other. When one fails, the other is over when this raises: what asks
+    others is cancelled, what reads is waited for."""
+    read, asked = asyncio.ensure_future(reading), asyncio.ensure_future(asking)
+    try:
+        await asyncio.wait((read, asked), return_when=asyncio.FIRST_EXCEPTION)
+        if read.done():
+            read.result()
+        return await read, await asked
+    finally:
+        asked.cancel()
+        await asyncio.gather(read, asked, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What our own llama.cpp says of the model."""
+
+    vocabulary: Vocabulary
+    ends: frozenset[int]
+    admission: Admission
+    demand: Demand
+
+
+async def _read_model(order: ModelOrder, resources: contextlib.AsyncExitStack) -> _Model:
+    vocabulary, ends = await asyncio.to_thread(_read_vocabulary, order)
+    if not vocabulary.has_text:
+        raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
+    admission = Admission(vocabulary, order.params.n_ctx_seq)
+    resources.callback(admission.free)
+    return _Model(vocabulary, ends, admission, await measure(order))
+
+
+def _read_vocabulary(order: ModelOrder) -> tuple[Vocabulary, frozenset[int]]:
+    """With its end-of-generation tokens: asked once, so that the scheduler stays pure."""
+    vocabulary = Vocabulary.load(order.layout)
+    return vocabulary, frozenset(filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Team:
+    """The workers that know the model, and what is wished of them."""
+
+    found: Discovery
+    clients: Mapping[str, WorkerClient]
+    wishes: Wishes
+
+
+async def _gather_team(
+    options: MeshOptions, source: WeightSource, on_progress: OnProgress, resources: contextlib.AsyncExitStack
+) -> _Team:
+    found, wishes = await _find_workers(options, on_progress), options.wishes
     if not found.found:
         found = await _start_workers(options, found.left_out, on_progress, resources)
         if wishes.distribution is Distribution.AUTO:
             # So many were asked for.
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
-    found = await _offer(options, source, found, clients, on_progress)
-    on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
-    delivery = Delivery(source, options.max_bandwidth)
-    plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, delivery, found.left_out)
-    return _Prepared(plan_order, vocabulary, admission)
-
-
-async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
-    vocabulary = await asyncio.to_thread(Vocabulary.load, order.layout.path)
-    if not vocabulary.has_text:
-        raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
-    admission = Admission(vocabulary, order.params.n_ctx_seq)
-    resources.callback(admission.free)
-    return vocabulary, admission
+    return _Team(await _offer(options, source, found, clients, on_progress), clients, wishes)
 
 
 async def _offer(
@@ -266,7 +317,13 @@ async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discov
         on_progress(LoadEvent(LoadPhase.DISCOVERING, "looking for workers on the network"))
     ranges = options.layer_ranges
     wanted = None if ranges is None or options.only or options.exclude else len(ranges)
-    found = await discover(options.workers, mdns=options.discover, timeout_s=options.discovery_timeout_s, wanted=wanted)
+    found = await discover(
+        options.workers,
+        mdns=options.discover,
+        timeout_s=options.discovery_timeout_s,
+        wanted=wanted,
+        telemetry=False,
+    )
     found = _without_serving(_only_wanted(found, options))
     _tell_left_out(found.left_out, options, on_progress)
     return found
@@ -297,7 +354,7 @@ async def _start_workers(
     )
     local = LocalWorkers()
     resources.push_async_callback(local.close)
-    started = await discover(await local.start(options.local_workers), mdns=False)
+    started = await discover(await local.start(options.local_workers), mdns=False, telemetry=False)
     if started.left_out:
         raise started.left_out[0].error
     return Discovery(started.found, left_out)
@@ -353,7 +410,6 @@ async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) ->
         n_stages=len(stages),
         n_waiting=queue,
     )
-    ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(
         loaded.session_id,
         _FIRST_EPOCH,
@@ -362,14 +418,9 @@ async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) ->
         n_embd=model.layout.n_embd,
     )
     line = await Line.open(spec, clients)
-    session = Session(line, Scheduler(limits, ends), vocabulary.piece, lambda: line.diagnose(clients))
+    session = Session(line, Scheduler(limits, prepared.ends), vocabulary.piece, lambda: line.diagnose(clients))
     session.start()
     return session
-
-
-def _end_tokens(vocabulary: Vocabulary) -> frozenset[int]:
-    """All end-of-generation tokens; asked once, so that the scheduler stays pure."""
-    return frozenset(filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens)))
 
 
 def _no_workers(left_out: Sequence[LeftOutWorker]) -> NoWorkersError:

@@ -5,6 +5,7 @@ Loaded on the loading thread, stepped on the engine thread, never on two at once
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from native import (
     Context,
@@ -23,6 +24,17 @@ from worker.frames import FrameLimits
 from worker.memory import MemoryLimits, check_fits
 from worker.samplers import Samplers
 from worker.session import LoadOrder, StageSpec
+from worker.weights.scan import Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a stage is made from: files as they are, and the coordinator's as they were offered; nothing of the store,
+    whose tensors are what their model's identity says.
+    """
+
+    marks: tuple[Mark, ...] = ()
+    stamps: tuple[str, ...] = ()
 
 
 class Stage:
@@ -32,6 +44,7 @@ class Stage:
         self.spec = spec
         self.layout = layout
         self.context = context
+        self.basis = Basis()
         self.samplers = Samplers(model.vocabulary, spec.params.n_ctx_seq)
         self._model = model
         self._on_close: Callable[[], None] | None = None
@@ -43,6 +56,7 @@ class Stage:
         spec: StageSpec,
         layout: ModelLayout,
         device: str,
+        use: MemoryUse,
         limits: MemoryLimits,
         report: Callable[[float], bool],
         weights: Weights | None = None,
@@ -51,18 +65,18 @@ class Stage:
 
         Args:
             device: llama.cpp's name for it.
+            use: what it will take, as `needed_memory` says.
             limits: how much of its memory may be taken.
             report: is told the fraction done, answers whether to go on.
             weights: where the tensors are, or will be; None: all in the file.
 
         Raises:
-            DoesNotFitError, BadRequestError: before anything was allocated.
+            DoesNotFitError: before anything was allocated.
             NativeError: LoadCancelledError among them; nothing is left loaded, as with all that `weights` raise.
         """
-        use = needed_memory(spec, layout, device)
         check_fits(use, spec, find_device(device), find_device("CPU"), limits)
         model = Model.load(
-            layout.path,
+            layout,
             layers=spec.layers,
             device=device,
             on_progress=report,
@@ -84,6 +98,10 @@ class Stage:
     def n_vocab(self) -> int:
         """Tokens in the model's vocabulary."""
         return self._model.n_vocab
+
+    def rest(self) -> None:
+        """Nobody uses it for now: what is only for its epoch goes."""
+        self.samplers.close()
 
     def renew(self, *, after_failure: bool) -> None:
         """Makes it as good as newly loaded, for a new epoch: no cells, no samplers.
@@ -140,6 +158,6 @@ def needed_memory(spec: StageSpec, layout: ModelLayout, device: str) -> MemoryUs
         NativeError: llama.cpp refuses the model.
     """
     try:
-        return dry_run(layout.path, spec.layers, device, spec.params, spec.n_cpu_moe)
+        return dry_run(layout, spec.layers, device, spec.params, spec.n_cpu_moe)
     except ValueError as error:
         raise BadRequestError(str(error)) from error
