@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import platformdirs
@@ -35,21 +36,20 @@ def keep_json(name: str, content: object) -> None:
         _LOG.info("%s is not kept: %s", path, error)
 
 
-def bound_folder(name: str, most: int, *, keeping: str) -> None:
+def bound_folder(name: str, most: int, *, keeping: Collection[str] = ()) -> None:
     """Deletes of a folder there what was changed longest ago, until `most` entries are left; what cannot be deleted
     stays.
 
     Args:
-        keeping: An entry that is in use.
+        keeping: Entries that stay, and do not count.
     """
     found: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):
         for path in (cache_folder() / name).iterdir():
             with contextlib.suppress(OSError):
-                found.append((path.stat().st_mtime, path))
+                if path.name not in keeping:
+                    found.append((path.stat().st_mtime, path))
     for _, path in sorted(found)[: max(0, len(found) - most)]:
-        if path.name == keeping:
-            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -46,7 +46,7 @@ def keep_costs(identity: str, params: ContextParams, costs: ModelCosts) -> None:
         "output_compute_bytes": costs.output_compute_bytes,
     }
     keep_json(name, content)
-    bound_folder(_FOLDER, _MOST_KEPT, keeping=Path(name).name)
+    bound_folder(_FOLDER, _MOST_KEPT, keeping=[Path(name).name])
 
 
 def _name(identity: str, params: ContextParams) -> str:
