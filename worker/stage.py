@@ -4,6 +4,7 @@
 Loaded on the loading thread, stepped on the engine thread, never on two at once: the holder sees to that.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from worker.frames import FrameLimits
 from worker.memory import MemoryLimits, check_fits
 from worker.samplers import Samplers
 from worker.session import LoadOrder, StageSpec
+from worker.standing_back import standing_back
 from worker.weights.scan import Mark
 
 
@@ -75,14 +77,17 @@ class Stage:
             NativeError: LoadCancelledError among them; nothing is left loaded, as with all that `weights` raise.
         """
         check_fits(use, spec, find_device(device), find_device("CPU"), limits)
-        model = Model.load(
-            layout,
-            layers=spec.layers,
-            device=device,
-            on_progress=report,
-            n_cpu_moe=spec.n_cpu_moe,
-            weights=weights,
-        )
+        # Where processors are few, weights come faster when those that are here are not loaded at their expense; and
+        # loading has to wait for the last in any case.
+        with contextlib.nullcontext() if weights is None else standing_back():
+            model = Model.load(
+                layout,
+                layers=spec.layers,
+                device=device,
+                on_progress=report,
+                n_cpu_moe=spec.n_cpu_moe,
+                weights=weights,
+            )
         try:
             context = Context(model, spec.params)
             if not report(1.0):

@@ -6,10 +6,7 @@ Loads on the loading thread; what stages would take is asked on gRPC's threads, 
 """
 
 import contextlib
-import os
-import sys
 import threading
-from collections.abc import Iterator
 
 from native import MemoryUse, ModelLayout
 from worker.loading import Report, Reporter
@@ -19,8 +16,6 @@ from worker.stage import Basis, Stage, needed_memory
 from worker.weights.scan import Mark
 from worker.weights.supply import Supply
 
-# Of a thread that loads while weights come: in the units of nice(2).
-_LESS_URGENT = 10
 # A coordinator asks for some of each model; this is for those that come and go.
 _MAX_REMEMBERED = 256
 
@@ -66,7 +61,7 @@ class StageLoader:
         use = self.needed(spec, layout)
         with contextlib.ExitStack() as stack:
             stack.enter_context(copies)
-            with self._supply.fetch(order, copies, report) as weights, _standing_back():
+            with self._supply.fetch(order, copies, report) as weights:
                 stage = Stage.load(spec, layout, self._device, use, self._limits, report, weights)
             try:
                 copies.check_unchanged()
@@ -94,23 +89,3 @@ class StageLoader:
         if self._supply.is_stored(layout):
             return Basis()
         return Basis(tuple(map(Mark.of, layout.files)), self._supply.stamps(layout.identity))
-
-
-@contextlib.contextmanager
-def _standing_back() -> Iterator[None]:
-    """While this lasts, this thread takes what processors have left: where they are few, weights come faster when those
-    that are here already are not loaded at their expense, and what loads them has to wait for the last in any case.
-    """
-    # Elsewhere it would be the whole process. Source: setpriority(2), "C library/kernel differences".
-    if sys.platform != "linux":
-        yield
-        return
-    thread = threading.get_native_id()
-    before = os.getpriority(os.PRIO_PROCESS, thread)
-    os.setpriority(os.PRIO_PROCESS, thread, min(before + _LESS_URGENT, 19))
-    try:
-        yield
-    finally:
-        # Not everybody may; the thread ends soon after.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, before)
