@@ -5,10 +5,13 @@ keep their benchmarks in the same folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import platformdirs
@@ -31,6 +34,27 @@ def keep_json(name: str, content: object) -> None:
         draft.replace(path)
     except OSError as error:
         _LOG.info("%s is not kept: %s", path, error)
+
+
+def bound_folder(name: str, most: int, *, keeping: Collection[str] = ()) -> None:
+    """Deletes of a folder there what was changed longest ago, until `most` entries are left; what cannot be deleted
+    stays.
+
+    Args:
+        keeping: Entries that stay, and do not count.
+    """
+    found: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for path in (cache_folder() / name).iterdir():
+            with contextlib.suppress(OSError):
+                if path.name not in keeping:
+                    found.append((path.stat().st_mtime, path))
+    for _, path in sorted(found)[: max(0, len(found) - most)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def key_of(*facts: object) -> str:

@@ -14,6 +14,7 @@ from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import StageOrder, WorkerClient
 from coordinator.correction_store import read_corrections
 from coordinator.corrections import Correction, corrected
+from coordinator.cost_store import ModelCosts, keep_costs, recalled_costs
 from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
@@ -24,7 +25,16 @@ from coordinator.prediction import Links
 from coordinator.weights.delivery import Delivery
 from coordinator.wishes import Distribution, Wishes
 from coordinator.workers import FoundWorker, LeftOutWorker
-from native import ContextParams, FlashAttention, LayerRange, ModelLayout, NativeError, dry_run, measure_layers
+from native import (
+    ContextParams,
+    FlashAttention,
+    LayerCosts,
+    LayerRange,
+    ModelLayout,
+    NativeError,
+    dry_run,
+    measure_layers,
+)
 
 _MAX_PLANS = 4
 """Each round learns every worker's real compute buffers; a plan that still moves after that many does not settle."""
@@ -60,6 +70,7 @@ class PlanOrder:
     """What is to be planned, and over whom.
 
     Attributes:
+        demand: Of the model, as `measure` has it.
         clients: By worker name.
         predicted: Whether speed is measured also where it decides nothing.
         delivery: Of the model's weights.
@@ -67,6 +78,7 @@ class PlanOrder:
     """
 
     model: ModelOrder
+    demand: Demand
     workers: Sequence[FoundWorker]
     clients: Mapping[str, WorkerClient]
     wishes: Wishes
@@ -82,27 +94,38 @@ async def measure(order: ModelOrder) -> Demand:
         NativeError: llama.cpp cannot make this context.
     """
     layout, params = order.layout, order.params
-    costs = await asyncio.to_thread(measure_layers, layout.path, params)
-    demand = Demand(
+    costs = await asyncio.to_thread(_costs, order)
+    return Demand(
         order.name,
-        costs,
+        costs.layers,
         n_ctx=params.n_ctx_seq,
         n_sequences=params.n_seq_max,
         n_batch=params.n_batch,
         n_embd=layout.n_embd,
         identity=layout.identity,
         bits_per_weight=8 * layout.n_bytes / max(1, sum(tensor.n_elements for tensor in layout.tensors)),
+        output_compute_bytes=costs.output_compute_bytes,
     )
-    ends = (_least_stage(demand), LayerRange(layout.n_layer - 1, layout.n_layer))
-    least, last = [await asyncio.to_thread(dry_run, layout.path, layers, _CPU, params) for layers in ends]
-    return replace(demand, output_compute_bytes=last.compute_bytes - least.compute_bytes)
+
+
+def _costs(order: ModelOrder) -> ModelCosts:
+    """By dry runs, for the first time. Blocks. Raises as `measure`."""
+    layout, params = order.layout, order.params
+    costs = recalled_costs(layout.identity, params)
+    if costs is None:
+        layers = measure_layers(layout, params)
+        ends = (_least_stage(layers), LayerRange(layout.n_layer - 1, layout.n_layer))
+        least, last = [dry_run(layout, end, _CPU, params).compute_bytes for end in ends]
+        costs = ModelCosts(layers, last - least)
+        keep_costs(layout.identity, params, costs)
+    return costs
 
 
 async def _with_compact_kv(order: ModelOrder, demand: Demand) -> Demand:
     """The same with what a smaller KV cache would take, if this model can have one."""
     params = replace(order.params, kv_type_k=_COMPACT_KV, kv_type_v=_COMPACT_KV, flash_attention=FlashAttention.ON)
     try:
-        costs = await asyncio.to_thread(measure_layers, order.layout.path, params)
+        costs = await asyncio.to_thread(measure_layers, order.layout, params)
     except NativeError:
         return demand
     kv_bytes = sum(layer.kv_bytes for layer in costs.layers)
@@ -138,7 +161,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
         CaravanError: A worker failed its dry run (no such file there, another file, gone).
     """
     model, workers, clients, wishes = order.model, order.workers, order.clients, order.wishes
-    demand = await measure(model)
+    demand = order.demand
     subject = Subject(model.layout, model.told_path, model.params, demand, workers, clients)
     measured = Measured({}, Links({}), {})
     if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
@@ -257,9 +280,9 @@ def _wants_hosted(order: PlanOrder, basis: _Basis, candidates: Sequence[Candidat
     return needs_hosted_experts(basis.demand, candidates, order.wishes, basis.measured.links)
 
 
-def _least_stage(demand: Demand) -> LayerRange:
+def _least_stage(costs: LayerCosts) -> LayerRange:
     """The layer that takes least, without the output layer if there is more than one."""
-    layers = demand.costs.layers[:-1] or demand.costs.layers
+    layers = costs.layers[:-1] or costs.layers
     least = min(range(len(layers)), key=lambda layer: layers[layer].weights_bytes + layers[layer].kv_bytes)
     return LayerRange(least, least + 1)
 
@@ -269,7 +292,7 @@ async def _least_compute(
 ) -> dict[str, int]:
     """By worker name, what the smallest stage takes there beyond its weights and KV: what any stage needs, so that
     nobody is left out who can hold one. Who does not tell fails later, if anything is planned for it."""
-    layers = _least_stage(demand)
+    layers = _least_stage(demand.costs)
 
     async def ask(worker: FoundWorker) -> int:
         try:
@@ -291,6 +314,7 @@ def _notes(workers: Sequence[FoundWorker], left_out: Sequence[LeftOutWorker]) ->
             f"taken over: {worker.name} holds {shown(stage.layers)} of another session, which ends when this one loads"
             for worker in workers
             for stage in worker.loaded
+            if not stage.is_warm
         ),
     ]
 

@@ -68,6 +68,7 @@ _ORIGINS: dict[int, WeightOrigin] = {
     control_pb2.WEIGHT_ORIGIN_FILE: WeightOrigin.FILE,
     control_pb2.WEIGHT_ORIGIN_PEER: WeightOrigin.PEER,
     control_pb2.WEIGHT_ORIGIN_COORDINATOR: WeightOrigin.COORDINATOR,
+    control_pb2.WEIGHT_ORIGIN_WARM: WeightOrigin.WARM,
 }
 
 _MAX_SHARES = 256
@@ -167,10 +168,11 @@ class WorkerClient:
         """Whom this talks to."""
         return self._callee
 
-    async def describe(self, timeout_s: float = DESCRIBE_TIMEOUT_S) -> FoundWorker:
-        """Who it is and what it has, now."""
+    async def describe(self, timeout_s: float = DESCRIBE_TIMEOUT_S, *, telemetry: bool = False) -> FoundWorker:
+        """Who it is and what it has, now; `telemetry`: what the drivers of its cards tell, too."""
+        request = control_pb2.DescribeRequest(without_telemetry=not telemetry)
         try:
-            answer = await self._stub.Describe(control_pb2.DescribeRequest(), timeout=timeout_s)
+            answer = await self._stub.Describe(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self._callee) from None
         return _found(answer, self._callee.address)
@@ -310,12 +312,16 @@ class WorkerClient:
             layers=order.layers,
         )
 
-    async def unload(self, session_id: str) -> bool:
-        """Drops the session's stage; whether there was one."""
+    async def unload(self, session_id: str = "", *, may_keep: bool = False) -> bool:
+        """Ends the session; whether it was there.
+
+        Args:
+            session_id: Empty: a stage that is warm is freed.
+            may_keep: Its stage may stay warm; else it is freed.
+        """
+        request = control_pb2.UnloadRequest(session_id=session_id, may_keep=may_keep)
         try:
-            answer = await self._stub.Unload(
-                control_pb2.UnloadRequest(session_id=session_id), timeout=_UNLOAD_TIMEOUT_S
-            )
+            answer = await self._stub.Unload(request, timeout=_UNLOAD_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error, self._callee) from None
         return answer.was_loaded
@@ -414,6 +420,7 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
                 LayerRange(stage.layer_start, stage.layer_end),
                 _memory(stage.memory),
                 stage.is_serving,
+                stage.is_warm,
             )
             for stage in answer.loaded
             if stage.layer_start < stage.layer_end

@@ -50,6 +50,7 @@ async def discover(
     timeout_s: float = 2.0,
     wanted: int | None = None,
     own: Versions | None = None,
+    telemetry: bool = True,
 ) -> Discovery:
     """Finds workers.
 
@@ -59,11 +60,12 @@ async def discover(
         timeout_s: How long to listen.
         wanted: Stop listening when so many that can take part are known.
         own: The build that workers must have; None: this process's.
+        telemetry: Whether to ask for what the drivers of their cards tell, which may take a tenth of a second.
 
     Raises:
         DuplicateNameError: Two workers that can take part have one name.
     """
-    search = _Search(own or versions(), given=tuple(dict.fromkeys(addresses)))
+    search = _Search(own or versions(), given=tuple(dict.fromkeys(addresses)), telemetry=telemetry)
     try:
         if mdns:
             async with _browsing(search.hear):
@@ -79,8 +81,9 @@ _Answer: TypeAlias = FoundWorker | LeftOutWorker
 class _Search:
     """The questions under way: one per address given, one per record heard."""
 
-    def __init__(self, own: Versions, given: Sequence[str]) -> None:
+    def __init__(self, own: Versions, given: Sequence[str], *, telemetry: bool) -> None:
         self._own = own
+        self._telemetry = telemetry
         self._changed = asyncio.Event()
         self._asked: list[asyncio.Task[_Answer | None]] = []
         self._instances: set[str] = set()
@@ -146,7 +149,7 @@ class _Search:
     async def _ask(self, address: str, name: str = "") -> _Answer:
         client = WorkerClient(address, name)
         try:
-            worker = await client.describe()
+            worker = await client.describe(telemetry=self._telemetry)
         except CaravanError as error:
             return LeftOutWorker(name or address, address, error)
         finally:

@@ -18,7 +18,7 @@ from coordinator.errors import CaravanError, DoesNotFitError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.plan import Plan, Stage
 from coordinator.weights.telling import LineTelling
-from coordinator.workers import FoundWorker, LeftOutWorker, StageMemory
+from coordinator.workers import FoundWorker, LeftOutWorker, LoadedStage, StageMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ async def load_lines(order: PlanOrder, on_progress: OnProgress, *, epoch: int) -
 
 async def _load_all(order: PlanOrder, plans: Sequence[Plan], epoch: int, on_progress: OnProgress) -> list[LoadedLine]:
     """One line after another; if one fails, those before are unloaded again."""
+    await _let_go(order, plans)
     async with contextlib.AsyncExitStack() as loaded:
         lines = []
         for plan in plans:
@@ -59,6 +60,29 @@ async def _load_all(order: PlanOrder, plans: Sequence[Plan], epoch: int, on_prog
             lines.append(LoadedLine(plan, session_id, clients))
         loaded.pop_all()
         return lines
+
+
+async def _let_go(order: PlanOrder, plans: Sequence[Plan]) -> None:
+    """Has workers free what they keep warm and these plans do not use, on the machines that they use: there it may be
+    in another worker's way."""
+    stages = {stage.worker: stage for plan in plans for stage in plan.stages}
+    hosts = {worker.host_name for worker in order.workers if worker.name in stages}
+
+    async def let_go(worker: FoundWorker) -> None:
+        with contextlib.suppress(CaravanError):
+            await order.clients[worker.name].unload()
+
+    def is_used(worker: FoundWorker, warm: LoadedStage) -> bool:
+        return worker.name in stages and stages[worker.name].layers == warm.layers
+
+    await asyncio.gather(
+        *(
+            let_go(worker)
+            for worker in order.workers
+            for held in worker.loaded
+            if held.is_warm and worker.host_name in hosts and not is_used(worker, held)
+        )
+    )
 
 
 async def _asked_again(order: PlanOrder) -> PlanOrder:
@@ -99,10 +123,18 @@ async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: i
 
 async def unload_stages(clients: Iterable[WorkerClient], session_id: str) -> None:
     """Drops the session on all these workers; those that are gone do not matter."""
+    await _unload(clients, session_id, may_keep=False)
 
+
+async def end_session(clients: Iterable[WorkerClient], session_id: str) -> None:
+    """The same, and what is loaded may stay warm there: it is used no more, and may soon be again."""
+    await _unload(clients, session_id, may_keep=True)
+
+
+async def _unload(clients: Iterable[WorkerClient], session_id: str, *, may_keep: bool) -> None:
     async def unload(client: WorkerClient) -> None:
         with contextlib.suppress(CaravanError):
-            await client.unload(session_id)
+            await client.unload(session_id, may_keep=may_keep)
 
     await asyncio.gather(*(unload(client) for client in clients))
 

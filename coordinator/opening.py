@@ -8,43 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from coordinator.admission import Admission
-from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
-from coordinator.control import WorkerClient
-from coordinator.discovery import Discovery, discover
+from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans, measure
 from coordinator.errors import (
     CancelledError,
     CaravanError,
     InvalidRequestError,
     ModelError,
     ModelNotFoundError,
-    NoWorkersError,
-    PlanError,
     UnsupportedModelError,
-    WorkerBusyError,
 )
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
-from coordinator.loading import LoadedLine, load_lines, unload_stages
-from coordinator.local_workers import LocalWorkers
+from coordinator.loading import LoadedLine, end_session, load_lines
 from coordinator.options import N_DRAFTS, MeshOptions
 from coordinator.pace import Pace
-from coordinator.plan import Plan
+from coordinator.plan import Demand, Plan
 from coordinator.scheduler import Scheduler
 from coordinator.sequence import Limits
 from coordinator.session import Session
 from coordinator.statuses import Callee
+from coordinator.team import counted, gather_team
 from coordinator.weights.delivery import Delivery
 from coordinator.weights.errand import FetchStep
-from coordinator.weights.offering import offer_all
 from coordinator.weights.progress import Transfer
 from coordinator.weights.source import WeightSource
 from coordinator.weights.sources import open_source
-from coordinator.wishes import Distribution
-from coordinator.workers import LeftOutWorker
 from native import (
     ChatTemplateError,
     ModelFileError,
@@ -56,6 +49,9 @@ from native import (
 from native import UnsupportedModelError as NativeUnsupportedModelError
 
 _FIRST_EPOCH = 1
+
+_Read = TypeVar("_Read")
+_Asked = TypeVar("_Asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +191,11 @@ def native_errors() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """All that is known before anything is planned."""
+    """All that is known before anything is planned; `ends` are all end-of-generation tokens."""
 
     order: PlanOrder
     vocabulary: Vocabulary
+    ends: frozenset[int]
     admission: Admission
 
 
@@ -206,7 +203,7 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     prepared = await _prepare(options, on_progress, resources)
     loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
     for line in loaded:
-        resources.push_async_callback(unload_stages, line.clients, line.session_id)
+        resources.push_async_callback(end_session, line.clients, line.session_id)
     opened = []
     for line in loaded:
         session = await _start_session(options, prepared, line)
@@ -221,128 +218,53 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
-    vocabulary, admission = await _read_vocabulary(order, resources)
-    found = await _find_workers(options, on_progress)
-    wishes = options.wishes
-    if not found.found:
-        found = await _start_workers(options, found.left_out, on_progress, resources)
-        if wishes.distribution is Distribution.AUTO:
-            # So many were asked for.
-            wishes = replace(wishes, distribution=Distribution.ON)
-    clients = _connect(found, resources)
-    found = await _offer(options, source, found, clients, on_progress)
-    on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
+    model, team = await _both(_read_model(order, resources), gather_team(options, source, on_progress, resources))
+    found, clients, wishes = team.found, team.clients, team.wishes
+    on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {counted(len(found.found), 'worker')}"))
     delivery = Delivery(source, options.max_bandwidth)
-    plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, delivery, found.left_out)
-    return _Prepared(plan_order, vocabulary, admission)
+    plan_order = PlanOrder(
+        order, model.demand, found.found, clients, wishes, options.predicted, delivery, found.left_out
+    )
+    return _Prepared(plan_order, model.vocabulary, model.ends, model.admission)
 
 
-async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
-    vocabulary = await asyncio.to_thread(Vocabulary.load, order.layout.path)
+async def _both(reading: Coroutine[Any, Any, _Read], asking: Coroutine[Any, Any, _Asked]) -> tuple[_Read, _Asked]:
+    """What two steps give that do not need each other. When one fails, the other is over when this raises: what asks
+    others is cancelled, what reads is waited for."""
+    read, asked = asyncio.ensure_future(reading), asyncio.ensure_future(asking)
+    try:
+        await asyncio.wait((read, asked), return_when=asyncio.FIRST_EXCEPTION)
+        if read.done():
+            read.result()
+        return await read, await asked
+    finally:
+        asked.cancel()
+        await asyncio.gather(read, asked, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What our own llama.cpp says of the model."""
+
+    vocabulary: Vocabulary
+    ends: frozenset[int]
+    admission: Admission
+    demand: Demand
+
+
+async def _read_model(order: ModelOrder, resources: contextlib.AsyncExitStack) -> _Model:
+    vocabulary, ends = await asyncio.to_thread(_read_vocabulary, order)
     if not vocabulary.has_text:
         raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
     admission = Admission(vocabulary, order.params.n_ctx_seq)
     resources.callback(admission.free)
-    return vocabulary, admission
+    return _Model(vocabulary, ends, admission, await measure(order))
 
 
-async def _offer(
-    options: MeshOptions,
-    source: WeightSource,
-    found: Discovery,
-    clients: Mapping[str, WorkerClient],
-    on_progress: OnProgress,
-) -> Discovery:
-    """The workers that know the model now; those that would not be offered it are left out."""
-    offered = await offer_all(source, found.found, clients)
-    _tell_left_out(offered.left_out, options, on_progress)
-    left_out = (*found.left_out, *offered.left_out)
-    if not offered.workers:
-        raise _no_workers(left_out)
-    return Discovery(offered.workers, left_out)
-
-
-async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discovery:
-    """The workers that can take part, and those that cannot."""
-    if options.discover:
-        on_progress(LoadEvent(LoadPhase.DISCOVERING, "looking for workers on the network"))
-    ranges = options.layer_ranges
-    wanted = None if ranges is None or options.only or options.exclude else len(ranges)
-    found = await discover(options.workers, mdns=options.discover, timeout_s=options.discovery_timeout_s, wanted=wanted)
-    found = _without_serving(_only_wanted(found, options))
-    _tell_left_out(found.left_out, options, on_progress)
-    return found
-
-
-def _tell_left_out(left_out: Sequence[LeftOutWorker], options: MeshOptions, on_progress: OnProgress) -> None:
-    """Who was asked for by address may not be left out: then the reason is raised."""
-    for worker in left_out:
-        if worker.address in options.workers:
-            raise worker.error
-        on_progress(LoadEvent(LoadPhase.LEFT_OUT, f"left out: {worker.name}: {worker.reason}", worker=worker.name))
-
-
-async def _start_workers(
-    options: MeshOptions,
-    left_out: tuple[LeftOutWorker, ...],
-    on_progress: OnProgress,
-    resources: contextlib.AsyncExitStack,
-) -> Discovery:
-    """Workers of this mesh's own, on this machine, if that is wanted."""
-    if not options.local_workers:
-        raise _no_workers(left_out)
-    on_progress(
-        LoadEvent(
-            LoadPhase.STARTING,
-            f"no worker was found: starting {_count(options.local_workers, 'worker')} on this machine",
-        )
-    )
-    local = LocalWorkers()
-    resources.push_async_callback(local.close)
-    started = await discover(await local.start(options.local_workers), mdns=False)
-    if started.left_out:
-        raise started.left_out[0].error
-    return Discovery(started.found, left_out)
-
-
-def _only_wanted(found: Discovery, options: MeshOptions) -> Discovery:
-    """Without the workers that the user does not want."""
-    names = {worker.name for worker in found.found}
-    unknown = sorted({*options.only, *options.exclude} - names - {worker.name for worker in found.left_out})
-    if unknown:
-        there = ", ".join(sorted(names)) or "none"
-        raise PlanError(f"no worker is named {', '.join(unknown)}; found: {there}")
-    kept = tuple(worker for worker in found.found if options.wants(worker.name))
-    if names and not kept:
-        raise NoWorkersError(f"of the workers found ({', '.join(sorted(names))}) none may take part")
-    return Discovery(kept, found.left_out)
-
-
-def _without_serving(found: Discovery) -> Discovery:
-    """Leaves out the workers that serve another coordinator: loading there would end its answers."""
-    serving = tuple(
-        LeftOutWorker(
-            worker.name,
-            worker.address,
-            WorkerBusyError(
-                f"worker {worker.name} serves another coordinator now: end that one, or start another worker",
-                worker=worker.name,
-                retry_safe=True,
-            ),
-        )
-        for worker in found.found
-        if worker.is_serving
-    )
-    free = tuple(worker for worker in found.found if not worker.is_serving)
-    return Discovery(free, (*found.left_out, *serving))
-
-
-def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[str, WorkerClient]:
-    clients = {}
-    for worker in found.found:
-        clients[worker.name] = client = WorkerClient(worker.address, worker.name)
-        resources.push_async_callback(client.close)
-    return clients
+def _read_vocabulary(order: ModelOrder) -> tuple[Vocabulary, frozenset[int]]:
+    """With its end-of-generation tokens: asked once, so that the scheduler stays pure."""
+    vocabulary = Vocabulary.load(order.layout)
+    return vocabulary, frozenset(filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens)))
 
 
 async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: LoadedLine) -> Session:
@@ -358,7 +280,6 @@ async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: Load
         can_forget_part=vocabulary.can_forget_part,
         n_drafts=N_DRAFTS if options.draft != "off" and vocabulary.can_forget_part else 0,
     )
-    ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(
         loaded.session_id,
         _FIRST_EPOCH,
@@ -369,22 +290,7 @@ async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: Load
     line = await Line.open(spec, clients)
     prediction = loaded.plan.prediction
     pace = Pace(len(stages), None if prediction is None else prediction.frame_s)
-    session = Session(line, Scheduler(limits, ends, pace), vocabulary.piece, lambda: line.diagnose(clients))
+    scheduler = Scheduler(limits, prepared.ends, pace)
+    session = Session(line, scheduler, vocabulary.piece, lambda: line.diagnose(clients))
     session.start()
     return session
-
-
-def _end_tokens(vocabulary: Vocabulary) -> frozenset[int]:
-    """All end-of-generation tokens; asked once, so that the scheduler stays pure."""
-    return frozenset(filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens)))
-
-
-def _no_workers(left_out: Sequence[LeftOutWorker]) -> NoWorkersError:
-    found = "no worker was found on the network"
-    if left_out:
-        found = "no worker can take part (" + "; ".join(f"{worker.name}: {worker.reason}" for worker in left_out) + ")"
-    return NoWorkersError(f"{found}: start one with `caravan worker`, or name one that runs by its HOST:PORT")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

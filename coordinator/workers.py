@@ -74,13 +74,14 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True)
 class LoadedStage:
-    """A stage that a worker holds for some session."""
+    """A stage that a worker holds for some session; a warm one is of none, and goes when anything else is to load."""
 
     session_id: str
     epoch: int
     layers: LayerRange
     memory: StageMemory
     is_serving: bool
+    is_warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

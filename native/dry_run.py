@@ -17,7 +17,7 @@ import llama_cpp
 from native.cards import Cards
 from native.context import Context, ContextParams, context_params
 from native.errors import LoadFailedError
-from native.layout import ModelLayout, read_layout
+from native.layout import ModelLayout, layout_of
 from native.library import BytesStruct, crashes_refused, forget_errors, last_errors, wire
 from native.loading import load_handle
 from native.memory import MemoryUse
@@ -46,7 +46,11 @@ class LayerCosts:
 
 
 def dry_run(
-    path: str | Path, layers: LayerRange, device: str | Cards | None, params: ContextParams, n_cpu_moe: int = 0
+    model: str | Path | ModelLayout,
+    layers: LayerRange,
+    device: str | Cards | None,
+    params: ContextParams,
+    n_cpu_moe: int = 0,
 ) -> MemoryUse:
     """Exact bytes that a stage would take on this machine's device, or on each of several cards; allocates nothing.
     `n_cpu_moe` as in `Model.load`.
@@ -55,19 +59,19 @@ def dry_run(
         As `Model.load` and `Context`.
     """
     with (
-        Model.load(path, layers=layers, device=device, allocate=False, n_cpu_moe=n_cpu_moe) as model,
-        Context(model, params) as context,
+        Model.load(model, layers=layers, device=device, allocate=False, n_cpu_moe=n_cpu_moe) as loaded,
+        Context(loaded, params) as context,
     ):
         return context.memory()
 
 
-def measure_layers(path: str | Path, params: ContextParams) -> LayerCosts:
+def measure_layers(model: str | Path | ModelLayout, params: ContextParams) -> LayerCosts:
     """Exact bytes of weights and KV per layer, for the asked context; allocates nothing.
 
     Raises:
         As `Model.load` and `Context`.
     """
-    layout = read_layout(path)
+    layout = layout_of(model)
     # ggml schedules over so many backends at most; three are for what lies before and after, and for the CPU.
     at_once = max(1, llama_cpp.llama_max_devices() - 3)
     layers: list[LayerBytes] = []

@@ -185,6 +185,11 @@ def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> Mo
     )
 
 
+def layout_of(model: str | Path | ModelLayout) -> ModelLayout:
+    """A layout as it is; that of a path is read. Raises as `read_layout`."""
+    return model if isinstance(model, ModelLayout) else read_layout(model)
+
+
 def header_size(path: str | Path) -> int | None:
     """Bytes before the first tensor's, in the beginning of a GGUF at least: of one that is still being fetched, say.
     None where the header goes on behind the file's end, or is damaged, which looks the same.

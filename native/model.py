@@ -21,7 +21,7 @@ from native.cards import Cards, Split, placed
 from native.devices import buffer_type_of, cpu_handle
 from native.errors import LoadCancelledError, NativeError
 from native.experts import HostExperts, host_experts
-from native.layout import ModelLayout, TensorLayout, check_generative, check_splittable, read_layout
+from native.layout import ModelLayout, TensorLayout, check_generative, check_splittable, layout_of
 from native.library import wire
 from native.loading import load_handle
 from native.partial_file import PartialFile, Weights, open_partly
@@ -96,7 +96,7 @@ class Model:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        model: str | Path | ModelLayout,
         *,
         layers: LayerRange | None = None,
         device: str | Cards | None = None,
@@ -112,7 +112,7 @@ class Model:
         (native/partial_file.py).
 
         Args:
-            path: the GGUF, or the first file of a split one.
+            model: the GGUF, or the first file of a split one; or what was read of its header.
             layers: half-open; the stage from layer 0 embeds tokens, the one that ends at n_layer has the output.
             device: a name of `native.devices`, or several with what each gets.
             on_progress: called with the part of the bytes to read that is read, 0..1, on this thread; returning False
@@ -129,7 +129,7 @@ class Model:
                 layers.
             LoadFailedError: llama.cpp refused, with its reason; nothing is left loaded.
         """
-        layout = read_layout(path)
+        layout = layout_of(model)
         whole = LayerRange(0, layout.n_layer)
         layers = layers or whole
         if layers.end > layout.n_layer:

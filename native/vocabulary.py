@@ -12,7 +12,7 @@ import llama_cpp
 
 from native.chat_template import ChatTemplate
 from native.errors import TokenizeError
-from native.layout import read_layout
+from native.layout import ModelLayout, layout_of
 from native.library import TextStruct, wire
 from native.loading import load_handle
 
@@ -44,19 +44,19 @@ class Vocabulary:
         self.add_bos: bool = llama_cpp.llama_vocab_get_add_bos(handle)
 
     @classmethod
-    def load(cls, path: str | Path) -> Vocabulary:
-        """Loads the vocabulary alone; takes as long as reading the header.
+    def load(cls, model: str | Path | ModelLayout) -> Vocabulary:
+        """Loads the vocabulary alone, of a file or of one whose header was read; takes as long as reading the header.
 
         Raises:
             ModelFileError: as `native.layout.read_layout`.
             UnsupportedModelError: llama.cpp does not know the architecture.
             LoadFailedError: llama.cpp refused the vocabulary.
         """
-        layout = read_layout(path)
+        layout = layout_of(model)
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = True
-        model = load_handle(layout, params)
-        return cls(llama_cpp.llama_model_get_vocab(model), model_handle=model, owns_model=True)
+        handle = load_handle(layout, params)
+        return cls(llama_cpp.llama_model_get_vocab(handle), model_handle=handle, owns_model=True)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Tokens of a text.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from protos.durations import parse_duration
 from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
 from protos.sizes import parse_size, shown
 from worker.errors import StartError
@@ -49,6 +50,13 @@ def _parse_endpoint(context: click.Context, option: click.Parameter, value: str)
 def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
     try:
         return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from error
+
+
+def _parse_duration(context: click.Context, option: click.Parameter, value: str) -> float:
+    try:
+        return parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from error
 
@@ -120,6 +128,16 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str | No
     callback=_parse_size,
     help="Most of the disk to keep weights on, like 200GiB; default: all but a tenth of it, and 20 GiB at most.",
 )
+@click.option(
+    "--keep-loaded",
+    "keep_loaded_s",
+    metavar="TIME",
+    callback=_parse_duration,
+    default="5m",
+    show_default=True,
+    help="How long layers stay loaded that nobody uses any more, for whoever loads the same again; any other load has"
+    " them go at once. 0: not at all.",
+)
 @click.option("--no-mdns", is_flag=True, help="Do not announce this worker on the network.")
 @click.option(
     "--insecure",
@@ -151,6 +169,7 @@ def command(
     name: str | None,
     model_folders: tuple[Path, ...],
     cache_bytes: int | None,
+    keep_loaded_s: float,
     no_mdns: bool,
     insecure: bool,
     n_threads: int | None,
@@ -181,6 +200,7 @@ def command(
         limits=MemoryLimits(max_bytes, reserve_bytes, max_host_bytes),
         model_folders=model_folders,
         cache_bytes=cache_bytes,
+        keep_loaded_s=keep_loaded_s,
         use_mdns=not no_mdns,
         insecure=insecure,
         n_threads=n_threads,

@@ -47,6 +47,7 @@ _PHASES = {
     Phase.UNLOADING: control_pb2.WORKER_STATE_LOADING,
     Phase.READY: control_pb2.WORKER_STATE_READY,
     Phase.FAILED: control_pb2.WORKER_STATE_FAILED,
+    Phase.WARM: control_pb2.WORKER_STATE_IDLE,
     Phase.BENCHMARKING: control_pb2.WORKER_STATE_LOADING,
 }
 
@@ -55,6 +56,7 @@ _ORIGINS = {
     Origin.FILE: control_pb2.WEIGHT_ORIGIN_FILE,
     Origin.PEER: control_pb2.WEIGHT_ORIGIN_PEER,
     Origin.COORDINATOR: control_pb2.WEIGHT_ORIGIN_COORDINATOR,
+    Origin.WARM: control_pb2.WEIGHT_ORIGIN_WARM,
 }
 
 # llama.cpp keeps some 50 bytes of bookkeeping for each KV cell, even in a dry run: this is 800 MB of it.
@@ -110,7 +112,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             device=_device(self._holder.device(), self._holder.shared_free_bytes(), self._holder.host_free_bytes()),
             host_name=about.host_name,
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
-            telemetry=map(_card_figures, self._telemetry.read()),
+            telemetry=[] if request.without_telemetry else map(_card_figures, self._telemetry.read()),
             weights_port=self._weights_port,
         )
 
@@ -181,8 +183,9 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             yield control_pb2.LoadResponse(loaded=_loaded_stage(loaded))
 
     def Unload(self, request: control_pb2.UnloadRequest, context: grpc.ServicerContext) -> control_pb2.UnloadResponse:
-        """Drops a session's stage."""
-        return control_pb2.UnloadResponse(was_loaded=self._holder.unload(request.session_id))
+        """Ends a session."""
+        was_loaded = self._holder.unload(request.session_id, may_keep=request.may_keep)
+        return control_pb2.UnloadResponse(was_loaded=was_loaded)
 
     def Health(self, request: control_pb2.HealthRequest, context: grpc.ServicerContext) -> control_pb2.HealthResponse:
         """Whether the worker lives and what it does."""
@@ -407,6 +410,7 @@ def _loaded_stage(loaded: Loaded) -> control_pb2.LoadedStage:
         layer_end=loaded.layers.end,
         memory=_memory_use(loaded.memory),
         is_serving=loaded.is_serving,
+        is_warm=loaded.is_warm,
     )
 
 

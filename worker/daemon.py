@@ -35,6 +35,7 @@ from worker.listening import Endpoint, check_allowed
 from worker.memory import UNLIMITED, MemoryLimits
 from worker.model_files import ModelFiles
 from worker.parent import watch_parent
+from worker.stage_loader import StageLoader
 from worker.telemetry import Telemetry
 from worker.weights.files import LocalFiles
 from worker.weights.lending import Lending
@@ -74,6 +75,7 @@ class Settings:
     limits: MemoryLimits = UNLIMITED
     model_folders: tuple[Path, ...] = ()
     cache_bytes: int | None = None
+    keep_loaded_s: float = 0.0
     use_mdns: bool = True
     insecure: bool = False
     n_threads: int | None = None
@@ -199,8 +201,9 @@ class Daemon:
             place=place,
             limits=self._settings.limits,
             files=models,
-            supply=Supply(models, offers, port),
+            loader=StageLoader(place, self._settings.limits, Supply(models, offers, port)),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
+            keep_loaded_s=self._settings.keep_loaded_s,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
         telemetry = Telemetry(place.names)

@@ -7,17 +7,19 @@ tried (a benchmark) belong to the loading thread alone.
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from native import Device, LayerRange, MemoryUse, ModelLayout, find_device
+from native import Device, LayerRange, MemoryUse, ModelLayout, NativeError, find_device
 from protos.caravan.v1 import error_pb2
 from protos.contract import frame_limit_bytes
 from worker import session
 from worker.cards import Place, free_beside, room_for
+from worker.countdown import Countdown
 from worker.engine import Engine
 from worker.errors import (
     BadRequestError,
@@ -35,26 +37,32 @@ from worker.hop import Hop
 from worker.loading import Loading, Report, Reporter
 from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
-from worker.placing import place_stage
 from worker.results import Results
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec, StreamPhase
 from worker.stage import Stage
-from worker.weights.supply import Supply
+from worker.stage_loader import StageLoader
+from worker.weights.progress import FetchProgress
+from worker.weights.sources import Origin, Source
+
+_LOG = logging.getLogger(__name__)
 
 _POLL_S = 0.02
+# For a coordinator whose streams broke to load its session anew. Then that is over.
+_COMES_BACK_S = 30.0
 
 _Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A stage that is loaded, for reports."""
+    """A stage that is loaded, for reports; a warm one is of no session."""
 
     session_id: str
     epoch: int
     layers: LayerRange
     memory: MemoryUse
     is_serving: bool
+    is_warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +87,26 @@ class Holder:
         place: Place,
         limits: MemoryLimits,
         files: ModelFiles,
-        supply: Supply,
+        loader: StageLoader,
         message_limit_bytes: int,
+        keep_loaded_s: float,
     ) -> None:
-        """`worker` is the name errors and timings carry; `message_limit_bytes` what its server lets through."""
+        """Holds nothing.
+
+        Args:
+            worker: the name that errors and timings carry.
+            message_limit_bytes: what its server lets through.
+            keep_loaded_s: how long a stage stays whose session is over; 0: not at all.
+        """
         self._worker = worker
         self.place = place
         self._limits = place.limits(limits)
         self._files = files
-        self._supply = supply
+        self._loader = loader
         self._message_limit_bytes = message_limit_bytes
+        self._keep_loaded_s = keep_loaded_s
+        self._countdown = Countdown()
         self._lock = threading.Lock()
-        self._dry_runs = threading.Lock()
         self._state: SessionState = IDLE
         self._stage: Stage | None = None
         self._loading: Loading[object] | None = None
@@ -101,7 +117,8 @@ class Holder:
     @property
     def culprit(self) -> Culprit:
         """Whose error an error is: this worker's, and its stage's if there is one."""
-        order = self._state.order
+        state = self._state
+        order = None if state.phase is Phase.WARM else state.order
         return Culprit(self._worker, None if order is None else order.spec.layers)
 
     def device(self) -> Device:
@@ -135,12 +152,11 @@ class Holder:
             CallError, NativeError: as Load.
         """
         layout = self.find_model(spec)
-        with self._dry_runs:
-            held = self._held()
-            free_bytes = free_beside(held, self.place.free_bytes())
-            use = place_stage(spec, layout, self.place, free_bytes).memory
-            limit_bytes = self.device().free_bytes + held.device_bytes
-            return use, max(0, room_for(use, free_bytes, limit_bytes) - held.device_bytes)
+        held = self._held()
+        free_bytes = free_beside(held, self.place.free_bytes())
+        use = self._loader.placed(spec, layout, free_bytes).memory
+        limit_bytes = self.device().free_bytes + held.device_bytes
+        return use, max(0, room_for(use, free_bytes, limit_bytes) - held.device_bytes)
 
     def load(self, order: LoadOrder) -> Loading[None] | None:
         """Starts loading; None: exactly this is loaded. What was loaded before is over, its streams end.
@@ -164,7 +180,7 @@ class Holder:
     ) -> Loading[tuple[_Seen, ...]]:
         """Starts loading one stage after another, lets `look` use it, and frees it; gives what `look` returned.
 
-        Until that is over nothing else is loaded.
+        Until that is over nothing else is loaded; a warm stage is let go first.
 
         Raises:
             InUseError, LoadUnderWayError: a stage is loaded, or a load or the like is under way.
@@ -181,29 +197,34 @@ class Holder:
         """The stage that is loaded, if one is."""
         with self._lock:
             state, stage = self._state, self._stage
-            if stage is None or state.phase not in (Phase.READY, Phase.FAILED):
+            if stage is None or state.phase not in (Phase.READY, Phase.FAILED, Phase.WARM):
                 return None
+            if state.phase is Phase.WARM:
+                return Loaded("", 0, stage.spec.layers, stage.memory, is_serving=False, is_warm=True)
             return Loaded(state.session_id, state.epoch, stage.spec.layers, stage.memory, state.is_serving)
 
-    def unload(self, session_id: str) -> bool:
-        """Drops the session's stage, or cancels its load; False: it is not here. Blocks for one step at most."""
+    def unload(self, session_id: str, *, may_keep: bool = False) -> bool:
+        """Ends the session, or cancels its load; False: it is not here. Blocks for one step at most.
+
+        Args:
+            session_id: empty, or that of the last session: a stage that is warm, too.
+            may_keep: the stage may stay warm; else it is freed.
+        """
         while True:
             with self._lock:
-                if self._state.order is None or self._state.session_id != session_id:
+                state = self._state
+                is_meant = state.phase is Phase.WARM and not may_keep and session_id in ("", state.session_id)
+                is_here = state.order is not None and state.session_id == session_id
+                if not is_meant and (not is_here or state.phase in (Phase.UNLOADING, Phase.WARM)):
                     return False
-                if self._state.phase is Phase.UNLOADING:
-                    return False
-                loading = self._loading if self._state.phase is Phase.LOADING else None
+                loading = self._loading if state.phase is Phase.LOADING else None
                 if loading is None:
-                    self._state = session.begin_unload(self._state)
+                    self._state = session.begin_unload(state)
                     break
             loading.cancel()
             loading.settle()
-        self._end_streams(NoSuchSessionError(f"session {session_id} was unloaded from this worker"))
-        self._drop_stage()
-        with self._lock:
-            self._state = IDLE
-        return True
+        self._unload(may_keep=may_keep)
+        return state.phase is not Phase.WARM
 
     def health(self) -> Health:
         """Cheap; answers also while the engine computes or a load runs."""
@@ -212,8 +233,8 @@ class Holder:
             return Health(
                 phase=state.phase,
                 is_computing=feed is not None and feed.is_computing,
-                session_id=state.session_id,
-                epoch=state.epoch,
+                session_id="" if state.phase is Phase.WARM else state.session_id,
+                epoch=0 if state.phase is Phase.WARM else state.epoch,
                 n_frames=self._n_frames if feed is None else feed.n_finished,
                 error=state.error,
             )
@@ -285,6 +306,7 @@ class Holder:
             loading.cancel()
             loading.settle()
         self.unload(session_id)
+        self._countdown.end()
 
     def _load(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> None:
         """On the loading thread: brings the stage to `order`, or to nothing."""
@@ -304,30 +326,28 @@ class Holder:
 
     def _bring_stage(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> None:
         """Weights stay where they are when only the session or the epoch is new."""
-        if self._stage is not None and self._stage.spec == order.spec:
-            self._stage.renew(after_failure=before.phase is Phase.FAILED)
+        if self._take_over(before, order, layout, report):
             return
         self._drop_stage()
-        stage = self._load_stage(order, layout, report)
+        stage = self._loader.load(order, layout, report)
         with self._lock:
             self._stage = stage
 
-    def _load_stage(self, order: LoadOrder, layout: ModelLayout, report: Reporter) -> Stage:
-        copies = self._supply.copies(order, layout)
-        if copies is None:
-            return Stage.load(order.spec, layout, self.place, self._limits, report)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(copies)
-            with self._supply.fetch(order, copies, report) as weights:
-                stage = Stage.load(order.spec, layout, self.place, self._limits, report, weights)
-            try:
-                copies.check_unchanged()
-            except BaseException:
-                stage.close()
-                raise
-            # While a stage is loaded its weights stay in the store.
-            stage.call_on_close(stack.pop_all().close)
-        return stage
+    def _take_over(self, before: SessionState, order: LoadOrder, layout: ModelLayout, report: Reporter) -> bool:
+        """Makes a stage as good as new that is loaded already; False: there is none like that."""
+        stage = self._stage
+        if stage is None or not self._loader.is_same(stage, order.spec, layout):
+            return False
+        try:
+            stage.renew(after_failure=before.error is not None)
+        except NativeError as error:
+            _LOG.warning("a stage that failed could not be made as good as new, so it is loaded anew: %s", error)
+            return False
+        n_bytes = stage.memory.weights_bytes
+        report.follow(lambda: FetchProgress(n_bytes, by_source=((Source(Origin.WARM), n_bytes),)))
+        report(1.0)
+        report.follow(None)
+        return True
 
     def _try_stages(
         self,
@@ -339,8 +359,9 @@ class Holder:
         """On the loading thread."""
         seen: list[_Seen] = []
         try:
+            self._drop_stage()
             for spec, layout in zip(specs, layouts, strict=True):
-                with contextlib.closing(Stage.load(spec, layout, self.place, self._limits, report)) as stage:
+                with contextlib.closing(self._loader.load_alone(spec, layout, report)) as stage:
                     seen.append(look(stage, report))
         finally:
             with self._lock:
@@ -351,6 +372,29 @@ class Holder:
         """By the stage that is loaded."""
         with self._lock:
             return MemoryUse(0, 0, 0, 0) if self._stage is None else self._stage.memory
+
+    def _unload(self, *, may_keep: bool) -> None:
+        """While UNLOADING: leaves it WARM or IDLE."""
+        session_id = self._state.session_id
+        self._end_streams(NoSuchSessionError(f"session {session_id} was unloaded from this worker"))
+        stage = self._stage
+        if may_keep and self._keep_loaded_s and stage is not None:
+            stage.rest()
+            with self._lock:
+                self._state = warm = session.keep(self._state)
+            self._countdown.start(self._keep_loaded_s, lambda: self._unload_if(lambda: self._state is warm))
+            return
+        self._drop_stage()
+        with self._lock:
+            self._state = IDLE
+
+    def _unload_if(self, is_meant: Callable[[], bool], *, may_keep: bool = False) -> None:
+        """On a countdown's thread. `is_meant` is asked under the lock."""
+        with self._lock:
+            if not is_meant():
+                return
+            self._state = session.begin_unload(self._state)
+        self._unload(may_keep=may_keep)
 
     def _drop_stage(self) -> None:
         with self._lock:
@@ -410,6 +454,11 @@ class Holder:
             self._feed = None
             if self._state.order is not order or self._state.phase is not Phase.READY:
                 return
+
+            def is_over() -> bool:
+                return self._state.order is order and self._state.is_over
+
+            self._countdown.start(_COMES_BACK_S, lambda: self._unload_if(is_over, may_keep=True))
             self._n_frames = feed.n_finished
             no_fault = error is None or isinstance(error, StreamLostError | LeavingError)
             if no_fault or (isinstance(error, NeighbourError) and feed.n_started == 0):

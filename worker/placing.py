@@ -5,6 +5,7 @@ Called on gRPC's threads and on the loading thread; blocks for some hundredths o
 """
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ from worker.shares import share_layers
 # Compute buffers hardly depend on the cut, so that the second or third way is mostly the last.
 _MAX_WAYS = 6
 
+# A coordinator asks for some stages of each model; this is for those that come and go.
+_MAX_REMEMBERED = 256
+
 # Tensors are cut at heads and blocks: finer parts than these make no difference.
 _PART_BYTES = 1 << 20
 
@@ -39,10 +43,43 @@ class Placed:
     memory: MemoryUse
 
 
-def place_stage(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int]) -> Placed:
+class DryRuns:
+    """What stages take, each dry run made once. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[StageSpec, str | Cards], MemoryUse] = {}
+
+    def on(self, device: str | Cards, spec: StageSpec, layout: ModelLayout) -> Placed:
+        """The stage there.
+
+        Args:
+            layout: of the file with the identity that `spec` names.
+
+        Raises:
+            BadRequestError, NativeError: as `place_stage`.
+        """
+        with self._lock:
+            known = self._known
+            use = known.pop((spec, device), None)
+            if use is None:
+                try:
+                    use = dry_run(layout, spec.layers, device, spec.params, spec.n_cpu_moe)
+                except ValueError as error:
+                    raise BadRequestError(str(error)) from error
+            known[spec, device] = use
+            if len(known) > _MAX_REMEMBERED:
+                del known[next(iter(known))]
+        return Placed(device, use)
+
+
+def place_stage(
+    spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int], dry_runs: DryRuns
+) -> Placed:
     """Where the stage fits best, whether it fits there or not; allocates nothing.
 
     Args:
+        layout: of the file with the identity that `spec` names.
         free_bytes: on each of the place's cards, if they are several.
 
     Raises:
@@ -50,27 +87,22 @@ def place_stage(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: 
         NativeError: llama.cpp refuses the model.
     """
     if not place.is_several:
-        return _tried(spec, layout, place.names[0])
+        return dry_runs.on(place.names[0], spec, layout)
     if place.split is Split.TENSOR:
-        return _share_tensors(spec, layout, place, free_bytes)
-    return _share_layers(spec, layout, place, free_bytes)
+        return _share_tensors(spec, layout, place, free_bytes, dry_runs)
+    return _share_layers(spec, layout, place, free_bytes, dry_runs)
 
 
-def _tried(spec: StageSpec, layout: ModelLayout, device: str | Cards) -> Placed:
-    try:
-        return Placed(device, dry_run(layout.path, spec.layers, device, spec.params, spec.n_cpu_moe))
-    except ValueError as error:
-        raise BadRequestError(str(error)) from error
-
-
-def _share_layers(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int]) -> Placed:
+def _share_layers(
+    spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int], dry_runs: DryRuns
+) -> Placed:
     """The first way in which each card fits, else the last one."""
     layer_bytes = _layer_bytes(spec, layout)
     beside_bytes = [0] * len(place.names)
     tried: dict[tuple[int, ...], Placed] = {}
     shares = share_layers(layer_bytes, beside_bytes, free_bytes)
     while shares not in tried and len(tried) < _MAX_WAYS:
-        placed = tried[shares] = _tried(spec, layout, Cards(place.names, Split.LAYER, shares))
+        placed = tried[shares] = dry_runs.on(Cards(place.names, Split.LAYER, shares), spec, layout)
         if fits_each(placed.memory, free_bytes):
             break
         # What was taken beside the layers is learnt, and only grows, so that the ways settle.
@@ -80,7 +112,9 @@ def _share_layers(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes
     return placed
 
 
-def _share_tensors(spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int]) -> Placed:
+def _share_tensors(
+    spec: StageSpec, layout: ModelLayout, place: Place, free_bytes: Sequence[int], dry_runs: DryRuns
+) -> Placed:
     """Equal parts, which are fastest on equal cards, else parts by memory; by layers where neither can be, unless the
     user wants tensors shared."""
     by_memory = tuple(max(1, n_bytes // _PART_BYTES) for n_bytes in free_bytes)
@@ -88,14 +122,14 @@ def _share_tensors(spec: StageSpec, layout: ModelLayout, place: Place, free_byte
     best: Placed | None = None
     for shares in ((1,) * len(place.names), by_memory):
         try:
-            best = _tried(spec, layout, Cards(place.names, Split.TENSOR, shares))
+            best = dry_runs.on(Cards(place.names, Split.TENSOR, shares), spec, layout)
         except (UnsupportedModelError, BadRequestError) as error:
             refused = refused or error
             continue
         if fits_each(best.memory, free_bytes):
             return best
     if not place.is_told:
-        return _share_layers(spec, layout, place, free_bytes)
+        return _share_layers(spec, layout, place, free_bytes, dry_runs)
     if best is None:
         assert refused is not None, "what was not tried was refused"
         raise refused

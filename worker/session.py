@@ -9,8 +9,9 @@ Pure: each transition takes a state and gives the next one, or raises what the c
                             └─────── begin_load ──────┴────────────────┤
     IDLE ◄─ (it is done) ── UNLOADING ◄──────── begin_unload ──────────┘
     IDLE ── begin_benchmark ─► BENCHMARKING ── (it is done) ─► IDLE
+    UNLOADING ── keep ─► WARM ── begin_load, begin_benchmark, begin_unload ─► as from IDLE or READY
 
-A load that fails ends in IDLE, too.
+A load that fails ends in IDLE, too. WARM: the session is over, and its stage is kept for one that would load the same.
 """
 
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ class Phase(Enum):
     UNLOADING = "unloading"
     READY = "ready"
     FAILED = "failed"
+    WARM = "warm"
     BENCHMARKING = "benchmarking"
 
 
@@ -43,12 +45,14 @@ class StreamPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """Which layers of which model, and the context around them: equal specs may share what is loaded.
+    """Which layers of which model, and the context around them: equal specs may share what is loaded, if it comes from
+    the same files.
 
     Of the first `n_cpu_moe` of the layers that have experts, these lie in system memory.
     """
 
-    path: str
+    # Where the coordinator has it.
+    path: str = field(compare=False)
     identity: str
     layers: LayerRange
     params: ContextParams
@@ -79,7 +83,9 @@ class LoadOrder:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """The worker's one session; `order` is None while there is none, `error` is set while FAILED."""
+    """The worker's one session; `order` is None while there is none, and the last one's while WARM. `error` is set
+    while FAILED, and stays until the next load.
+    """
 
     phase: Phase = Phase.IDLE
     order: LoadOrder | None = None
@@ -101,6 +107,11 @@ class SessionState:
     def is_serving(self) -> bool:
         """Whether a coordinator is using it now."""
         return self.phase is Phase.READY and self.feed is StreamPhase.OPEN
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody uses it any more, unless its coordinator comes back: it is loaded and has no Feed."""
+        return self.phase in (Phase.READY, Phase.FAILED) and not self.is_serving
 
 
 IDLE = SessionState()
@@ -141,6 +152,11 @@ def begin_unload(state: SessionState) -> SessionState:
     return replace(state, phase=Phase.UNLOADING)
 
 
+def keep(state: SessionState) -> SessionState:
+    """The session that is being unloaded is over, and its stage stays."""
+    return SessionState(phase=Phase.WARM, order=state.order, error=state.error)
+
+
 def begin_benchmark(state: SessionState) -> SessionState:
     """A benchmark starts, which has the device to itself.
 
@@ -149,7 +165,7 @@ def begin_benchmark(state: SessionState) -> SessionState:
         InUseError: a stage is loaded.
     """
     _check_at_leisure(state)
-    if state.phase is not Phase.IDLE:
+    if state.phase not in (Phase.IDLE, Phase.WARM):
         raise InUseError(
             f"this worker holds a stage of session {state.session_id}, and a benchmark needs the device to itself;"
             " unload that first"
@@ -211,7 +227,8 @@ def _check_at_leisure(state: SessionState) -> None:
 
 def _check_ready(state: SessionState, session_id: str, epoch: int) -> LoadOrder:
     order = state.order
-    if order is None or state.phase in (Phase.LOADING, Phase.UNLOADING) or order.session_id != session_id:
+    is_loaded = state.phase in (Phase.READY, Phase.FAILED)
+    if order is None or not is_loaded or order.session_id != session_id:
         raise NoSuchSessionError(f"session {session_id} is not loaded on this worker; load it first")
     if order.epoch != epoch:
         raise WrongEpochError(f"session {session_id} is at epoch {order.epoch} on this worker, not {epoch}")

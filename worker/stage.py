@@ -4,16 +4,30 @@
 Loaded on the loading thread, stepped on the engine thread, never on two at once: the holder sees to that.
 """
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from native import Context, ContextParams, LoadCancelledError, MemoryUse, Model, ModelLayout, Weights, find_device
 from worker import malloc
 from worker.cards import Place, check_each_fits
 from worker.frames import FrameLimits
 from worker.memory import MemoryLimits, check_fits
-from worker.placing import place_stage
+from worker.placing import Placed
 from worker.samplers import Samplers
 from worker.session import LoadOrder, StageSpec
+from worker.standing_back import standing_back
+from worker.weights.scan import Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a stage is made from: files as they are, and the coordinator's as they were offered; nothing of the store,
+    whose tensors are what their model's identity says.
+    """
+
+    marks: tuple[Mark, ...] = ()
+    stamps: tuple[str, ...] = ()
 
 
 class Stage:
@@ -24,6 +38,7 @@ class Stage:
         self.spec = spec
         self.layout = layout
         self.context = context
+        self.basis = Basis()
         self.samplers = Samplers(model.vocabulary, spec.params.n_ctx_seq)
         self._model = model
         self._on_close: Callable[[], None] | None = None
@@ -36,6 +51,7 @@ class Stage:
         spec: StageSpec,
         layout: ModelLayout,
         place: Place,
+        placed: Placed,
         limits: MemoryLimits,
         report: Callable[[float], bool],
         weights: Weights | None = None,
@@ -44,26 +60,28 @@ class Stage:
 
         Args:
             place: the worker's device, or its cards.
+            placed: where there it goes, and what it takes.
             limits: how much of its memory may be taken, as `place.limits` has them.
             report: is told the fraction done, answers whether to go on.
             weights: where the tensors are, or will be; None: all in the file.
 
         Raises:
-            DoesNotFitError, BadRequestError: before anything was allocated.
+            DoesNotFitError: before anything was allocated.
             NativeError: LoadCancelledError among them; nothing is left loaded, as with all that `weights` raise.
         """
-        free_bytes = place.free_bytes()
-        placed = place_stage(spec, layout, place, free_bytes)
-        check_each_fits(placed.memory, spec.layers, place, free_bytes)
+        check_each_fits(placed.memory, spec.layers, place, place.free_bytes())
         check_fits(placed.memory, spec, place.device(), find_device("CPU"), limits)
-        model = Model.load(
-            layout.path,
-            layers=spec.layers,
-            device=placed.device,
-            on_progress=report,
-            n_cpu_moe=spec.n_cpu_moe,
-            weights=weights,
-        )
+        # Where processors are few, weights come faster when those that are here are not loaded at their expense; and
+        # loading has to wait for the last in any case.
+        with contextlib.nullcontext() if weights is None else standing_back():
+            model = Model.load(
+                layout,
+                layers=spec.layers,
+                device=placed.device,
+                on_progress=report,
+                n_cpu_moe=spec.n_cpu_moe,
+                weights=weights,
+            )
         try:
             context = Context(model, spec.params)
             if not report(1.0):
@@ -79,6 +97,10 @@ class Stage:
     def n_vocab(self) -> int:
         """Tokens in the model's vocabulary."""
         return self._model.n_vocab
+
+    def rest(self) -> None:
+        """Nobody uses it for now: what is only for its epoch goes."""
+        self.samplers.close()
 
     def renew(self, *, after_failure: bool) -> None:
         """Makes it as good as newly loaded, for a new epoch: no cells, no samplers.

@@ -59,7 +59,10 @@ def _table(workers: Sequence[FoundWorker]) -> str:
 
 def _row(worker: FoundWorker, told: Sequence[str]) -> tuple[str, ...]:
     device = worker.device
-    holds = ", ".join(layers_text(stage.layers.start, stage.layers.end) for stage in worker.loaded)
+    holds = ", ".join(
+        layers_text(stage.layers.start, stage.layers.end) + (" (warm)" if stage.is_warm else "")
+        for stage in worker.loaded
+    )
     return (
         worker.name,
         worker.address,
@@ -107,7 +110,13 @@ def _worker_as_data(worker: FoundWorker) -> dict[str, object]:
         "llama_cpp_python": worker.versions.llama_cpp_python,
         "contract_version": worker.contract_version,
         "loaded": [
-            {"session_id": stage.session_id, "layer_start": stage.layers.start, "layer_end": stage.layers.end}
+            {
+                "session_id": stage.session_id,
+                "layer_start": stage.layers.start,
+                "layer_end": stage.layers.end,
+                "bytes": stage.memory.total_bytes,
+                "is_warm": stage.is_warm,
+            }
             for stage in worker.loaded
         ],
         "telemetry": [asdict(card) for card in worker.telemetry],

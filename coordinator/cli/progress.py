@@ -173,7 +173,10 @@ def _course(transfer: Transfer) -> str:
 
 
 def _origins(transfer: Transfer) -> str:
-    """ " (1.2 GiB from the coordinator, 310 MiB were there)"; empty where everything was there."""
+    """ " (1.2 GiB from the coordinator, 310 MiB were there)" or " (they were still loaded)"; empty where everything was
+    on its disk."""
+    if any(share.origin is WeightOrigin.WARM for share in transfer.shares):
+        return " (they were still loaded)"
     fetched = [share for share in transfer.shares if share.origin in _ELSEWHERE and share.n_bytes]
     if not fetched:
         return ""

@@ -28,6 +28,9 @@ except ImportError:  # Windows, where nothing holds two downloads apart
 _TELL_EVERY_S = 0.2
 _TRIES = 3
 
+_LEFT_TO_OTHERS_BYTES = 20 << 30
+"""Of a disk, or a tenth of it: as workers' stores do."""
+
 
 def download(file_name: str, file: HttpFile, errand: Errand) -> Path:
     """Where the file lies when this returns; blocks.
@@ -39,6 +42,8 @@ def download(file_name: str, file: HttpFile, errand: Errand) -> Path:
     facts = file.facts or file.ask(errand.cancellation)
     path = _folder(file.url) / file_name
     if _known(path) == _as_text(facts) and (facts.tag or facts.n_bytes):
+        with contextlib.suppress(OSError):
+            os.utime(path.parent)
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +133,24 @@ class _Pace:
 
 
 def _check_room(folder: Path, file: HttpFile, n_bytes: int) -> None:
+    _make_room(folder, n_bytes)
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise SourceError(
             f"the server of {file.shown} gives no parts of files, so all of it must be downloaded: {size(n_bytes)} to "
             f"{folder}, where {size(free)} are free; make room there, or set CARAVAN_CACHE to a folder elsewhere"
         )
+
+
+def _make_room(folder: Path, n_bytes: int) -> None:
+    """Deletes other downloads, the least recently used first, until so much fits beside what others are left of the
+    disk, or there is none."""
+    others = sorted((path for path in folder.parent.iterdir() if path != folder), key=lambda path: path.stat().st_mtime)
+    for other in others:
+        disk = shutil.disk_usage(folder)
+        if disk.free - n_bytes >= min(disk.total // 10, _LEFT_TO_OTHERS_BYTES):
+            return
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def _sentence(file: HttpFile, facts: FileFacts, path: Path) -> str:

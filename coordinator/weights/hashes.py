@@ -14,12 +14,16 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from coordinator.cache import cache_folder, key_of
+from coordinator.cache import bound_folder, cache_folder, key_of
 from coordinator.errors import ModelError
 from coordinator.weights.source import WeightReader, WeightSource
 from protos.weights import HASH_BYTES
 
 _CHUNK_BYTES = 4 << 20
+
+_FOLDER = "hashes"
+_MOST_KEPT = 256
+"""Models whose hashes are remembered; a hundred kilobytes each."""
 
 _MAX_LINE_BYTES = 96
 
@@ -112,7 +116,7 @@ class TensorHashes:
 def _remembered_in(source: WeightSource) -> Path | None:
     if not source.version:
         return None
-    return cache_folder() / "hashes" / f"{key_of(source.layout.identity, source.version)}.txt"
+    return cache_folder() / _FOLDER / f"{key_of(source.layout.identity, source.version)}.txt"
 
 
 def _read(path: Path | None, n_tensors: int) -> dict[int, bytes]:
@@ -133,6 +137,8 @@ def _append(path: Path, tensor: int, digest: bytes) -> None:
     line = f"{tensor} {digest.hex()} {_checksum(str(tensor), digest.hex())}\n"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            bound_folder(_FOLDER, _MOST_KEPT - 1)
         # Begun anew: a line before that was half written must not swallow this one.
         with path.open("ab") as file:
             file.write(("\n" + line).encode("ascii"))

@@ -16,10 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coordinator.cache import cache_folder, key_of
+from coordinator.cache import bound_folder, cache_folder, key_of
 from coordinator.errors import ModelError, SourceError
 from native import ModelFileError, ModelLayout, NativeError, header_size, read_layout
 from native.header_limits import MAX_HEADER_BYTES
+
+_FOLDER = "headers"
+_REFERENCES = "references"
+_MOST_KEPT = 64
+"""Models; 10 MB each. The least recently used goes."""
+_MOST_REFERENCES = 512
 
 _RECORD = "caravan.json"
 _MAX_RECORD_BYTES = 4 << 20
@@ -102,6 +108,8 @@ def recalled(key: str) -> KeptHeaders | None:
         sizes = [path.stat().st_size for path in layout.files]
     except (OSError, ValueError, TypeError, LookupError, NativeError):
         return None
+    with contextlib.suppress(OSError):
+        os.utime(folder)
     as_kept = layout.identity == record["identity"] and sizes == [part.n_bytes for part in parts]
     return KeptHeaders(key, layout, parts) if as_kept else None
 
@@ -137,6 +145,7 @@ def keep(key: str, parts: Sequence[KeptPart], write: Callable[[Path, KeptPart], 
         raise _unwritable(folder.parent, error) from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
+    bound_folder(_FOLDER, _MOST_KEPT - 1, keeping=[key, _REFERENCES])
     return KeptHeaders(key, read_layout(folder / done[0].file_name), done)
 
 
@@ -151,6 +160,7 @@ def remember(reference: str, key: str) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(key, encoding="ascii")
+    bound_folder(f"{_FOLDER}/{_REFERENCES}", _MOST_REFERENCES)
 
 
 def what_was(reference: str) -> KeptHeaders | None:
@@ -168,11 +178,11 @@ def _with_header(part: KeptPart, n_header_bytes: int) -> KeptPart:
 
 
 def _folder() -> Path:
-    return cache_folder() / "headers"
+    return cache_folder() / _FOLDER
 
 
 def _reference_path(reference: str) -> Path:
-    return _folder() / "references" / key_of(reference)
+    return _folder() / _REFERENCES / key_of(reference)
 
 
 def _unwritable(folder: Path, error: OSError) -> SourceError:

@@ -27,6 +27,8 @@ class WeightOrigin(str, Enum):
     PEER = "peer"
     """Another worker."""
     COORDINATOR = "coordinator"
+    WARM = "warm"
+    """Nothing came: the stage was still loaded."""
 
     def __str__(self) -> str:
         return self.value

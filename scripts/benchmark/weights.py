@@ -161,7 +161,9 @@ class Worker:
 @contextlib.contextmanager
 def worker(store: Path) -> Iterator[Worker]:
     """A worker whose store is below that folder."""
+    # With a parent it is the worker itself, whose time is counted, and not its supervisor.
     command = [sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", store.name]
+    command += ["--parent-pid", str(os.getpid())]
     with process(command, environment={"CARAVAN_CACHE": str(store)}) as started:
         assert started.stdout is not None
         ready = json.loads(started.stdout.readline())

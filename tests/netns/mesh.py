@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.netns.coordinate import STARTED_VARIABLE
 from tests.netns.hosts import Host
 
 _ROOT = Path(__file__).parents[2]
@@ -25,11 +27,14 @@ class Outcome:
 
     Attributes:
         first_token_s: From the opening of the mesh, in seconds.
-        origins: By worker, the bytes of its tensors by where they came from: "store", "coordinator", "peer NAME".
+        whole_s: The same from the start of the process.
+        origins: By worker, the bytes of its tensors by where they came from: "store", "coordinator", "peer NAME", or
+            "warm" of a stage that was still loaded.
     """
 
     tokens: list[int]
     first_token_s: float
+    whole_s: float
     origins: Mapping[str, Mapping[str, int]]
 
 
@@ -85,7 +90,7 @@ def start_coordinator(
             sys.executable, "-m", "tests.netns.coordinate", str(model), ranges, *(worker.address for worker in workers)
         ),
         cwd=_ROOT,
-        env={**os.environ, "CARAVAN_CACHE": str(cache)},
+        env={**os.environ, "CARAVAN_CACHE": str(cache), STARTED_VARIABLE: str(time.monotonic())},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

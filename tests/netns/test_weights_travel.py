@@ -99,6 +99,7 @@ def test_each_worker_gets_its_own_tensors_once_and_a_replan_moves_what_moved(
     tokens, received, _ = lab.run(model, "0-11,12-23", [first, second])
     assert tokens == right_tokens
     assert max(received) < 200_000
+    assert [list(lab.origins[worker.name]) for worker in (first, second)] == [["warm"], ["warm"]]
 
     tokens, received, _ = lab.run(model, "0-7,8-15,16-23", [first, second, third])
     assert tokens == right_tokens
@@ -109,6 +110,14 @@ def test_each_worker_gets_its_own_tensors_once_and_a_replan_moves_what_moved(
     assert whole_third_bytes <= received[2] <= _MOST_AGAIN * (whole_third_bytes + header_bytes)
     assert sum(lab.origins["pc2"].values()) == _own_bytes(model, LayerRange(8, 16))
     assert lab.origins["pc3"] == {"peer pc2": whole_third_bytes}
+
+    tokens, received, _ = lab.run(model, "0-11,12-23", [first, second])
+    assert tokens == right_tokens
+    assert max(received) < 200_000
+    assert lab.origins == {
+        "pc1": {"store": _own_bytes(model, LayerRange(0, 12))},
+        "pc2": {"store": _own_bytes(model, LayerRange(12, 24))},
+    }
 
 
 def test_peers_give_what_a_slow_coordinator_need_not(lab: Lab, model: Path, right_tokens: list[int]) -> None:

@@ -96,6 +96,25 @@ def test_another_session_waits_while_one_is_served() -> None:
     assert session.begin_load(over, order("other")).session_id == "other"
 
 
+def test_a_stage_that_stays_warm_is_of_no_session_and_keeps_nothing_out() -> None:
+    warm = session.keep(session.begin_unload(session.fail(ready(order(epoch=2)), error_pb2.ErrorDetail())))
+    assert not warm.is_over
+    with pytest.raises(NoSuchSessionError, match="load it first"):
+        session.open_feed(warm, "s", 2)
+    assert session.begin_benchmark(warm).phase is Phase.BENCHMARKING
+    assert session.begin_load(warm, order("other")).session_id == "other"
+    with pytest.raises(WrongEpochError, match="at epoch 2"):
+        session.begin_load(warm, order(epoch=2))
+    assert warm.error is not None
+    assert session.begin_load(warm, order(epoch=3)).error is None
+
+
+def test_a_session_is_over_without_a_feed_only_once_it_is_loaded() -> None:
+    assert not session.begin_load(IDLE, order()).is_over
+    assert not session.open_feed(ready(), "s", 1).is_over
+    assert session.end_feed(session.open_feed(ready(), "s", 1), n_frames=3).is_over
+
+
 def test_a_stream_of_a_session_that_is_not_here_is_refused() -> None:
     for state in (IDLE, session.begin_load(IDLE, order()), ready(order("other"))):
         with pytest.raises(NoSuchSessionError):

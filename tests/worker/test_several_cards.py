@@ -25,7 +25,7 @@ from tests.worker.driver import (
     want_token,
 )
 from worker.cards import Place, fits_each
-from worker.placing import place_stage
+from worker.placing import DryRuns, place_stage
 from worker.session import StageSpec
 
 # On a card in software the first shaders take their time.
@@ -82,17 +82,17 @@ def generated(first: WorkerProcess, last: WorkerProcess, session_id: str) -> lis
 def test_layers_go_where_there_is_room_until_each_card_fits(cards: tuple[str, str], wide: Path) -> None:
     layout = read_layout(wide)
     place = Place(cards, Split.LAYER)
-    even = place_stage(spec(wide, 0, N_LAYER), layout, place, [1 << 30, 1 << 30])
+    even = place_stage(spec(wide, 0, N_LAYER), layout, place, [1 << 30, 1 << 30], DryRuns())
     assert isinstance(even.device, Cards)
     assert sorted(even.device.shares) == [3, 3]
     # As much as two layers take on the first card, and everything on the second.
     small_bytes = even.memory.cards[0].device_bytes * 2 // 3
-    uneven = place_stage(spec(wide, 0, N_LAYER), layout, place, [small_bytes, even.memory.device_bytes])
+    uneven = place_stage(spec(wide, 0, N_LAYER), layout, place, [small_bytes, even.memory.device_bytes], DryRuns())
     assert isinstance(uneven.device, Cards)
     assert 1 <= uneven.device.shares[0] <= 2
     assert fits_each(uneven.memory, [small_bytes, even.memory.device_bytes])
     too_small = [1 << 16, 1 << 16]
-    assert not fits_each(place_stage(spec(wide, 0, N_LAYER), layout, place, too_small).memory, too_small)
+    assert not fits_each(place_stage(spec(wide, 0, N_LAYER), layout, place, too_small, DryRuns()).memory, too_small)
 
 
 def test_what_cannot_be_shared_by_tensors_is_shared_by_layers_unless_tensors_are_asked_for(
@@ -100,10 +100,10 @@ def test_what_cannot_be_shared_by_tensors_is_shared_by_layers_unless_tensors_are
 ) -> None:
     path = write_model(tmp_path / "model.gguf", "mamba", n_layer=4)
     layout = read_layout(path)
-    placed = place_stage(spec(path, 0, 2), layout, Place(cards, Split.TENSOR), [1 << 30, 1 << 30])
+    placed = place_stage(spec(path, 0, 2), layout, Place(cards, Split.TENSOR), [1 << 30, 1 << 30], DryRuns())
     assert placed.device == Cards(cards, Split.LAYER, (1, 1))
     with pytest.raises(Exception, match="architecture 'mamba' cannot be shared by tensors"):
-        place_stage(spec(path, 0, 2), layout, Place(cards, Split.TENSOR, is_told=True), [1 << 30, 1 << 30])
+        place_stage(spec(path, 0, 2), layout, Place(cards, Split.TENSOR, is_told=True), [1 << 30, 1 << 30], DryRuns())
 
 
 @pytest.mark.parametrize("split", ["layer", "tensor"])

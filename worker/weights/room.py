@@ -41,6 +41,46 @@ class Listed:
     is_in_use: bool
 
 
+class Promises:
+    """Bytes that may be written and are not yet, of all tensors together: the disk does not tell of them."""
+
+    def __init__(self) -> None:
+        # Of its own, so that who writes does not wait for who looks through the folder.
+        self._lock = threading.Lock()
+        self._n_bytes = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """All of them."""
+        return self._n_bytes
+
+    def add(self, n_bytes: int) -> None:
+        """So many more; fewer, if negative."""
+        with self._lock:
+            self._n_bytes += n_bytes
+
+
+class Reservation:
+    """Room for a tensor, until it is written or given up. Any thread."""
+
+    def __init__(self, promises: Promises, n_bytes: int) -> None:
+        self._promises = promises
+        self._left_bytes = n_bytes
+        self._lock = threading.Lock()
+        promises.add(n_bytes)
+
+    def written(self, n_bytes: int) -> None:
+        """So much of it is on the disk now."""
+        with self._lock:
+            n_bytes = min(n_bytes, self._left_bytes)
+            self._left_bytes -= n_bytes
+        self._promises.add(-n_bytes)
+
+    def release(self) -> None:
+        """Nothing more comes; safe to repeat."""
+        self.written(self._left_bytes)
+
+
 class Room:
     """One process's view of it; the limits hold for what all of them take."""
 
@@ -53,6 +93,7 @@ class Room:
         self._lock = threading.Lock()
         self._spare_bytes = 0
         self._looked_at = -_LOOK_S
+        self._promises = Promises()
 
     def make(self, n_bytes: int) -> None:
         """Sees to it that so much more fits, under the limit and on the disk; models that nobody uses may go for it,
@@ -65,13 +106,15 @@ class Room:
         with self._lock:
             self._make(n_bytes)
 
-    def reserve(self, n_bytes: int) -> None:
-        """The same for what is written at once; looks at the disk only now and then. Raises as `make`."""
+    def reserve(self, n_bytes: int) -> Reservation:
+        """The same for a tensor that is about to be written, and has the room to itself; looks at the disk only now and
+        then. Raises as `make`."""
         n_bytes += _ROUNDING_BYTES
         with self._lock:
             if n_bytes > self._spare_bytes or time.monotonic() >= self._looked_at + _LOOK_S:
                 self._make(n_bytes)
             self._spare_bytes -= n_bytes
+            return Reservation(self._promises, n_bytes)
 
     def free(self, n_bytes: int) -> None:
         """The disk is full, whatever it said before: makes so much room, if it can.
@@ -157,7 +200,9 @@ class Room:
             raise self.full(n_bytes, self._spare_bytes)
 
     def _look(self) -> None:
-        self._spare_bytes = room_bytes(
+        # Before the disk is looked at: what is written meanwhile counts twice, and never not at all.
+        promised_bytes = self._promises.n_bytes
+        self._spare_bytes = -promised_bytes + room_bytes(
             self._limit_bytes,
             disk.taken_bytes(self._folder),
             disk.free_bytes(self._folder),

@@ -12,6 +12,8 @@ class Origin(IntEnum):
     FILE = 1
     PEER = 2
     COORDINATOR = 3
+    # It was still loaded.
+    WARM = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from worker.weights.hashing import ShortFileError, hash_range
 from worker.weights.index import Index
 from worker.weights.model_folder import ABOUT_FILE, CLAIMS_FOLDER, INDEX_FILE, PARTS_FOLDER, USE_FILE
 from worker.weights.piece import Piece
-from worker.weights.room import Room
+from worker.weights.room import Reservation, Room
 from worker.weights.use import Use
 from worker.weights.writer import TensorWriter
 
@@ -267,13 +267,14 @@ class StoredModel:
                 claim.finish()
                 return None
             with self._disk_errors():
-                self._room.reserve(about.n_bytes - claim.ranges.n_bytes)
+                reservation = self._room.reserve(about.n_bytes - claim.ranges.n_bytes)
+            stack.callback(reservation.release)
             resources = stack.pop_all()
         return TensorWriter(
             name=about.name,
             piece=self.piece(tensor),
             claim=claim,
-            write_all=self._write_all,
+            write_all=lambda fd, view, offset: self._write_all(fd, view, offset, reservation),
             on_finished=lambda hash: self._finished(tensor, hash),
             on_closed=resources.close,
         )
@@ -289,7 +290,7 @@ class StoredModel:
                 self._index.add(tensor, hash)
         self._on_written(self)
 
-    def _write_all(self, fd: int, view: memoryview, offset: int) -> None:
+    def _write_all(self, fd: int, view: memoryview, offset: int, reservation: Reservation) -> None:
         with self._disk_errors():
             while view:
                 try:
@@ -299,6 +300,7 @@ class StoredModel:
                         raise
                     self._room.free(len(view))
                     continue
+                reservation.written(n_written)
                 view, offset = view[n_written:], offset + n_written
 
     def _hash(self, tensor: int) -> bytes | None:

@@ -36,6 +36,15 @@ class Supply:
         self._offers = offers
         self._port = port
 
+    def is_stored(self, layout: ModelLayout) -> bool:
+        """Whether `layout`, as ModelFiles found it, is the store's. Raises StoreUnusableError."""
+        stored = self._models.store.find(layout.identity)
+        return stored is not None and stored.layout.path == layout.path
+
+    def stamps(self, identity: str) -> tuple[str, ...]:
+        """Of the coordinator's files, as they were offered."""
+        return tuple(part.stamp for part in self._offers.parts(identity))
+
     def copies(self, order: LoadOrder, layout: ModelLayout) -> Copies | None:
         """What is here of a load's model, `layout` as ModelFiles found it; None: its file is taken as it is.
 
@@ -45,8 +54,7 @@ class Supply:
             StoreUnusableError: the store cannot be looked at.
             OSError: the file cannot be opened any more.
         """
-        stored = self._models.store.find(layout.identity)
-        if stored is not None and stored.layout.path == layout.path:
+        if self.is_stored(layout):
             return Copies(layout, self._models.store, None)
         if order.sources is None or not order.sources.coordinator_gives:
             return None

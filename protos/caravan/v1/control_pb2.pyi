@@ -32,6 +32,7 @@ class WeightOrigin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WEIGHT_ORIGIN_FILE: _ClassVar[WeightOrigin]
     WEIGHT_ORIGIN_PEER: _ClassVar[WeightOrigin]
     WEIGHT_ORIGIN_COORDINATOR: _ClassVar[WeightOrigin]
+    WEIGHT_ORIGIN_WARM: _ClassVar[WeightOrigin]
 
 class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -55,6 +56,7 @@ WEIGHT_ORIGIN_STORE: WeightOrigin
 WEIGHT_ORIGIN_FILE: WeightOrigin
 WEIGHT_ORIGIN_PEER: WeightOrigin
 WEIGHT_ORIGIN_COORDINATOR: WeightOrigin
+WEIGHT_ORIGIN_WARM: WeightOrigin
 WORKER_STATE_UNSPECIFIED: WorkerState
 WORKER_STATE_IDLE: WorkerState
 WORKER_STATE_LOADING: WorkerState
@@ -63,8 +65,10 @@ WORKER_STATE_COMPUTING: WorkerState
 WORKER_STATE_FAILED: WorkerState
 
 class DescribeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("without_telemetry",)
+    WITHOUT_TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    without_telemetry: bool
+    def __init__(self, without_telemetry: _Optional[bool] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
     __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded", "telemetry", "weights_port")
@@ -399,26 +403,30 @@ class NeedsCoordinator(_message.Message):
     def __init__(self, n_connections: _Optional[int] = ...) -> None: ...
 
 class LoadedStage(_message.Message):
-    __slots__ = ("session_id", "epoch", "layer_start", "layer_end", "memory", "is_serving")
+    __slots__ = ("session_id", "epoch", "layer_start", "layer_end", "memory", "is_serving", "is_warm")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
     LAYER_END_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     IS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    IS_WARM_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     layer_start: int
     layer_end: int
     memory: MemoryUse
     is_serving: bool
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ..., is_serving: _Optional[bool] = ...) -> None: ...
+    is_warm: bool
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., memory: _Optional[_Union[MemoryUse, _Mapping]] = ..., is_serving: _Optional[bool] = ..., is_warm: _Optional[bool] = ...) -> None: ...
 
 class UnloadRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "may_keep")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MAY_KEEP_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    may_keep: bool
+    def __init__(self, session_id: _Optional[str] = ..., may_keep: _Optional[bool] = ...) -> None: ...
 
 class UnloadResponse(_message.Message):
     __slots__ = ("was_loaded",)

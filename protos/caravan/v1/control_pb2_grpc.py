@@ -162,7 +162,9 @@ class ControlServiceServicer:
         Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
         `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
         cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
-        Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
+        Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again. A stage
+        that is warm or of an older session is taken over, as good as new, where the new one would be the same: model, layers
+        and context; one that would not is let go first.
         Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
         UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
         or a benchmark is under way, or another session is being served; CANCELLED.
@@ -172,7 +174,8 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unload(self, request, context):
-        """Drops a session's stage, ending its streams. Unknown sessions are no error: safe to try again.
+        """Ends a session and its streams, and drops its stage or keeps it warm. Unknown sessions are no error: safe to try
+        again. A session whose streams ended long ago ends by itself.
         Statuses: OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

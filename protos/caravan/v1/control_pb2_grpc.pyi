@@ -78,13 +78,16 @@ class ControlServiceStub:
     Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
     `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
     cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
-    Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
+    Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again. A stage
+    that is warm or of an older session is taken over, as good as new, where the new one would be the same: model, layers
+    and context; one that would not is let go first.
     Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
     UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
     or a benchmark is under way, or another session is being served; CANCELLED.
     """
     Unload: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnloadRequest, _control_pb2.UnloadResponse]
-    """Drops a session's stage, ending its streams. Unknown sessions are no error: safe to try again.
+    """Ends a session and its streams, and drops its stage or keeps it warm. Unknown sessions are no error: safe to try
+    again. A session whose streams ended long ago ends by itself.
     Statuses: OK.
     """
     Health: _grpc.UnaryUnaryMultiCallable[_control_pb2.HealthRequest, _control_pb2.HealthResponse]
@@ -138,13 +141,16 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
     `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
     cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
-    Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
+    Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again. A stage
+    that is warm or of an older session is taken over, as good as new, where the new one would be the same: model, layers
+    and context; one that would not is let go first.
     Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
     UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
     or a benchmark is under way, or another session is being served; CANCELLED.
     """
     Unload: _aio.UnaryUnaryMultiCallable[_control_pb2.UnloadRequest, _control_pb2.UnloadResponse]  # type: ignore[assignment]
-    """Drops a session's stage, ending its streams. Unknown sessions are no error: safe to try again.
+    """Ends a session and its streams, and drops its stage or keeps it warm. Unknown sessions are no error: safe to try
+    again. A session whose streams ended long ago ends by itself.
     Statuses: OK.
     """
     Health: _aio.UnaryUnaryMultiCallable[_control_pb2.HealthRequest, _control_pb2.HealthResponse]  # type: ignore[assignment]
@@ -243,7 +249,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         Weights that are not here are fetched from the sources named. Messages: any number with `progress`, one with
         `needs_coordinator` where the coordinator is to give weights, then exactly one with `loaded`. Cancelling the call
         cancels the load and leaves nothing loaded; tensors that were fetched and verified stay on disk.
-        Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again.
+        Loading what is already loaded (same session, epoch and stage) answers at once, so it is safe to try again. A stage
+        that is warm or of an older session is taken over, as good as new, where the new one would be the same: model, layers
+        and context; one that would not is let go first.
         Statuses: those of DryRun; RESOURCE_EXHAUSTED it does not fit, with needed and free bytes, or the disk is full;
         UNAVAILABLE a tensor that no source gives as it should be; ABORTED another load
         or a benchmark is under way, or another session is being served; CANCELLED.
@@ -255,7 +263,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.UnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.UnloadResponse, _abc.Awaitable[_control_pb2.UnloadResponse]]:
-        """Drops a session's stage, ending its streams. Unknown sessions are no error: safe to try again.
+        """Ends a session and its streams, and drops its stage or keeps it warm. Unknown sessions are no error: safe to try
+        again. A session whose streams ended long ago ends by itself.
         Statuses: OK.
         """
 

@@ -10,6 +10,7 @@ from tests.models import write_model
 from tests.worker.weights.conftest import OpenStore
 from tests.worker.weights.fetching import Source, create, left_over
 from worker.errors import DiskFullError, ModelGoneError
+from worker.weights import disk, room
 
 
 def test_the_least_recently_used_make_room_and_what_is_in_use_stays(
@@ -101,3 +102,27 @@ def test_room_that_was_made_is_room_on_the_disk(open_store: OpenStore, source: S
 
 def _is_open(fd: str) -> bool:
     return os.path.islink(f"/proc/self/fd/{fd}")
+
+
+def test_tensors_that_begin_at_once_are_not_promised_the_same_room(
+    open_store: OpenStore, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_LOOK_S", 0.0)
+    taken_bytes = disk.taken_bytes(create(open_store(), source).folder.parent)
+    second, first = sorted(range(source.n_tensors), key=lambda tensor: len(source.tensor(tensor)))[-2:]
+    n_bytes = len(source.tensor(first)) + len(source.tensor(second))
+    model = open_store(taken_bytes + n_bytes).find(source.layout.identity)
+    assert model is not None
+    with model.in_use():
+        writer = model.begin(first)
+        assert writer is not None
+        with pytest.raises(DiskFullError):
+            model.begin(second)
+        writer.write(0, source.tensor(first))
+        with pytest.raises(DiskFullError):
+            model.begin(second)
+        writer.close()
+        monkeypatch.setattr(model._room, "_limit_bytes", taken_bytes + n_bytes + (100 << 10))
+        again = model.begin(second)
+        assert again is not None
+        again.close()
