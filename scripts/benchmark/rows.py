@@ -66,8 +66,10 @@ def _prefill(setting: Setting, *, network: Network = _LOOPBACK) -> Iterator[Sequ
         caravan(setting, model, network=network, places=places, context=setting.n_prompt + 16) as line,
         rpc(setting, model, network=network, places=places) as peer,
     ):
-        both = both_cores(setting, model)
-        yield [line.prefill, partial(peer.prefill, _UBATCHES), partial(both.prefill, _UBATCHES)]
+        contenders: list[Contender] = [line.prefill, partial(peer.prefill, _UBATCHES)]
+        if not network.rate:
+            contenders.append(partial(both_cores(setting, model).prefill, _UBATCHES))
+        yield contenders
 
 
 @contextlib.contextmanager
