@@ -21,7 +21,7 @@ _LANES_BEYOND_STAGES = 1
 """A lane for each stage keeps all busy, one more hides what a trip takes beside computing."""
 
 _WORTH = 0.97
-"""More lanes, or other chunks, have to save at least 3 %: figures are no better than that."""
+"""More lanes have to save at least 3 %: figures are no better than that."""
 
 _SMALLEST_CHUNK = 64
 """Tokens. Below, a CPU's products of matrices and a link's round trips both cost more than the overlap gains."""
@@ -69,14 +69,15 @@ def prefill_s(n_prompt: int, n_chunk: int, stage_s: StageSeconds) -> float:
 
 def best_chunk(n_prompt: int, n_most: int, n_stages: int, stage_s: StageSeconds) -> int:
     """Tokens of the chunks that a prompt is best cut into: `n_most` (what llama.cpp computes at once), or that halved
-    some times. Larger ones, where it makes no difference; a prompt of two smallest chunks or less is not cut."""
+    some times. Smaller ones, where it makes no difference: others wait less behind them. A prompt of two smallest
+    chunks or less is not cut."""
     best = n_most
     if n_stages == 1 or n_prompt <= 2 * _SMALLEST_CHUNK:
         return best
     best_s, n_chunk = prefill_s(n_prompt, best, stage_s), n_most // 2
     while n_chunk >= _SMALLEST_CHUNK:
         seconds = prefill_s(n_prompt, n_chunk, stage_s)
-        if seconds < _WORTH * best_s:
+        if seconds <= best_s:
             best, best_s = n_chunk, seconds
         n_chunk //= 2
     return best

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A forwarder that holds every byte back for a while: a network link on one machine.
 
-Run as a process: `python scripts/benchmark/delay.py LISTEN_PORT TARGET_PORT DELAY_MS`. Threads and nanosleep, since an
-event loop's timers are no finer than a millisecond; bandwidth is not limited.
+Run as a process: `python scripts/benchmark/delay.py HOST LISTEN_PORT TARGET_PORT DELAY_MS`. Threads and nanosleep,
+since an event loop's timers are no finer than a millisecond; bandwidth is not limited.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import time
 _CHUNK_BYTES = 1 << 18
 
 
-def forward(listen_port: int, target_port: int, delay_s: float) -> None:
-    """Accepts connections on loopback for as long as the process lives."""
-    listener = socket.create_server(("127.0.0.1", listen_port))
+def forward(host: str, listen_port: int, target_port: int, delay_s: float) -> None:
+    """Accepts connections on that address for as long as the process lives."""
+    listener = socket.create_server((host, listen_port))
     while True:
         near, _ = listener.accept()
-        far = socket.create_connection(("127.0.0.1", target_port))
+        far = socket.create_connection((host, target_port))
         for source, target in ((near, far), (far, near)):
             target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             held: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
@@ -57,4 +57,4 @@ def _write(target: socket.socket, held: queue.SimpleQueue[tuple[float, bytes]]) 
 
 
 if __name__ == "__main__":
-    forward(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000)
+    forward(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) / 1000)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Writes the benchmark's model: llama architecture, random weights, Q8_0. Speed does not depend on what they are."""
+"""Writes the benchmark's model: llama architecture, random weights, Q8_0 or what llama.cpp makes of that. Speed does
+not depend on what the weights are.
+"""
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,26 @@ class Shape:
     n_head: int = 16
     n_head_kv: int = 8
     n_vocab: int = 32000
+
+
+def model_file(work: Path, kind: str, programs: Path) -> Path:
+    """The model in one of llama.cpp's quantisations, like "Q4_K_M"; written the first time.
+
+    Args:
+        programs: Where its llama-quantize is.
+    """
+    path = work / f"bench-350m-{kind.lower()}.gguf"
+    if path.exists():
+        return path
+    print(f"writing {path.name} ...", flush=True)
+    if kind == "Q8_0":
+        write_model(path)
+        return path
+    source, partial = model_file(work, "Q8_0", programs), path.with_suffix(".partial")
+    command = [str(programs / "llama-quantize"), "--allow-requantize", str(source), str(partial), kind]
+    subprocess.run(command, check=True, capture_output=True)
+    partial.rename(path)
+    return path
 
 
 def write_model(path: Path, shape: Shape | None = None) -> None:

@@ -45,15 +45,19 @@ def process(
 
 
 @contextlib.contextmanager
-def delayed(port: int, delay_ms: float) -> Iterator[int]:
-    """A port that leads to `port` with that one-way delay; `port` itself without one."""
+def delayed(prefix: Sequence[str], host: str, port: int, delay_ms: float) -> Iterator[int]:
+    """A port of that host that leads to `port` with that one-way delay; `port` itself without one.
+
+    Args:
+        prefix: What runs a command on that host.
+    """
     if delay_ms == 0:
         yield port
         return
     near = free_port()
     forwarder = Path(__file__).with_name("delay.py")
-    with process([sys.executable, str(forwarder), str(near), str(port), str(delay_ms)]):
-        wait_for_port(near)
+    with process([*prefix, sys.executable, str(forwarder), host, str(near), str(port), str(delay_ms)]):
+        wait_for_port(host, near)
         yield near
 
 
@@ -64,15 +68,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, timeout_s: float = 20) -> None:
+def wait_for_port(host: str, port: int, timeout_s: float = 20) -> None:
     """Waits until somebody listens; TimeoutError if nobody does."""
     deadline = time.monotonic() + timeout_s
-    while not _is_listening(port):
+    while not _is_listening(host, port):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"nobody listens on port {port} after {timeout_s:g} s")
+            raise TimeoutError(f"nobody listens on port {port} of {host} after {timeout_s:g} s")
         time.sleep(0.05)
 
 
-def _is_listening(port: int) -> bool:
+def _is_listening(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0

@@ -28,6 +28,20 @@ def write_between(page: Path, name: str, lines: Sequence[str]) -> None:
     print(f"wrote {page.relative_to(ROOT)}")
 
 
+def kept_lines(page: Path, name: str, whats: Sequence[str]) -> dict[str, list[str]]:
+    """The lines that a page's table has for these rows: a row begins with what it is, and goes on as long as a line's
+    first cell is empty."""
+    between = page.read_text(encoding="utf-8").split(f"<!-- {name}: begin -->", 1)[1].split(f"<!-- {name}: end -->")[0]
+    kept: dict[str, list[str]] = {}
+    what = ""
+    for line in between.splitlines():
+        if line.startswith("| "):
+            what = line.split("|")[1].strip() or what
+            if what in whats:
+                kept.setdefault(what, []).append(line)
+    return kept
+
+
 def _processor() -> str:
     """The processor's name."""
     with contextlib.suppress(OSError):

@@ -244,7 +244,7 @@ def iperf3(_model: Path) -> float:
     """Bytes per second over loopback, in two streams."""
     port = free_port()
     with process(["iperf3", "--server", "--port", str(port)]):
-        wait_for_port(port)
+        wait_for_port("127.0.0.1", port)
         command = ["iperf3", "--client", "127.0.0.1", "--port", str(port), "--time", "3", "--parallel", "2", "--json"]
         while True:
             told = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)

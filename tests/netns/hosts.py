@@ -19,6 +19,7 @@ _HEADER_BYTES = 14 + 20 + 32
 # Of the token bucket: more than a link of 10 Gbit/s sends between two ticks of the kernel's clock.
 _BURST = "4mb"
 _MOST_WAIT = "50ms"
+_SUBNET = "10.77.0"
 
 _numbers = itertools.count()
 
@@ -29,17 +30,19 @@ class Host:
 
     namespace: str
     address: str
+    switch: str
     port_of_switch: str
+    device: str = "lan"
 
     def command(self, *program: str) -> list[str]:
         """What runs a program there."""
-        return ["ip", "netns", "exec", self.namespace, *program]
+        return ["ip", "netns", "exec", self.namespace, *program] if self.namespace else list(program)
 
-    def limit(self, rate: str) -> None:
+    def limit(self, rate: str, burst: str = _BURST) -> None:
         """Limits both directions of its link, in tc's words, like "1gbit"."""
-        shaping = ["root", "tbf", "rate", rate, "burst", _BURST, "latency", _MOST_WAIT]
-        _run(*self.command("tc", "qdisc", "replace", "dev", "lan", *shaping))
-        _run("ip", "netns", "exec", _switch_of(self), "tc", "qdisc", "replace", "dev", self.port_of_switch, *shaping)
+        shaping = ["root", "tbf", "rate", rate, "burst", burst, "latency", _MOST_WAIT]
+        _run(*self.command("tc", "qdisc", "replace", "dev", self.device, *shaping))
+        _run("ip", "netns", "exec", self.switch, "tc", "qdisc", "replace", "dev", self.port_of_switch, *shaping)
 
     @property
     def received_bytes(self) -> int:
@@ -52,7 +55,7 @@ class Host:
         return self._count("tx_bytes") - _HEADER_BYTES * self._count("tx_packets")
 
     def _count(self, counter: str) -> int:
-        return int(_run(*self.command("cat", f"/sys/class/net/lan/statistics/{counter}")))
+        return int(_run(*self.command("cat", f"/sys/class/net/{self.device}/statistics/{counter}")))
 
 
 @contextlib.contextmanager
@@ -71,9 +74,24 @@ def hosts(n_hosts: int) -> Iterator[Sequence[Host]]:
             _run("ip", "netns", "delete", namespace)
 
 
+def home(others: Sequence[Host]) -> Host:
+    """The machine itself as one more host on the switch of the others, for programs that stay on it. Its link goes when
+    the switch goes."""
+    switch = others[0].switch
+    host = Host("", f"{_SUBNET}.254", switch, "home", f"caravan{os.getpid()}")
+    _run(
+        "ip", "link", "add", host.port_of_switch, "netns", switch, "mtu", str(_MTU), "type", "veth",
+        "peer", "name", host.device, "mtu", str(_MTU),
+    )  # fmt: skip
+    _run("ip", "netns", "exec", switch, "ip", "link", "set", host.port_of_switch, "master", "bridge", "up")
+    _run("ip", "address", "add", f"{host.address}/24", "dev", host.device)
+    _run("ip", "link", "set", host.device, "up")
+    return host
+
+
 def _make_host(switch: str, namespace: str, number: int, made: list[str]) -> Host:
     _make_namespace(namespace, made)
-    host = Host(namespace, f"10.77.0.{number}", f"port{number}")
+    host = Host(namespace, f"{_SUBNET}.{number}", switch, f"port{number}")
     _run(
         "ip", "link", "add", host.port_of_switch, "netns", switch, "mtu", str(_MTU), "type", "veth",
         "peer", "name", "lan", "netns", namespace, "mtu", str(_MTU),
@@ -88,10 +106,6 @@ def _make_host(switch: str, namespace: str, number: int, made: list[str]) -> Hos
 def _make_namespace(name: str, made: list[str]) -> None:
     _run("ip", "netns", "add", name)
     made.append(name)
-
-
-def _switch_of(host: Host) -> str:
-    return host.namespace.rpartition("-")[0] + "-switch"
 
 
 def _run(*command: str) -> str:
