@@ -129,7 +129,7 @@ def test_a_header_without_end_is_read_to_a_limit(
     server: FileServer, find: Finder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(headers, "_FIRST_BYTES", 1 << 10)
-    monkeypatch.setattr(headers, "_MAX_HEADER_BYTES", 64 << 10)
+    monkeypatch.setattr(headers, "MAX_HEADER_BYTES", 64 << 10)
     # An array of 2^29 strings, of which each is empty.
     begun = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, 1 << 29)
     server.files["/a.gguf"] = begun + bytes(4 << 20)
