@@ -56,6 +56,8 @@ class OpenOptions(TypedDict, total=False):
     kv_type_v: str
     flash_attention: FlashAttention
     queue: int
+    client_limit: int | None
+    request_timeout: float | None
     predicted: bool
     max_bandwidth: int | None
 
@@ -194,6 +196,7 @@ class AsyncMesh(_Face):
         Raises:
             PromptTooLongError, InvalidRequestError: It cannot be served as asked; nothing was sent.
             OverloadedError: Slots and queue are full.
+            ClientLimitError: Its client has as many requests under way as it may.
             ClosedError, WorkerError: The mesh serves no more.
         """
         return self._submit(self._admit(self.prompt_tokens(prompt), options))
@@ -311,6 +314,11 @@ def submit(
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the mesh
             loop.call_soon_threadsafe(session.cancel, request_id)
 
+    def resume() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(session.resume, request_id)
+
+    stream.on_room = resume
     return stream, cancel
 
 

@@ -36,6 +36,7 @@ from coordinator.plan import Plan
 from coordinator.scheduler import Limits, Scheduler
 from coordinator.session import Session
 from coordinator.statuses import Callee
+from coordinator.waiting import Clients
 from coordinator.weights.delivery import Delivery
 from coordinator.weights.errand import FetchStep
 from coordinator.weights.offering import offer_all
@@ -207,8 +208,9 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     for line in loaded:
         resources.push_async_callback(unload_stages, line.clients, line.session_id)
     opened = []
+    clients = Clients(options.client_limit)
     for line in loaded:
-        session = await _start_session(options.queue, prepared, line)
+        session = await _start_session(options.queue, clients, prepared, line)
         resources.push_async_callback(session.close)
         opened.append(OpenLine(line.plan, session))
     resources.callback(prepared.admission.close)
@@ -220,7 +222,7 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
-    vocabulary, admission = await _read_vocabulary(order, resources)
+    vocabulary, admission = await _read_vocabulary(order, options.request_timeout, resources)
     found = await _find_workers(options, on_progress)
     wishes = options.wishes
     if not found.found:
@@ -236,11 +238,13 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     return _Prepared(plan_order, vocabulary, admission)
 
 
-async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
+async def _read_vocabulary(
+    order: ModelOrder, timeout_s: float | None, resources: contextlib.AsyncExitStack
+) -> tuple[Vocabulary, Admission]:
     vocabulary = await asyncio.to_thread(Vocabulary.load, order.layout.path)
     if not vocabulary.has_text:
         raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
-    admission = Admission(vocabulary, order.params.n_ctx_seq)
+    admission = Admission(vocabulary, order.params.n_ctx_seq, timeout_s)
     resources.callback(admission.free)
     return vocabulary, admission
 
@@ -344,8 +348,8 @@ def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[
     return clients
 
 
-async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) -> Session:
-    model, vocabulary, clients = prepared.order.model, prepared.vocabulary, loaded.clients
+async def _start_session(queue: int, clients: Clients, prepared: _Prepared, loaded: LoadedLine) -> Session:
+    model, vocabulary = prepared.order.model, prepared.vocabulary
     params, stages = model.params, loaded.plan.stages
     limits = Limits(
         n_slots=params.n_seq_max,
@@ -364,10 +368,11 @@ async def _start_session(queue: int, prepared: _Prepared, loaded: LoadedLine) ->
         n_batch=params.n_batch,
         n_embd=model.layout.n_embd,
     )
-    line = await Line.open(spec, clients)
+    line = await Line.open(spec, loaded.clients)
     prediction = loaded.plan.prediction
     pace = Pace(len(stages), None if prediction is None else prediction.frame_s)
-    session = Session(line, Scheduler(limits, ends, pace), vocabulary.piece, lambda: line.diagnose(clients))
+    scheduler = Scheduler(limits, ends, pace, clients)
+    session = Session(line, scheduler, vocabulary.piece, lambda: line.diagnose(loaded.clients))
     session.start()
     return session
 
