@@ -123,6 +123,11 @@ class _Face:
         return sum(line.session.n_waiting for line in self._mesh.lines)
 
     @property
+    def n_paused(self) -> int:
+        """Of those that have a slot, those that wait for their readers (`max_unread`)."""
+        return sum(line.session.n_paused for line in self._mesh.lines)
+
+    @property
     def measured(self) -> MeasuredTokens | None:
         """How long the tokens of streams that were alone in the first line took, there and on each stage, to be held
         against `plan.prediction`; None: there were none."""

@@ -95,6 +95,11 @@ class Session:
         return self._scheduler.n_waiting
 
     @property
+    def n_paused(self) -> int:
+        """Of those with a slot, those that wait for their readers."""
+        return sum(running.stream.is_held for running in self._running.values())
+
+    @property
     def measured(self) -> MeasuredTokens | None:
         """How long tokens of lone streams took; None: there were none."""
         return self._timings.measured()

