@@ -36,12 +36,24 @@ class RequestOptions(TypedDict, total=False):
         stop: Texts that end it; they are not part of the answer.
         cache_prompt: Whether to go on from what earlier requests with the same beginning left in the cache (the
             default), or compute the whole prompt. What was computed in other batches can differ in the last bits.
+        client: Whose request it is. Slots are shared fairly among clients, and `client_limit` counts by them.
+        priority: Of those that wait the lowest number goes first; 0 unless asked otherwise. Every eighth slot goes by
+            age alone, so that a high number waits long, and not for ever.
+        timeout: How long it may take from its submission, in seconds; then it ends with DeadlineError. None: as long as
+            the mesh allows.
+        max_unread: When so many of its tokens lie unread, the request is paused (it keeps its slot) until half of them
+            are read; if that takes minutes and others wait, it ends with SlowReaderError. None: it is never paused, and
+            many requests can be begun at once and read one after another.
     """
 
     sampling: SamplingParams | None
     max_tokens: int | None
     stop: Sequence[str]
     cache_prompt: bool
+    client: str
+    priority: int
+    timeout: float | None
+    max_unread: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,10 @@ class AdmittedRequest:
         max_tokens: At least 1; with the prompt no more than the context of a sequence.
         stop: Not empty each.
         cache_prompt: Whether what other requests left in the cache may serve its prompt.
+        client: Whose it is.
+        priority: The lowest goes first.
+        timeout_s: From its submission; None: it may take any time.
+        max_unread: At least 1; None: any number of tokens may lie unread.
     """
 
     prompt: tuple[int, ...]
@@ -59,6 +75,10 @@ class AdmittedRequest:
     stop: tuple[str, ...]
     sampling: SamplingParams
     cache_prompt: bool = True
+    client: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
+    max_unread: int | None = None
 
 
 class _Lease:
@@ -78,11 +98,13 @@ class Admission:
     Args:
         vocabulary: Owned: freed after `free`, when nobody calls into it any more.
         n_ctx: Tokens per sequence.
+        timeout_s: How long any request may take, in seconds; None: any time.
     """
 
-    def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, n_ctx: int, timeout_s: float | None = None) -> None:
         self._lease: _Lease | None = _Lease(vocabulary)
         self._n_ctx = n_ctx
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._template: ChatTemplate | None = None
         self._closed = False
 
@@ -148,6 +170,9 @@ class Admission:
         max_tokens = options.get("max_tokens")
         if max_tokens is not None and max_tokens < 1:
             raise InvalidRequestError(f"max_tokens must be at least 1, not {max_tokens}")
+        max_unread = options.get("max_unread")
+        if max_unread is not None and max_unread < 1:
+            raise InvalidRequestError(f"max_unread must be at least 1, or None, not {max_unread}")
         room = self._n_ctx - len(prompt)
         return AdmittedRequest(
             prompt,
@@ -155,7 +180,18 @@ class Admission:
             stop=_stop_strings(options.get("stop", ())),
             sampling=_checked(lease, options.get("sampling") or SamplingParams(seed=RANDOM_SEED)),
             cache_prompt=options.get("cache_prompt", True),
+            client=options.get("client", ""),
+            priority=options.get("priority", 0),
+            timeout_s=self._bounded(options.get("timeout")),
+            max_unread=max_unread,
         )
+
+    def _bounded(self, timeout_s: float | None) -> float | None:
+        """The time a request has that asks for so much; None: any time."""
+        if timeout_s is not None and not timeout_s > 0:
+            raise InvalidRequestError(f"timeout must be more than 0 s, or None, not {timeout_s}")
+        bounded = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        return None if bounded == math.inf else bounded
 
     def _enter(self) -> _Lease:
         """What keeps the vocabulary there while the caller has it."""

@@ -20,6 +20,8 @@ class Request:
         prompt: At least one token, fewer than the context holds.
         max_tokens: At least 1; with the prompt no more than the context holds.
         reuse: Whether what is cached of other sequences may serve it.
+        client: Whose it is; among clients, slots are shared fairly.
+        priority: Who waits is served from the lowest up.
     """
 
     id: int
@@ -27,6 +29,8 @@ class Request:
     max_tokens: int
     sampling: SamplingParams
     reuse: bool = True
+    client: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,13 +99,32 @@ class Signal(Protocol):
 class TokenStream:
     """One request's tokens between the session that fills it (on its loop) and the face that takes from it.
 
-    Only appended to until `ended`; then nothing changes any more.
+    Only appended to until `ended`; then nothing changes any more. When `max_unread` tokens lie unread (None: any number
+    may), the session pauses the request and sets `is_held`; the face that then has taken half of them calls `on_room`.
+    They may be in two threads, and there is no lock: each first writes what the other looks at, then looks at what the
+    other writes, so that at least one of them sees that there is room.
     """
 
-    __slots__ = ("_signal", "ended", "error", "finish_reason", "prompt_tokens", "tokens", "usage")
+    __slots__ = (
+        "_max_unread",
+        "_n_taken",
+        "_signal",
+        "ended",
+        "error",
+        "finish_reason",
+        "is_held",
+        "on_room",
+        "prompt_tokens",
+        "tokens",
+        "usage",
+    )
 
-    def __init__(self, prompt_tokens: tuple[int, ...], signal: Signal) -> None:
+    def __init__(self, prompt_tokens: tuple[int, ...], signal: Signal, max_unread: int | None = None) -> None:
         self.prompt_tokens = prompt_tokens
+        self.is_held = False
+        self.on_room: Callable[[], None] = _nothing
+        self._max_unread = max_unread
+        self._n_taken = 0
         self.tokens: list[Token] = []
         self.ended = False
         self.finish_reason: FinishReason | None = None
@@ -117,6 +136,26 @@ class TokenStream:
         """The next token."""
         self.tokens.append(token)
         self._signal.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many tokens lie unread as may."""
+        return self._max_unread is not None and len(self.tokens) - self._n_taken >= self._max_unread
+
+    @property
+    def has_room(self) -> bool:
+        """Whether no more than half of that lie unread."""
+        return self._max_unread is None or 2 * (len(self.tokens) - self._n_taken) <= self._max_unread
+
+    def take(self) -> Token | None:
+        """The next token that has arrived; None if there is none now."""
+        if self._n_taken == len(self.tokens):
+            return None
+        token = self.tokens[self._n_taken]
+        self._n_taken += 1
+        if self.is_held and self.has_room:
+            self.on_room()
+        return token
 
     def finish(self, reason: FinishReason, usage: Usage) -> None:
         """Nothing more comes, and all is well."""
@@ -136,13 +175,16 @@ class TokenStream:
         self._signal.set()
 
 
+def _nothing() -> None:
+    """Nobody waits for room."""
+
+
 class _Face:
     """What both faces of a request share. Its destruction cancels the request if that still runs."""
 
     def __init__(self, stream: TokenStream, cancel: Callable[[], None]) -> None:
         self._stream = stream
         self._cancel = cancel
-        self._n_taken = 0
 
     @property
     def text(self) -> str:
@@ -185,11 +227,9 @@ class _Face:
         """
         stream = self._stream
         ended = stream.ended  # before looking at the tokens: none is added after it was set
-        if self._n_taken < len(stream.tokens):
-            self._n_taken += 1
-            return stream.tokens[self._n_taken - 1]
-        if not ended:
-            return None
+        token = stream.take()
+        if token is not None or not ended:
+            return token
         if stream.error is not None:
             raise stream.error.with_traceback(None)  # one error of many requests: tracebacks would add up
         raise _EndedError
@@ -211,6 +251,8 @@ class AsyncGeneration(_Face):
     Raises (both ways):
         WorkerLostError, EngineError: The line broke.
         InvalidRequestError: The grammar admits no token.
+        DeadlineError: It was not finished in its time.
+        SlowReaderError: It was not read, and others waited.
         ClosedError: The mesh was closed meanwhile.
     """
 
@@ -231,6 +273,19 @@ class AsyncGeneration(_Face):
             if token is not None:
                 return token
             await self._arrived.wait()
+
+    async def begun(self) -> None:
+        """Returns when the first token is there to be taken, or it ended without one.
+
+        Raises:
+            CaravanError: It failed without one.
+        """
+        stream = self._stream
+        while not stream.tokens and not stream.ended:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if not stream.tokens and stream.error is not None:
+            raise stream.error.with_traceback(None)
 
     def __await__(self) -> Generator[object, None, AsyncGeneration]:
         return self._run_to_end().__await__()
@@ -254,6 +309,8 @@ class Generation(_Face):
     Raises (iterating and `wait`):
         WorkerLostError, EngineError: The line broke.
         InvalidRequestError: The grammar admits no token.
+        DeadlineError: It was not finished in its time.
+        SlowReaderError: It was not read, and others waited.
         ClosedError: The mesh was closed meanwhile.
     """
 

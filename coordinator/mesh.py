@@ -60,6 +60,8 @@ class OpenOptions(TypedDict, total=False):
     flash_attention: FlashAttention
     queue: int
     draft: Draft
+    client_limit: int | None
+    request_timeout: float | None
     predicted: bool
     max_bandwidth: int | None
 
@@ -123,6 +125,11 @@ class _Face:
     def n_waiting(self) -> int:
         """Requests in the queue."""
         return sum(line.session.n_waiting for line in self._mesh.lines)
+
+    @property
+    def n_paused(self) -> int:
+        """Of those that have a slot, those that wait for their readers (`max_unread`)."""
+        return sum(line.session.n_paused for line in self._mesh.lines)
 
     @property
     def measured(self) -> MeasuredTokens | None:
@@ -210,6 +217,7 @@ class AsyncMesh(_Face):
         Raises:
             PromptTooLongError, InvalidRequestError: It cannot be served as asked; nothing was sent.
             OverloadedError: Slots and queue are full.
+            ClientLimitError: Its client has as many requests under way as it may.
             ClosedError, WorkerError: The mesh serves no more.
         """
         return self._submit(self._admit(self.prompt_tokens(prompt), options))
@@ -327,6 +335,11 @@ def submit(
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the mesh
             loop.call_soon_threadsafe(session.cancel, request_id)
 
+    def resume() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(session.resume, request_id)
+
+    stream.on_room = resume
     return stream, cancel
 
 

@@ -33,6 +33,7 @@ from coordinator.sequence import Limits
 from coordinator.session import Session
 from coordinator.statuses import Callee
 from coordinator.team import counted, gather_team
+from coordinator.waiting import Clients
 from coordinator.weights.delivery import Delivery
 from coordinator.weights.errand import FetchStep
 from coordinator.weights.progress import Transfer
@@ -205,8 +206,9 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     for line in loaded:
         resources.push_async_callback(end_session, line.clients, line.session_id)
     opened = []
+    clients = Clients(options.client_limit)
     for line in loaded:
-        session = await _start_session(options, prepared, line)
+        session = await _start_session(options, clients, prepared, line)
         resources.push_async_callback(session.close)
         opened.append(OpenLine(line.plan, session))
     resources.callback(prepared.admission.close)
@@ -218,12 +220,13 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
-    model, team = await _both(_read_model(order, resources), gather_team(options, source, on_progress, resources))
-    found, clients, wishes = team.found, team.clients, team.wishes
+    reading = _read_model(order, options.request_timeout, resources)
+    model, team = await _both(reading, gather_team(options, source, on_progress, resources))
+    found, workers, wishes = team.found, team.clients, team.wishes
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {counted(len(found.found), 'worker')}"))
     delivery = Delivery(source, options.max_bandwidth)
     plan_order = PlanOrder(
-        order, model.demand, found.found, clients, wishes, options.predicted, delivery, found.left_out
+        order, model.demand, found.found, workers, wishes, options.predicted, delivery, found.left_out
     )
     return _Prepared(plan_order, model.vocabulary, model.ends, model.admission)
 
@@ -252,11 +255,11 @@ class _Model:
     demand: Demand
 
 
-async def _read_model(order: ModelOrder, resources: contextlib.AsyncExitStack) -> _Model:
+async def _read_model(order: ModelOrder, timeout_s: float | None, resources: contextlib.AsyncExitStack) -> _Model:
     vocabulary, ends = await asyncio.to_thread(_read_vocabulary, order)
     if not vocabulary.has_text:
         raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
-    admission = Admission(vocabulary, order.params.n_ctx_seq)
+    admission = Admission(vocabulary, order.params.n_ctx_seq, timeout_s)
     resources.callback(admission.free)
     return _Model(vocabulary, ends, admission, await measure(order))
 
@@ -267,8 +270,8 @@ def _read_vocabulary(order: ModelOrder) -> tuple[Vocabulary, frozenset[int]]:
     return vocabulary, frozenset(filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens)))
 
 
-async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: LoadedLine) -> Session:
-    model, vocabulary, clients = prepared.order.model, prepared.vocabulary, loaded.clients
+async def _start_session(options: MeshOptions, clients: Clients, prepared: _Prepared, loaded: LoadedLine) -> Session:
+    model, vocabulary = prepared.order.model, prepared.vocabulary
     params, stages = model.params, loaded.plan.stages
     limits = Limits(
         n_slots=params.n_seq_max,
@@ -287,10 +290,10 @@ async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: Load
         n_batch=params.n_batch,
         n_embd=model.layout.n_embd,
     )
-    line = await Line.open(spec, clients)
+    line = await Line.open(spec, loaded.clients)
     prediction = loaded.plan.prediction
     pace = Pace(len(stages), None if prediction is None else prediction.frame_s)
-    scheduler = Scheduler(limits, prepared.ends, pace)
-    session = Session(line, scheduler, vocabulary.piece, lambda: line.diagnose(clients))
+    scheduler = Scheduler(limits, prepared.ends, pace, clients)
+    session = Session(line, scheduler, vocabulary.piece, lambda: line.diagnose(loaded.clients))
     session.start()
     return session

@@ -5,6 +5,7 @@ worker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,10 @@ class MeshOptions:
         queue: Requests that may wait for a slot; beyond that OverloadedError.
         draft: Where tokens are guessed from, so that one trip down the line can bring several: "lookup" (from what the
             text, or one before it, went on with after the same words) or "off". The text is the same either way.
+        client_limit: Requests that one client may have, running and waiting; beyond that ClientLimitError. None: any
+            number.
+        request_timeout: How long a request may take from its submission, in seconds, whatever it asks for itself;
+            beyond that DeadlineError. None: any time.
         predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
             layer ranges by hand.
         max_bandwidth: Bytes per second at which each worker may fetch weights, from all sources together; None: no
@@ -98,6 +103,8 @@ class MeshOptions:
     flash_attention: FlashAttention = FlashAttention.OFF
     queue: int = 64
     draft: Draft = "off"
+    client_limit: int | None = None
+    request_timeout: float | None = None
     predicted: bool = False
     max_bandwidth: int | None = None
 
@@ -163,6 +170,10 @@ class MeshOptions:
             raise PlanError("a bandwidth of less than a byte per second lets nothing through")
         if self.queue < 0 or self.local_workers < 0:
             raise PlanError("the queue and the number of local workers cannot be negative")
+        if self.client_limit is not None and self.client_limit < 1:
+            raise PlanError(f"a client_limit of {self.client_limit} lets nobody in: give at least 1, or None")
+        if self.request_timeout is not None and not 0 < self.request_timeout < math.inf:
+            raise PlanError(f"a request_timeout of {self.request_timeout} s lets nothing finish: give more than 0")
         try:
             params = ContextParams(
                 n_ctx_seq=n_ctx,

@@ -24,13 +24,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coordinator.errors import OverloadedError
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.pace import Pace
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
+from coordinator.waiting import Clients, WaitingRoom
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
@@ -71,16 +71,23 @@ class Scheduler:
     Args:
         end_of_generation: Tokens that end a request.
         pace: Of the line; the session tells it what frames took.
+        clients: Of all lines of the mesh.
     """
 
-    def __init__(self, limits: Limits, end_of_generation: Iterable[int], pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        end_of_generation: Iterable[int],
+        pace: Pace | None = None,
+        clients: Clients | None = None,
+    ) -> None:
         self.limits = limits
         self.pace = pace or Pace(limits.n_stages)
         self._ends = frozenset(end_of_generation)
         self._sequences: dict[int, RunningSequence] = {}
-        self._waiting: deque[RunningSequence] = deque()
+        self._waiting = WaitingRoom(limits.n_waiting, Clients() if clients is None else clients)
         self._prefilling: deque[RunningSequence] = deque()
-        self._decoding: list[RunningSequence] = []  # by slot
+        self._decoding: list[RunningSequence] = []  # by slot; without those that are paused
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
         self._operations: list[CacheOperation] = []
         self._ended_slots: list[int] = []
@@ -114,6 +121,7 @@ class Scheduler:
 
         Raises:
             OverloadedError: The queue is full; nothing has changed.
+            ClientLimitError: Its client has as many requests as it may; nothing has changed.
             ValueError: A request that the session cannot hold, or an id that is in use.
         """
         n_prompt, n_ctx = len(request.prompt), self.limits.n_ctx
@@ -121,11 +129,8 @@ class Scheduler:
             raise ValueError(f"request {request.id} is empty or already there")
         if n_prompt + request.max_tokens > n_ctx:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
-        if not self._slots.n_free and len(self._waiting) >= self.limits.n_waiting:
-            raise OverloadedError(len(self._waiting))
-        sequence = RunningSequence(request)
-        self._sequences[request.id] = sequence
-        self._waiting.append(sequence)
+        self._waiting.enter(request, is_slot_free=self._slots.n_free > 0)
+        self._sequences[request.id] = RunningSequence(request)
         self._admit()
 
     def end(self, request_id: int) -> bool:
@@ -139,6 +144,23 @@ class Scheduler:
             return False
         self._release(sequence)
         return True
+
+    def pause(self, request_id: int) -> None:
+        """Decodes no further tokens of a request, which keeps its slot; what is in the line still comes. Nothing
+        happens if it has ended."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None and not sequence.is_paused:
+            sequence.is_paused = True
+            if sequence.phase is Phase.DECODE:
+                self._decoding.remove(sequence)
+
+    def resume(self, request_id: int) -> None:
+        """Goes on with a paused request, from the token where it was. Nothing happens if it has ended."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None and sequence.is_paused:
+            sequence.is_paused = False
+            if sequence.phase is Phase.DECODE:
+                bisect.insort(self._decoding, sequence, key=_slot_of)
 
     def close(self) -> list[int]:
         """Ends everything. Gives the ids of the requests that were still there."""
@@ -218,7 +240,8 @@ class Scheduler:
         sequence.text.append(token)
         if sequence.phase is Phase.PREFILL:
             sequence.phase = Phase.DECODE
-            bisect.insort(self._decoding, sequence, key=_slot_of)
+            if not sequence.is_paused:
+                bisect.insort(self._decoding, sequence, key=_slot_of)
             self.speculation.begin(sequence)
         elif sequence.lookup is not None:
             sequence.lookup.extend((token,))
@@ -236,7 +259,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and self._slots.n_free:
-            sequence = self._waiting.popleft()
+            sequence = self._sequences[self._waiting.take().id]
             prompt = sequence.request.prompt
             place = self._slots.take(prompt, reuse=sequence.request.reuse)
             # With the next frame, whichever that is: slots are said to hold what the frames sent so far make of them.
@@ -250,11 +273,11 @@ class Scheduler:
         """Ends a sequence wherever it is. Frames of it that are in flight are answered for nobody; they come before
         whatever its slot is used for next, so the slot can be given away already."""
         del self._sequences[sequence.request.id]
-        if sequence.phase is Phase.WAITING:
-            self._waiting.remove(sequence)
-        else:
+        self._waiting.leave(sequence.request)
+        if sequence.phase is not Phase.WAITING:
             if sequence.phase is Phase.DECODE:
-                self._decoding.remove(sequence)
+                if not sequence.is_paused:
+                    self._decoding.remove(sequence)
             elif sequence in self._prefilling:
                 self._prefilling.remove(sequence)
             if sequence.n_chunk:

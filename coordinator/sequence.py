@@ -59,12 +59,24 @@ class RunningSequence:
             guesses at what follows it. The number of these tokens is the next one's position.
         n_wrong: Guesses that turned out wrong, each of which made void what was sent after it.
         is_ready: It has a token to decode that was not sent.
+        is_paused: Its reader is behind: nothing more of it is sent.
     """
 
     __slots__ = (
-        "cached", "drafted", "is_ready", "lookup", "n_chunk", "n_in_flight", "n_reused", "n_wrong", "phase", "request",
-        "slot", "text",
-    )  # fmt: skip
+        "cached",
+        "drafted",
+        "is_paused",
+        "is_ready",
+        "lookup",
+        "n_chunk",
+        "n_in_flight",
+        "n_reused",
+        "n_wrong",
+        "phase",
+        "request",
+        "slot",
+        "text",
+    )
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -77,6 +89,7 @@ class RunningSequence:
         self.n_in_flight = 0
         self.n_wrong = 0
         self.is_ready = False
+        self.is_paused = False
         self.lookup: Lookup | None = None
         # The class of the guesses in flight and where they begin in the text, for each frame.
         self.drafted: deque[Drafted] = deque()

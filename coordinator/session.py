@@ -14,14 +14,21 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
 
 from coordinator.admission import AdmittedRequest
-from coordinator.errors import CaravanError, ClosedError, EngineError, InvalidRequestError
+from coordinator.errors import (
+    CaravanError,
+    ClosedError,
+    DeadlineError,
+    EngineError,
+    InvalidRequestError,
+    SlowReaderError,
+)
 from coordinator.frame_log import FrameLog
 from coordinator.frames import LineResult, Outcome, PlannedFrame, Request, SampledRow
-from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob, Usage
+from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob
 from coordinator.line import Line, LineBrokenError
+from coordinator.running import RunningRequest
 from coordinator.scheduler import Scheduler
 from coordinator.text import TextStream
 from coordinator.timings import MeasuredTokens, TokenTimings
@@ -32,31 +39,10 @@ _END_TIMEOUT_S = 5.0
 """For the frames in flight when a session is closed."""
 
 
-@dataclass(slots=True)
-class _Running:
-    """A request as the session sees it."""
-
-    stream: TokenStream
-    text: TextStream
-    submitted_s: float
-    started_s: float = 0.0
-    first_token_s: float = 0.0
-    n_tokens: int = 0
-    n_reused: int = 0
-    n_guessed: int = 0
-
-    def usage(self, now_s: float) -> Usage:
-        started_s = self.started_s or now_s
-        first_s = self.first_token_s or now_s
-        return Usage(
-            prompt_tokens=len(self.stream.prompt_tokens),
-            completion_tokens=self.n_tokens,
-            cached_tokens=self.n_reused,
-            guessed_tokens=self.n_guessed,
-            queued_s=started_s - self.submitted_s,
-            prefill_s=first_s - started_s,
-            decode_s=now_s - first_s,
-        )
+_PATIENCE_S = 120.0
+"""How long a request may stay paused at a time before its slot is given to others that wait. By then its reader has
+taken less than half of `max_unread` tokens: not one a second, where reading aloud takes two or three; and those who
+wait have not yet given up, which common clients do after ten minutes."""
 
 
 class Session:
@@ -67,6 +53,7 @@ class Session:
         scheduler: Fresh.
         piece: The bytes of a token, none for control tokens.
         diagnose: Why the line broke, asked once when it did.
+        patience_s: How long a paused request keeps its slot, in seconds, when others wait for it.
     """
 
     def __init__(
@@ -75,13 +62,15 @@ class Session:
         scheduler: Scheduler,
         piece: Callable[[int], bytes],
         diagnose: Callable[[], Awaitable[CaravanError]],
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         self._line = line
         self._scheduler = scheduler
         self._piece_of = piece
         self._pieces: dict[int, bytes] = {}
         self._diagnose = diagnose
-        self._running: dict[int, _Running] = {}
+        self._patience_s = patience_s
+        self._running: dict[int, RunningRequest] = {}
         self._ids = itertools.count(1)
         self._sending = asyncio.Lock()
         self._timings = TokenTimings()
@@ -116,6 +105,11 @@ class Session:
         return self._scheduler.n_reused_tokens
 
     @property
+    def n_paused(self) -> int:
+        """Of those with a slot, those that wait for their readers."""
+        return sum(running.stream.is_held for running in self._running.values())
+
+    @property
     def measured(self) -> MeasuredTokens | None:
         """How long tokens of lone streams took; None: there were none."""
         return self._timings.measured()
@@ -130,22 +124,44 @@ class Session:
 
         Raises:
             OverloadedError: Slots and queue are full.
+            ClientLimitError: Its client has as many requests as it may.
             CaravanError: The session serves no more, and why.
         """
         if self._error is not None:
             raise self._error.with_traceback(None)  # raised for many: tracebacks would add up
         request_id = next(self._ids)
         self._scheduler.submit(
-            Request(request_id, request.prompt, request.max_tokens, request.sampling, request.cache_prompt)
+            Request(
+                request_id,
+                request.prompt,
+                request.max_tokens,
+                request.sampling,
+                request.cache_prompt,
+                request.client,
+                request.priority,
+            )
         )
-        stream = TokenStream(request.prompt, signal)
-        self._running[request_id] = _Running(stream, TextStream(request.stop), time.monotonic())
+        stream = TokenStream(request.prompt, signal, request.max_unread)
+        running = self._running[request_id] = RunningRequest(stream, TextStream(request.stop), time.monotonic())
+        if request.timeout_s is not None:
+            running.deadline = self._after(request.timeout_s, self._expire, request_id, request.timeout_s)
+        self._end_stuck()
         self._spawn(self._send_ready())
         return request_id, stream
 
     def cancel(self, request_id: int) -> None:
         """Calls a request off; nothing happens if it has ended."""
         if self._end(request_id, FinishReason.CANCELLED):
+            self._spawn(self._send_ready())
+
+    def resume(self, request_id: int) -> None:
+        """Its reader has taken tokens: goes on with a request that was paused, if there is room in its stream."""
+        running = self._running.get(request_id)
+        if running is not None and running.stream.is_held and running.stream.has_room:
+            running.stream.is_held = running.is_stuck = False
+            assert running.patience is not None
+            running.patience.cancel()
+            self._scheduler.resume(request_id)
             self._spawn(self._send_ready())
 
     async def close(self) -> None:
@@ -205,9 +221,11 @@ class Session:
                 stopped |= self._end(outcome.request_id, FinishReason.STOP)
             elif outcome.finish is not None:
                 self._end(outcome.request_id, outcome.finish)
+            elif running.stream.is_full and not running.stream.is_held:
+                self._pause(outcome.request_id, running)
         return stopped
 
-    def _push(self, running: _Running, outcome: Outcome) -> bool:
+    def _push(self, running: RunningRequest, outcome: Outcome) -> bool:
         """Hands one token on; whether its text completed a stop string."""
         row = outcome.row
         assert row.token is not None
@@ -245,6 +263,7 @@ class Session:
         if running is None:
             return False
         self._scheduler.end(request_id)
+        running.stop_timers()
         running.stream.finish(reason, running.usage(time.monotonic()))
         return True
 
@@ -252,7 +271,38 @@ class Session:
         running = self._running.pop(request_id, None)
         if running is not None:
             self._scheduler.end(request_id)
+            running.stop_timers()
             running.stream.fail(error, running.usage(time.monotonic()))
+
+    def _expire(self, request_id: int, timeout_s: float) -> None:
+        """Its time is over."""
+        self._end_with(request_id, DeadlineError(timeout_s, self._running[request_id].n_tokens))
+        self._spawn(self._send_ready())
+
+    def _pause(self, request_id: int, running: RunningRequest) -> None:
+        """Its reader does not keep up."""
+        running.stream.is_held = True
+        self._scheduler.pause(request_id)
+        running.patience = self._after(self._patience_s, self._lose_patience, running)
+        # A reader in another thread that took the last token before it could see that the stream is held.
+        self.resume(request_id)
+
+    def _lose_patience(self, running: RunningRequest) -> None:
+        running.is_stuck = True
+        self._end_stuck()
+
+    def _end_stuck(self) -> None:
+        """Gives the slots of those whose readers are stuck to as many as wait for one."""
+        if not self._scheduler.n_waiting:
+            return
+        for request_id in [number for number, running in self._running.items() if running.is_stuck]:
+            if self._scheduler.n_waiting:
+                self._end_with(request_id, SlowReaderError(self._patience_s))
+                self._spawn(self._send_ready())
+
+    @staticmethod
+    def _after(delay_s: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(delay_s, call, *arguments)
 
     def _piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)

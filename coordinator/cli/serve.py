@@ -62,6 +62,18 @@ class _ListenAddress(click.ParamType[ListenAddress]):
     metavar="N",
     help="How many requests may wait for a free sequence; more are answered 429.",
 )
+@option(
+    "--client-limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many requests one client may have, running and waiting; more are answered 429.",
+)
+@option(
+    "--request-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="How long a request may take, waiting included; then it ends with an error.",
+)
 @json_progress_option
 @local_option
 @line_options
@@ -72,6 +84,8 @@ def command(
     insecure: bool,
     alias: str | None,
     queue: int,
+    client_limit: int | None,
+    request_timeout: float | None,
     json_progress: bool,
     local: int,
     line: LineOptions,
@@ -97,7 +111,12 @@ def command(
             f"cannot listen on {listen}: {error.strerror or error}; choose another with --listen"
         ) from None
     with listening:
-        arguments = open_arguments(line) | {"queue": queue, "local_workers": local}
+        arguments = open_arguments(line) | {
+            "queue": queue,
+            "client_limit": client_limit,
+            "request_timeout": request_timeout,
+            "local_workers": local,
+        }
         progress = load_progress(as_json=json_progress)
         return asyncio.run(_serve(model, listen, listening, alias or model_name(model), progress, arguments))
 

@@ -17,10 +17,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from coordinator.admission import RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration
 from coordinator.http.body import read_body
-from coordinator.http.collecting import ClientGoneError, collect
+from coordinator.http.clients import client_of
+from coordinator.http.collecting import ClientGoneError, collect, until_begun
 from coordinator.http.errors import error_response
 from coordinator.http.forms import ChatForm, CompletionForm, Form, heading
 from coordinator.http.host_check import HostCheck
@@ -32,9 +34,9 @@ from coordinator.http.schemas.sampling import SamplingFields
 from coordinator.http.schemas.status import ModelList
 from coordinator.http.service import Service, ServicePhase
 from coordinator.http.streaming import EventStream, events_of
-from coordinator.http.translate import messages_of, options_of, sampling_of, sampling_of_choice
+from coordinator.http.translate import messages_of, options_of, options_of_choice, sampling_of
 from coordinator.mesh import AsyncMesh
-from native import SamplingParams, Vocabulary, versions
+from native import Vocabulary, versions
 
 _NOBODY_LISTENS = 499
 """Status of an answer that no one will read; nginx's number for it."""
@@ -85,7 +87,7 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
     async def chat(request: Request) -> Response:
         asked = await read_body(request, ChatRequest)
         mesh = service.mesh()
-        generations = _begin_chat(mesh, asked)
+        generations = _begin_chat(mesh, asked, client_of(request))
         form = ChatForm(heading("chatcmpl", service.name, versions().llama_cpp), bool(asked.logprobs))
         return await _answer(request, asked, form, generations)
 
@@ -94,38 +96,39 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
         asked = await read_body(request, CompletionRequest)
         mesh = service.mesh()
         echoes = _echoes(mesh.vocabulary, asked)
-        generations = _begin_completions(mesh, asked)
+        generations = _begin_completions(mesh, asked, client_of(request))
         about = heading("cmpl", service.name, versions().llama_cpp)
         form = CompletionForm(about, asked.logprobs is not None, echoes)
         return await _answer(request, asked, form, generations)
 
 
-def _begin_chat(mesh: AsyncMesh, asked: ChatRequest) -> list[AsyncGeneration]:
+def _begin_chat(mesh: AsyncMesh, asked: ChatRequest, client: str) -> list[AsyncGeneration]:
     sampling = sampling_of(asked, n_top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None)
-    messages, variables = messages_of(asked), asked.chat_template_kwargs
+    messages, variables, options = messages_of(asked), asked.chat_template_kwargs, options_of(asked, sampling, client)
     with _all_or_none() as generations:
-        generations.append(mesh.chat(messages, template_variables=variables, **options_of(asked, sampling)))
-        _begin_other_choices(mesh, asked, sampling, generations)
+        generations.append(mesh.chat(messages, template_variables=variables, **options))
+        _begin_other_choices(mesh, asked, options, generations)
     return generations
 
 
-def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest) -> list[AsyncGeneration]:
+def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest, client: str) -> list[AsyncGeneration]:
     sampling = sampling_of(asked, n_top_logprobs=asked.logprobs)
+    options = options_of(asked, sampling, client)
     with _all_or_none() as generations:
         for prompt in asked.prompt:
-            generations.append(mesh.generate(prompt, **options_of(asked, sampling)))
-            _begin_other_choices(mesh, asked, sampling, generations)
+            generations.append(mesh.generate(prompt, **options))
+            _begin_other_choices(mesh, asked, options, generations)
     return generations
 
 
 def _begin_other_choices(
-    mesh: AsyncMesh, asked: SamplingFields, sampling: SamplingParams, generations: list[AsyncGeneration]
+    mesh: AsyncMesh, asked: SamplingFields, options: RequestOptions, generations: list[AsyncGeneration]
 ) -> None:
     """Further answers to the prompt of the last generation, from its tokens: it is not tokenized again."""
     tokens = generations[-1].prompt_tokens
     for choice in range(1, asked.n_choices):
-        options = options_of(asked, sampling_of_choice(sampling, choice))
-        generations.append(mesh.generate(tokens, **options))
+        own = options_of_choice(options, choice)
+        generations.append(mesh.generate(tokens, **own))
 
 
 @contextlib.contextmanager
@@ -144,6 +147,7 @@ async def _answer(
     request: Request, asked: SamplingFields, form: Form, generations: Sequence[AsyncGeneration]
 ) -> Response:
     if asked.stream:
+        await until_begun(request, generations)
         events = events_of(form, generations, asked.n_choices, include_usage=asked.include_usage)
         return EventStream(events, generations)
     return _json(await collect(request, form, generations, asked.n_choices))

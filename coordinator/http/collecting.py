@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Answers given whole, when they are finished. Runs on the server's event loop."""
+"""Answers given whole, when they are finished, and what all answers wait for. Runs on the server's event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from fastapi import Request
 
@@ -32,24 +33,31 @@ async def collect(request: Request, form: Form, generations: Sequence[AsyncGener
         CaravanError: a generation failed; the others are cancelled.
         ClientGoneError: nobody is left to read the answer.
     """
-    reading = asyncio.ensure_future(_run_to_end(generations))
-    leaving = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            raise ClientGoneError
-        reading.result()
+        await _while_connected(request, _run_to_end(generations))
     finally:
-        for task in (reading, leaving):
-            task.cancel()
         for generation in generations:  # a reading task that never began cannot end them
             generation.cancel()
-        await asyncio.gather(reading, leaving, return_exceptions=True)
     answers = [
         Finished(index, generation.tokens, generation.text, reason_of(generation))
         for index, generation in enumerate(generations)
     ]
     return form.whole(answers, usage_of(generations, n_choices))
+
+
+async def until_begun(request: Request, generations: Sequence[AsyncGeneration]) -> None:
+    """Returns when there is something to stream, so that what fails before has an HTTP status.
+
+    Raises:
+        CaravanError: one failed before any had a token; the others are cancelled.
+        ClientGoneError: nobody is left to read the answer; they are cancelled.
+    """
+    try:
+        await _while_connected(request, _first_of(generations))
+    except BaseException:
+        for generation in generations:
+            generation.cancel()
+        raise
 
 
 def usage_of(generations: Sequence[AsyncGeneration], n_choices: int) -> Usage:
@@ -86,6 +94,33 @@ async def _run_to_end(generations: Sequence[AsyncGeneration]) -> None:
             pass
     finally:
         await events.aclose()
+
+
+async def _first_of(generations: Sequence[AsyncGeneration]) -> None:
+    waits = [asyncio.ensure_future(generation.begun()) for generation in generations]
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in done:
+            wait.result()
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work, unless the client leaves before it is done."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

@@ -56,6 +56,10 @@ MEANINGS: Mapping[type[errors.CaravanError], HttpMeaning] = {
     errors.InvalidRequestError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "invalid_request"),
     errors.PromptTooLongError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "context_length_exceeded"),
     errors.OverloadedError: HttpMeaning(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "overloaded"),
+    errors.ClientLimitError: HttpMeaning(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "client_limit"),
+    # 504 as with Anthropic, Gemini and Mistral; OpenRouter's 408 invites clients to send it again (RFC 9110, 15.5.9).
+    errors.DeadlineError: HttpMeaning(HTTPStatus.GATEWAY_TIMEOUT, "timeout_error", "timeout"),
+    errors.SlowReaderError: HttpMeaning(HTTPStatus.GATEWAY_TIMEOUT, "timeout_error", "slow_reader"),
     errors.CancelledError: HttpMeaning(_UNAVAILABLE, _SERVER, "cancelled"),
     errors.ClosedError: HttpMeaning(_UNAVAILABLE, _SERVER, "closed"),
 }
@@ -98,5 +102,7 @@ def _status(error: Exception) -> HTTPStatus:
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, RejectedError):
         return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    may_pass = isinstance(error, errors.OverloadedError)
-    return {"Retry-After": str(RETRY_AFTER_S)} if may_pass else {}
+    if isinstance(error, errors.OverloadedError | errors.ClientLimitError):
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    # OpenAI's clients send anything beyond 499 twice more, unless told not to: its time is over.
+    return {"x-should-retry": "false"} if isinstance(error, errors.DeadlineError) else {}

@@ -108,7 +108,7 @@ class Service:
             health.fraction = sum(self._fractions.values()) / max(1, len(self._fractions))
         if phase is ServicePhase.READY and mesh is not None:
             health.stages = self._stages()
-            health.n_running, health.n_waiting = mesh.n_running, mesh.n_waiting
+            health.n_running, health.n_waiting, health.n_paused = mesh.n_running, mesh.n_waiting, mesh.n_paused
         if self.error is not None:
             health.error = error_info(self.error)
         return health

@@ -15,6 +15,11 @@ from native import SamplingParams
 _SEED_MASK = 0xFFFF_FFFF
 """llama.cpp's seeds have 32 bits; longer ones are cut to them, as llama-server does."""
 _RANDOM_SEED = -1
+
+MAX_UNREAD = 256
+"""Tokens of a stream that wait for a client before its request is paused: a minute and a half of reading aloud, and
+with the likeliest 20 of each token about a megabyte."""
+
 _PASSED_ON = (
     "temperature",
     "top_k",
@@ -47,19 +52,25 @@ def sampling_of(request: SamplingFields, *, n_top_logprobs: int | None) -> Sampl
     )
 
 
-def options_of(request: SamplingFields, sampling: SamplingParams) -> RequestOptions:
-    """How the mesh is to answer the request's prompts."""
+def options_of(request: SamplingFields, sampling: SamplingParams, client: str) -> RequestOptions:
+    """How the mesh is to answer the prompts of a client's request."""
     return RequestOptions(
         sampling=sampling,
         max_tokens=request.token_limit,
         stop=request.stop,
         cache_prompt=request.cache_prompt is not False,
+        client=client,
+        priority=request.priority or 0,
+        timeout=request.timeout,
+        max_unread=MAX_UNREAD if request.stream else None,
     )
 
 
-def sampling_of_choice(sampling: SamplingParams, choice: int) -> SamplingParams:
-    """The parameters of the `choice`-th answer to one prompt: the same but for the seed; answers differ."""
-    return dataclasses.replace(sampling, seed=(sampling.seed + choice) & _SEED_MASK)
+def options_of_choice(options: RequestOptions, choice: int) -> RequestOptions:
+    """The options of the `choice`-th answer to one prompt: the same but for the seed; answers differ."""
+    sampling = options["sampling"]
+    assert sampling is not None
+    return {**options, "sampling": dataclasses.replace(sampling, seed=(sampling.seed + choice) & _SEED_MASK)}
 
 
 def messages_of(request: ChatRequest) -> Sequence[Mapping[str, object]]:

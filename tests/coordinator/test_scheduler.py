@@ -285,6 +285,42 @@ def test_waiting_requests_come_in_the_order_they_were_submitted() -> None:
     assert order == [1, 2, 3]
 
 
+def test_a_paused_request_keeps_its_slot_and_its_token_and_goes_on_where_it_was() -> None:
+    scheduler, line = _running(3, seconds=[1.0, 0.0])
+    scheduler.pause(1)
+    last = _step(scheduler, line)  # what is in the line still comes
+    assert 1 in last.seq_ids
+    for _ in range(3):
+        assert _step(scheduler, line).seq_ids == [0, 2]
+    assert scheduler.n_running == 3
+    scheduler.resume(1)
+    _step(scheduler, line)
+    again = _step(scheduler, line)
+    row = again.seq_ids.index(1)
+    assert again.positions[row] == last.positions[last.seq_ids.index(1)] + 1
+
+
+def test_a_request_that_is_paused_before_its_first_token_is_not_decoded() -> None:
+    scheduler = _scheduler()
+    scheduler.submit(_request(1))
+    (prompt,) = _frames(scheduler)
+    scheduler.pause(1)
+    assert [outcome.request_id for outcome in _answer(scheduler, prompt)] == [1]
+    assert _frames(scheduler) == []
+    scheduler.resume(1)
+    assert [frame.seq_ids for frame in _frames(scheduler)] == [[0]]
+
+
+def test_a_paused_request_that_ends_frees_its_slot() -> None:
+    scheduler, line = _running(2, seconds=[1.0, 0.0])
+    scheduler.pause(0)
+    assert scheduler.end(0)
+    assert scheduler.n_running == 1
+    scheduler.resume(0)
+    _step(scheduler, line)
+    assert _step(scheduler, line).seq_ids == [1]
+
+
 def test_an_answer_to_another_frame_is_refused() -> None:
     scheduler = _scheduler()
     scheduler.submit(_request(1))
@@ -354,6 +390,7 @@ _EVENTS = st.lists(
         st.tuples(st.just("end"), st.integers(0, 12), st.just(0)),
         st.tuples(st.just("answer"), st.sampled_from([_END, _WORD, _WORD, _WORD, -1]), st.just(0)),
         st.tuples(st.just("send"), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["pause", "resume"]), st.integers(0, 12), st.just(0)),
     ),
     max_size=60,
 )
@@ -396,6 +433,12 @@ def test_whatever_happens_every_request_ends_and_no_slot_leaks(
             answer(first)
         elif kind == "send":
             send_all()
+        elif kind == "pause":
+            scheduler.pause(first)
+        elif kind == "resume":
+            scheduler.resume(first)
+    for request_id in alive:
+        scheduler.resume(request_id)
     for _ in range(1000):
         send_all()
         if not line.in_flight:

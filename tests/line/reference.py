@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp import Llama
+from llama_cpp import Llama, LogitsProcessorList
 from numpy.typing import NDArray
 
 
@@ -36,9 +36,15 @@ class Reference:
         answer = self._llama.create_chat_completion(messages, **parameters)
         return str(answer["choices"][0]["message"]["content"])
 
-    def greedy_tokens(self, prompt: Sequence[int], n_tokens: int) -> list[int]:
-        """At most so many tokens, without an end-of-generation token."""
-        return self._tokens(prompt, n_tokens, temp=0.0)
+    def greedy_tokens(self, prompt: Sequence[int], n_tokens: int, *, forbidden: Sequence[int] = ()) -> list[int]:
+        """At most so many tokens, without an end-of-generation token, and none of those that are forbidden."""
+
+        def without(_tokens: NDArray[np.intc], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+            logits[list(forbidden)] = -np.inf
+            return logits
+
+        more: dict[str, object] = {"logits_processor": LogitsProcessorList([without])} if forbidden else {}
+        return self._tokens(prompt, n_tokens, temp=0.0, **more)
 
     def sampled_tokens(self, prompt: Sequence[int], n_tokens: int, seed: int) -> list[int]:
         """The same at temperature 0.8 with its, and llama-server's, other defaults."""

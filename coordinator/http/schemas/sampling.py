@@ -23,6 +23,8 @@ MAX_GRAMMAR_CHARACTERS = 256 * 1024
 MAX_TOP_LOGPROBS = 20
 """As many as a line reports with each token (protos: SamplingParams.n_top_logprobs)."""
 MAX_TOKENS = 1 << 31
+MAX_PRIORITY = 1 << 31
+MAX_TIMEOUT_S = 7 * 24 * 3600
 _INT64 = 1 << 63
 
 
@@ -108,6 +110,8 @@ class SamplingFields(RequestModel):
     grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
     logit_bias: LogitBias = ()
     cache_prompt: bool | None = True
+    priority: int | None = Field(None, le=MAX_PRIORITY)
+    timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
 
     @model_validator(mode="after")
     def _nothing_refused(self) -> SamplingFields:
@@ -117,6 +121,8 @@ class SamplingFields(RequestModel):
             raise refusal(sentence, param)
         if self.stream_options is not None and not self.stream:
             raise refusal("stream_options is for streams: set `stream` to true, or leave it out", "stream_options")
+        if self.priority is not None and self.priority < 0:
+            raise refusal("a priority is 0 (what all have) or more, to let others go first", "priority")
         if self.max_tokens == 0 or self.n_predict == 0:
             raise refusal("max_tokens is at least 1; leave it out for as many as fit", "max_tokens")
         return self

@@ -60,4 +60,6 @@ class Health(BaseModel):
     """Requests that have a sequence of their own."""
     n_waiting: int | None = None
     """Requests in the queue."""
+    n_paused: int | None = None
+    """Of those with a sequence, those whose streams are not read."""
     error: ErrorInfo | None = None

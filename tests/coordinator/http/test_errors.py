@@ -40,6 +40,8 @@ def test_an_error_of_a_kind_that_is_not_in_the_table_takes_its_ancestors_meaning
     [
         (errors.PromptTooLongError(900, 512), 400, "context_length_exceeded"),
         (errors.OverloadedError(7), 429, "overloaded"),
+        (errors.ClientLimitError(3), 429, "client_limit"),
+        (errors.DeadlineError(2.5, 7), 504, "timeout"),
         (
             errors.WorkerLostError("attic is gone", worker="attic", layers=LayerRange(0, 4)),
             503,

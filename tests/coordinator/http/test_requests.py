@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from coordinator.http.body import invalid
+from coordinator.http.clients import client_at
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest
-from coordinator.http.translate import messages_of, sampling_of, sampling_of_choice
+from coordinator.http.translate import MAX_UNREAD, messages_of, options_of, options_of_choice, sampling_of
 from native import SamplingParams
 
 _HELLO = [{"role": "user", "content": "hello"}]
@@ -85,8 +86,43 @@ def test_logit_bias_may_come_as_llama_servers_pairs() -> None:
 
 
 def test_seeds_beyond_32_bits_are_cut_and_choices_get_their_own() -> None:
-    sampling = sampling_of(_chat(seed=(1 << 40) + 3), n_top_logprobs=None)
-    assert [sampling_of_choice(sampling, choice).seed for choice in (0, 1)] == [3, 4]
+    asked = _chat(seed=(1 << 40) + 3, stop="x")
+    options = options_of(asked, sampling_of(asked, n_top_logprobs=None), "a client")
+    choices = [options_of_choice(options, choice) for choice in (0, 1)]
+    assert [sampling.seed for choice in choices if (sampling := choice["sampling"])] == [3, 4]
+    assert {(*choice["stop"], choice["client"]) for choice in choices} == {("x", "a client")}
+
+
+def test_a_client_may_step_back_and_never_ahead() -> None:
+    asked = _chat(priority=3, timeout=2.5, user="root")
+    options = options_of(asked, sampling_of(asked, n_top_logprobs=None), "a client")
+    assert (options["priority"], options["timeout"], options["client"]) == (3, 2.5, "a client")
+    with pytest.raises(ValidationError, match="priority is 0"):
+        _chat(priority=-1)
+
+
+def test_only_streams_are_paused_for_their_readers() -> None:
+    plain, stream = _chat(), _chat(stream=True)
+    assert options_of(plain, SamplingParams(), "")["max_unread"] is None
+    assert options_of(stream, SamplingParams(), "")["max_unread"] == MAX_UNREAD
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("192.168.1.20", "192.168.1.20"),
+        ("::ffff:192.168.1.20", "192.168.1.20"),
+        ("127.0.0.1", "this machine"),
+        ("127.9.9.9", "this machine"),
+        ("::1", "this machine"),
+        ("2a00:1450:1:2:aaaa::1", "2a00:1450:1:2::/64"),
+        ("2a00:1450:1:2:bbbb::1", "2a00:1450:1:2::/64"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("fd00::1", "fd00::1"),
+    ],
+)
+def test_a_client_is_a_machine_whatever_address_of_its_own_it_takes(host: str, client: str) -> None:
+    assert client_at(host) == client
 
 
 def test_a_seed_of_minus_one_is_a_random_one() -> None:

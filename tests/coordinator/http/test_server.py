@@ -9,9 +9,10 @@ import socket
 from collections.abc import Iterator
 
 import httpx
+import psutil
 import pytest
 
-from tests.coordinator.caravan_command import wait_until
+from tests.coordinator.caravan_command import ALONE, served_url, started, wait_until
 from tests.coordinator.http.conftest import MODEL, PARALLEL, QUEUE, Server
 
 _ENDLESS = {"prompt": "Once", "grammar": 'root ::= "ab" root', "max_tokens": 1500, "stream": True}
@@ -113,9 +114,16 @@ def test_a_client_that_leaves_frees_its_slot_at_once(server: Server, raw: httpx.
 
 
 @contextlib.contextmanager
-def _connection(server: Server) -> Iterator[socket.socket]:
+def _connection(
+    server: Server, *, source: str = "127.0.0.1", receive_buffer_bytes: int | None = None
+) -> Iterator[socket.socket]:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.socket() as connection:
+        connection.settimeout(20)
+        if receive_buffer_bytes is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        connection.bind((source, 0))
+        connection.connect((host, int(port)))
         yield connection
 
 
@@ -126,3 +134,75 @@ def _send(connection: socket.socket, body: dict[str, object]) -> None:
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     connection.sendall(head.encode() + content)
+
+
+_WHOLE = _ENDLESS | {"temperature": 0, "logprobs": 20, "max_tokens": 600}
+"""Over a megabyte of events: more than all buffers on the way hold, and 256 tokens."""
+
+
+def _text_of(stream: bytes) -> str:
+    """The answer that a stream of events tells, to its [DONE]."""
+    events = [line.removeprefix(b"data: ") for line in stream.splitlines() if line.startswith(b"data: ")]
+    assert events.pop() == b"[DONE]"
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
+
+
+def test_a_client_that_reads_nothing_is_paused_while_others_go_on_and_gets_its_whole_answer(
+    server: Server, raw: httpx.Client
+) -> None:
+    def running_and_paused() -> tuple[int, int]:
+        health = raw.get("/health").json()
+        return health["n_running"], health["n_paused"]
+
+    with _connection(server, receive_buffer_bytes=4096) as leaving:
+        _send(leaving, _WHOLE)
+        wait_until(lambda: running_and_paused() == (1, 1))
+    wait_until(lambda: running_and_paused() == (0, 0))
+    with _connection(server, receive_buffer_bytes=4096) as slow:
+        _send(slow, _WHOLE | {"priority": 2})
+        wait_until(lambda: running_and_paused() == (1, 1))
+        expected = _text_of(raw.post("/v1/completions", json=_WHOLE).content)
+        assert running_and_paused() == (1, 1)
+        received = b""
+        while b"[DONE]" not in received:
+            received += slow.recv(1 << 16)
+    assert _text_of(received) == expected
+    wait_until(lambda: running_and_paused() == (0, 0))
+
+
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[Server]:
+    """One sequence, two requests of a client, three seconds each."""
+    limits = ("--parallel", "1", "--client-limit", "2", "--request-timeout", "3", "--context", "2048")
+    with started("serve", "demo", "--listen", "127.0.0.1:0", *limits, *ALONE) as process:
+        yield Server(served_url(process), psutil.Process(process.pid))
+
+
+def test_a_client_has_no_more_requests_than_its_limit_whatever_it_calls_itself(strict_server: Server) -> None:
+    with contextlib.ExitStack() as connections:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            _send(connections.enter_context(_connection(strict_server, source=address)), _ENDLESS)
+        raw = connections.enter_context(httpx.Client(base_url=strict_server.url, timeout=30))
+        wait_until(lambda: raw.get("/health").json()["n_waiting"] == 1)
+        names = {"Authorization": "Bearer another", "X-Forwarded-For": "203.0.113.9"}
+        refused = raw.post("/v1/completions", json=_SHORT | {"user": "another"}, headers=names)
+        assert (refused.status_code, _error(refused)["code"]) == (429, "client_limit")
+        assert int(refused.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_whose_time_is_over_is_told_so_and_its_slot_is_free(strict_server: Server, stream: bool) -> None:
+    with httpx.Client(base_url=strict_server.url, timeout=30) as raw, _connection(strict_server) as first:
+        _send(first, _ENDLESS)
+        wait_until(lambda: raw.get("/health").json()["n_running"] == 1)
+        waiting = raw.post("/v1/completions", json=_SHORT | {"timeout": 0.2, "stream": stream})
+        assert (waiting.status_code, _error(waiting)["type"]) == (504, "timeout_error")
+        assert "0.2 s (it had no token yet)" in _error(waiting)["message"]
+        assert waiting.headers["x-should-retry"] == "false"
+    with httpx.Client(base_url=strict_server.url, timeout=30) as raw:
+        wait_until(lambda: raw.get("/health").json()["n_running"] == 0)
+        answer = raw.post("/v1/completions", json=_ENDLESS | {"n": 2, "stream": stream})
+        last = answer.text.strip().splitlines()[-1].removeprefix("data: ")
+        assert answer.status_code == (200 if stream else 504)
+        assert json.loads(last)["error"]["code"] == "timeout"
+        assert raw.get("/health").json()["n_running"] == 0

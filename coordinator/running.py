@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""A request as its session sees it: the stream it fills, its text, its times, and the timers that may end it. Used on
+the session's event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from coordinator.generation import TokenStream, Usage
+from coordinator.text import TextStream
+
+
+@dataclass(slots=True)
+class RunningRequest:
+    """A request that waits or runs.
+
+    Attributes:
+        deadline: Ends it when its time is over; None: it may take any time.
+        patience: Runs while it is paused.
+        is_stuck: It has been paused for so long that others may have its slot.
+    """
+
+    stream: TokenStream
+    text: TextStream
+    submitted_s: float
+    started_s: float = 0.0
+    first_token_s: float = 0.0
+    n_tokens: int = 0
+    n_reused: int = 0
+    n_guessed: int = 0
+    deadline: asyncio.TimerHandle | None = None
+    patience: asyncio.TimerHandle | None = None
+    is_stuck: bool = False
+
+    def usage(self, now_s: float) -> Usage:
+        """What it took until now."""
+        started_s = self.started_s or now_s
+        first_s = self.first_token_s or now_s
+        return Usage(
+            prompt_tokens=len(self.stream.prompt_tokens),
+            completion_tokens=self.n_tokens,
+            cached_tokens=self.n_reused,
+            guessed_tokens=self.n_guessed,
+            queued_s=started_s - self.submitted_s,
+            prefill_s=first_s - started_s,
+            decode_s=now_s - first_s,
+        )
+
+    def stop_timers(self) -> None:
+        """It has ended."""
+        for timer in (self.deadline, self.patience):
+            if timer is not None:
+                timer.cancel()
