@@ -12,8 +12,8 @@ each with the sequences of neighbouring slots, which llama.cpp computes together
 its last one came back; no lane waits for another. Lanes are cut anew for every frame, by who runs then: they split,
 merge and even out as requests come and go.
 
-How long prefill can delay decode: while sequences decode, a chunk goes only after a decode frame, and is no larger than
-takes a stage about as long as such frames do (or the smallest size that is worth its while).
+How long prefill can delay decode: while sequences decode, a chunk goes only after a decode frame of every lane, and is
+no larger than what a stage computes in the time in which each of them gets a token; so they come half as fast at worst.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from enum import Enum, auto
 
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
-from coordinator.pace import Pace
+from coordinator.pace import Pace, cycle_s
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
@@ -35,9 +35,8 @@ from coordinator.waiting import Clients, WaitingRoom
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
 
-_BUSY_CHUNK = 32
-"""Tokens of the smallest chunk that goes between decode frames: a CPU computes it nearly as fast by the token as a
-larger one, a GPU about as fast as a single token."""
+_BUSY_CHUNK = 4
+"""Tokens of the smallest chunk that goes between decode frames."""
 
 
 class LineOrderError(Exception):
@@ -96,7 +95,7 @@ class Scheduler:
         self._n_chunks_in_flight = 0
         self._lanes_in_flight: set[int] = set()
         self._last_lane = 0
-        self._may_interleave = False
+        self._n_decode_frames = 0  # since the last chunk
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
         self.speculation = Speculation(limits, self.pace)
@@ -315,7 +314,7 @@ class Scheduler:
             sequence.is_ready = False
         self._lanes_in_flight.add(lane)
         self._last_lane = lane
-        self._may_interleave = True
+        self._n_decode_frames += 1
         n_rows = len(frame.tokens) // len(rows)
         in_flight = [(sequence, n_rows, sequence.n_wrong) for sequence in rows]
         self._in_flight.append(_InFlight(frame.number, _Kind.DECODE, in_flight, lane))
@@ -355,7 +354,8 @@ class Scheduler:
     # ---- prefill ----
 
     def _may_prefill(self) -> bool:
-        if self._decoding and not self._may_interleave:
+        n_decoding = len(self._decoding)
+        if n_decoding and self._n_decode_frames < self.pace.n_lanes(n_decoding):
             return False
         return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
@@ -375,7 +375,7 @@ class Scheduler:
         frame.positions = list(range(start, end))
         frame.seq_ids = [sequence.slot] * len(chunk)
         cached += chunk
-        self._may_interleave = False
+        self._n_decode_frames = 0
         self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
         if end < len(prompt):
@@ -399,8 +399,9 @@ class Scheduler:
         n_decoding = len(self._decoding)
         if not n_decoding:
             return sequence.n_chunk
-        decode_s = max(self.pace.stage_s(-(-n_decoding // self.pace.n_lanes(n_decoding))))
-        return self.pace.n_tokens_within(decode_s, sequence.n_chunk, _BUSY_CHUNK)
+        pace = self.pace
+        seconds = cycle_s(n_decoding, pace.n_lanes(n_decoding), pace.stage_s, pace.trip_s)
+        return pace.n_tokens_within(seconds, sequence.n_chunk, _BUSY_CHUNK)
 
     def _new_frame(self) -> PlannedFrame:
         self._n_frames += 1
