@@ -34,8 +34,8 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def warm_workers() -> Iterator[list[WorkerProcess]]:
-    """Two that have served before: what a process takes once, for Python, gRPC and the first threads, is there. They keep
-    no stage, which would count as theirs before the next is loaded."""
+    """Two that have served before: what a process takes once, for Python, gRPC and the first threads, is there. They
+    keep no stage, which would count as theirs before the next is loaded."""
     started: list[WorkerProcess] = []
     try:
         started += [WorkerProcess(name, "--keep-loaded", "0") for name in ("left", "right")]
