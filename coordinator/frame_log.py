@@ -29,6 +29,7 @@ class FrameRecord:
         sent_s: When it was sent, on the coordinator's monotonic clock.
         received_s: When its result came, there too.
         stages: In line order.
+        n_guesses: Among its tokens.
     """
 
     number: int
@@ -38,6 +39,7 @@ class FrameRecord:
     sent_s: float
     received_s: float
     stages: tuple[StageTime, ...]
+    n_guesses: int = 0
 
     @property
     def computed_s(self) -> tuple[float, ...]:
@@ -72,7 +74,8 @@ class FrameLog:
         if not self._in_flight or self._in_flight[0][0].number != number:
             return None
         frame, sent_s = self._in_flight.popleft()
-        record = FrameRecord(number, frame.is_decode, len(frame.tokens), len(frame.outputs), sent_s, now_s, stages)
+        counts = len(frame.tokens), len(frame.outputs)
+        record = FrameRecord(number, frame.is_decode, *counts, sent_s, now_s, stages, len(frame.drafts))
         records = self._records
         records.append(record)
         while records[0].received_s < now_s - KEPT_S:

@@ -15,6 +15,8 @@ from coordinator.admission import Admission
 from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
 from coordinator.control import WorkerClient
 from coordinator.discovery import Discovery, discover
+from coordinator.draft_model import DraftModel
+from coordinator.draft_opening import open_draft_model, start_drafter
 from coordinator.errors import (
     CancelledError,
     CaravanError,
@@ -30,7 +32,7 @@ from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
 from coordinator.loading import LoadedLine, load_lines, unload_stages
 from coordinator.local_workers import LocalWorkers
-from coordinator.options import N_DRAFTS, MeshOptions
+from coordinator.options import N_DRAFTS, NO_DRAFT, MeshOptions
 from coordinator.pace import Pace
 from coordinator.plan import Plan
 from coordinator.scheduler import Scheduler
@@ -130,7 +132,7 @@ async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan
     async with contextlib.AsyncExitStack() as resources:
         with native_errors():
             on_progress = _obeyed(on_progress)
-            prepared = await _prepare(options, on_progress, resources)
+            prepared = await _prepare(options, on_progress, resources, loads=False)
             return tuple(await confirmed_plans(prepared.order, on_progress))
 
 
@@ -200,6 +202,7 @@ class _Prepared:
     order: PlanOrder
     vocabulary: Vocabulary
     admission: Admission
+    draft_model: DraftModel | None = None
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
@@ -211,17 +214,24 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     for line in loaded:
         session = await _start_session(options, prepared, line)
         resources.push_async_callback(session.close)
+        if prepared.draft_model is not None:
+            params, n_vocab = prepared.order.model.params, prepared.vocabulary.n_tokens
+            await start_drafter(prepared.draft_model, params, n_vocab, session, on_progress, resources)
         opened.append(OpenLine(line.plan, session))
     resources.callback(prepared.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, "\n".join(line.plan.explain() for line in opened)))
     return OpenMesh(prepared, tuple(opened), resources.pop_all())
 
 
-async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Prepared:
+async def _prepare(
+    options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack, *, loads: bool = True
+) -> _Prepared:
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
     vocabulary, admission = await _read_vocabulary(order, resources)
+    # Before workers of this machine tell how much memory they have.
+    draft = await open_draft_model(options, order.name, vocabulary, on_progress, resources) if loads else None
     found = await _find_workers(options, on_progress)
     wishes = options.wishes
     if not found.found:
@@ -234,7 +244,7 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
     delivery = Delivery(source, options.max_bandwidth)
     plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, delivery, found.left_out)
-    return _Prepared(plan_order, vocabulary, admission)
+    return _Prepared(plan_order, vocabulary, admission, draft)
 
 
 async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
@@ -356,7 +366,8 @@ async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: Load
         n_waiting=options.queue,
         n_ubatch=params.n_ubatch,
         can_forget_part=vocabulary.can_forget_part,
-        n_drafts=N_DRAFTS if options.draft != "off" and vocabulary.can_forget_part else 0,
+        n_drafts=N_DRAFTS if options.draft != NO_DRAFT and vocabulary.can_forget_part else 0,
+        has_draft_model=prepared.draft_model is not None,
     )
     ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(
