@@ -207,7 +207,7 @@ class _Draft:
         until: Position before which to guess.
     """
 
-    request_id: int = 0
+    request_id: int = -1
     text: list[int] = field(default_factory=list)
     guesses: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
@@ -237,11 +237,12 @@ class _Draft:
             self.until = 0
         if not self.until:
             return
-        before = self.text[context.start :] + self.guesses
+        # What was guessed was offered; to another request it was not.
+        before = self.text[context.start :] + self.guesses if context.request_id == self.request_id else []
         self.request_id = context.request_id
         self.text[context.start :] = context.tokens
-        n_new = len(context.tokens)
-        self.guesses = before[n_new:] if before[:n_new] == list(context.tokens) else []
+        new = list(context.tokens)
+        self.guesses = before[len(new) :] if before[: len(new)] == new else []
         if not self.guesses:
             # The last token is computed again where that is all: its logits are what the guess comes from.
             n_kept = min(_n_common(self.cached, self.text), len(self.text) - 1)

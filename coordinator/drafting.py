@@ -33,7 +33,7 @@ _REMEMBERED = 64.0
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Guesses per frame that are considered."""
 
-_WORTH = 1.05
+WORTH = 1.05
 """Guessing has to promise 5 % more tokens per second: what it promises is an estimate."""
 
 _OTHERS = 8
@@ -127,14 +127,15 @@ class Rates:
         self.n_made += n_made
 
 
-def n_worth(rate: float, n_most: int, frame_s: Callable[[int], float]) -> int:
+def n_worth(rate: float, n_most: int, frame_s: Callable[[int], float], worth: float = WORTH) -> int:
     """How many guesses bring most tokens per second; 0 if none is better.
 
     Args:
         rate: Share of the guesses that are right.
         frame_s: Seconds from one frame to the next with so many guesses in each.
+        worth: How many times the tokens per second it has to promise.
     """
-    best, best_pace = 0, _WORTH / frame_s(0)
+    best, best_pace = 0, worth / frame_s(0)
     for n_guesses in _COUNTS:
         if n_guesses > n_most:
             break

@@ -160,10 +160,9 @@ class Pace:
             n_tokens //= 2
         return n_tokens
 
-    @property
-    def n_frames_in_line(self) -> int:
-        """Frames of a token that keep the slowest stage busy, if each goes again as soon as it is back."""
-        seconds = self.stage_s(1)
+    def n_frames_in_line(self, n_tokens: int) -> int:
+        """Frames of so many tokens that keep the slowest stage busy, if another goes as soon as one is back."""
+        seconds = self.stage_s(n_tokens)
         return max(1, int((sum(seconds) + self.trip_s) / max(*seconds, 1e-9) + _NEARLY))
 
     def n_tokens_ahead(self, n_most: int) -> int:

@@ -337,12 +337,11 @@ class Scheduler:
 
     def _frame_ahead(self) -> PlannedFrame | None:
         """Guesses of a sequence whose last tokens are still in the line, where stages would be idle otherwise."""
-        n_in_line = self.pace.n_frames_in_line
-        if len(self._in_flight) > n_in_line or len(self._decoding) >= n_in_line:
+        if len(self._decoding) >= self.pace.n_frames_in_line(1):
             return None
         for sequence in self._decoding:
             draft = None if sequence.is_ready else self.speculation.ahead(sequence)
-            if draft is not None:
+            if draft is not None and len(self._in_flight) < self.pace.n_frames_in_line(len(draft.tokens)):
                 frame = self._new_frame()
                 self.speculation.note_sent(sequence, draft)
                 self._add_tokens(frame, sequence, draft.tokens, n_sure=0)

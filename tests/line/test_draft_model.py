@@ -44,10 +44,11 @@ def test_a_model_that_drafts_for_itself_saves_most_trips_and_changes_nothing(
 ) -> None:
     told: list[LoadEvent] = []
     with open_mesh(workers[:n_stages], draft="demo", on_progress=told.append) as mesh:
-        generation = mesh.generate(_STORY, sampling=GREEDY, max_tokens=60).wait()
-        expected = reference.greedy_tokens(generation.prompt_tokens, 60)
-        check_same(reference, generation.prompt_tokens, expected, generation.tokens)
-        assert generation.usage.guessed_tokens > len(expected) // 2
+        for _ in range(2):
+            generation = mesh.generate(_STORY, sampling=GREEDY, max_tokens=60).wait()
+            expected = reference.greedy_tokens(generation.prompt_tokens, 60)
+            check_same(reference, generation.prompt_tokens, expected, generation.tokens)
+            assert generation.usage.guessed_tokens > len(expected) // 2
         for seed in (1, 2):
             sampling = SamplingParams(temperature=0.8, seed=seed, logprobs=True, n_top_logprobs=10)
             drawn = mesh.generate(_STORY, sampling=sampling, max_tokens=40).wait()
