@@ -55,6 +55,11 @@ class DraftModel:
         return cls(Model.load(path, device=device or _CPU), n_threads or max(1, default_threads() // 2))
 
     @property
+    def name(self) -> str:
+        """Its file's, without the ending."""
+        return self._model.layout.path.stem
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The model's own."""
         return self._model.vocabulary

@@ -23,41 +23,44 @@ from native import ContextParams, MemoryUse, Vocabulary
 
 
 async def open_draft_model(
-    options: MeshOptions, name: str, vocabulary: Vocabulary, on_progress: OnProgress, stack: contextlib.AsyncExitStack
+    options: MeshOptions, on_progress: OnProgress, stack: contextlib.AsyncExitStack
 ) -> DraftModel | None:
     """The model that the options name to draft with, loaded; None if they name none.
 
     Args:
-        name: Of the line's model.
-        vocabulary: The line's model's.
         stack: Closes it.
 
     Raises:
-        CaravanError: It is not there, cannot be fetched, or cannot draft for this model.
+        CaravanError: It is not there, or cannot be fetched.
         NativeError: It is no model, or cannot be loaded.
     """
     reference = options.draft_model
     if reference is None:
         return None
-    if not vocabulary.can_forget_part:
-        raise ModelError(
-            f"{name} has recurrent layers, which cannot forget a guess that was wrong: nothing can be drafted for it;"
-            " leave out --draft"
-        )
     path = await _file(reference, options.max_bandwidth, on_progress)
     on_progress(LoadEvent(LoadPhase.DRAFTING, f"loading the draft model {path.stem} on this machine"))
     model = await asyncio.to_thread(DraftModel.load, path, device=options.draft_device, n_threads=options.draft_threads)
     stack.callback(model.close)
-    difference = await asyncio.to_thread(vocabulary.difference, model.vocabulary)
-    if difference is None and not model.vocabulary.can_forget_part:
-        raise ModelError(
-            f"{path.stem} has recurrent layers, which cannot forget a guess that was wrong: draft with another model"
-        )
+    return model
+
+
+async def check_can_draft(draft_model: DraftModel, vocabulary: Vocabulary, name: str) -> None:
+    """Looks whether it can draft for the model of that name, whose vocabulary it is.
+
+    Raises:
+        ModelError: It cannot, and why.
+    """
+    reason = "which cannot forget a guess that was wrong"
+    if not vocabulary.can_forget_part:
+        raise ModelError(f"{name} has recurrent layers, {reason}: nothing can be drafted for it; leave out --draft")
+    if not draft_model.vocabulary.can_forget_part:
+        raise ModelError(f"{draft_model.name} has recurrent layers, {reason}: draft with another model")
+    difference = await asyncio.to_thread(vocabulary.difference, draft_model.vocabulary)
     if difference is not None:
         raise ModelError(
-            f"{path.stem} cannot draft for {name}: its vocabulary {difference}; take a smaller model of the same family"
+            f"{draft_model.name} cannot draft for {name}: its vocabulary {difference}; take a smaller model of the same"
+            " family"
         )
-    return model
 
 
 async def start_drafter(

@@ -15,8 +15,7 @@ from coordinator.admission import Admission
 from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans
 from coordinator.control import WorkerClient
 from coordinator.discovery import Discovery, discover
-from coordinator.draft_model import DraftModel
-from coordinator.draft_opening import open_draft_model, start_drafter
+from coordinator.draft_opening import check_can_draft, open_draft_model, start_drafter
 from coordinator.errors import (
     CancelledError,
     CaravanError,
@@ -132,7 +131,7 @@ async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan
     async with contextlib.AsyncExitStack() as resources:
         with native_errors():
             on_progress = _obeyed(on_progress)
-            prepared = await _prepare(options, on_progress, resources, loads=False)
+            prepared = await _prepare(options, on_progress, resources)
             return tuple(await confirmed_plans(prepared.order, on_progress))
 
 
@@ -202,11 +201,14 @@ class _Prepared:
     order: PlanOrder
     vocabulary: Vocabulary
     admission: Admission
-    draft_model: DraftModel | None = None
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
+    # Before workers of this machine tell how much memory they have.
+    draft_model = await open_draft_model(options, on_progress, resources)
     prepared = await _prepare(options, on_progress, resources)
+    if draft_model is not None:
+        await check_can_draft(draft_model, prepared.vocabulary, prepared.order.model.name)
     loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
     for line in loaded:
         resources.push_async_callback(unload_stages, line.clients, line.session_id)
@@ -214,24 +216,20 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     for line in loaded:
         session = await _start_session(options, prepared, line)
         resources.push_async_callback(session.close)
-        if prepared.draft_model is not None:
+        if draft_model is not None:
             params, n_vocab = prepared.order.model.params, prepared.vocabulary.n_tokens
-            await start_drafter(prepared.draft_model, params, n_vocab, session, on_progress, resources)
+            await start_drafter(draft_model, params, n_vocab, session, on_progress, resources)
         opened.append(OpenLine(line.plan, session))
     resources.callback(prepared.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, "\n".join(line.plan.explain() for line in opened)))
     return OpenMesh(prepared, tuple(opened), resources.pop_all())
 
 
-async def _prepare(
-    options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack, *, loads: bool = True
-) -> _Prepared:
+async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> _Prepared:
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
     vocabulary, admission = await _read_vocabulary(order, resources)
-    # Before workers of this machine tell how much memory they have.
-    draft = await open_draft_model(options, order.name, vocabulary, on_progress, resources) if loads else None
     found = await _find_workers(options, on_progress)
     wishes = options.wishes
     if not found.found:
@@ -244,7 +242,7 @@ async def _prepare(
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {_count(len(found.found), 'worker')}"))
     delivery = Delivery(source, options.max_bandwidth)
     plan_order = PlanOrder(order, found.found, clients, wishes, options.predicted, delivery, found.left_out)
-    return _Prepared(plan_order, vocabulary, admission, draft)
+    return _Prepared(plan_order, vocabulary, admission)
 
 
 async def _read_vocabulary(order: ModelOrder, resources: contextlib.AsyncExitStack) -> tuple[Vocabulary, Admission]:
@@ -367,7 +365,7 @@ async def _start_session(options: MeshOptions, prepared: _Prepared, loaded: Load
         n_ubatch=params.n_ubatch,
         can_forget_part=vocabulary.can_forget_part,
         n_drafts=N_DRAFTS if options.draft != NO_DRAFT and vocabulary.can_forget_part else 0,
-        has_draft_model=prepared.draft_model is not None,
+        has_draft_model=options.draft_model is not None,
     )
     ends = await asyncio.to_thread(_end_tokens, vocabulary)
     spec = LineSpec(
