@@ -3,8 +3,9 @@
 samples after each guess as long as the guesses before were right. Pure; the scheduler's.
 
 `Lookup` guesses that what followed the last few tokens before follows them again, in the sequence's own text or in one
-that was finished lately ("prompt lookup", as llama.cpp's and Hugging Face's assisted generation have it). `Rates` knows
-how often guesses are right, by how long the match was; `n_worth` says how many pay for what they cost to compute.
+that was finished lately ("prompt lookup", as llama.cpp's and Hugging Face's assisted generation have it). Those of a
+draft model are in `offers`. `Rates` knows how often guesses are right; `n_worth` says how many pay for what they cost
+to compute.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _LONGEST_MATCH = 16
 _CLASSES = (3, 4, 6, 9, _LONGEST_MATCH)
 """Where the classes of matches begin, in tokens."""
 
-_PRIORS = (0.3, 0.4, 0.5, 0.6, 0.7)
-"""How many guesses are right, by class, before any were made."""
+_PRIORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.7)
+"""How many guesses are right, by class, before any were made; the last class is the draft model's."""
 
 _PRIOR_WEIGHT = 4.0
 _REMEMBERED = 64.0
@@ -32,7 +33,7 @@ _REMEMBERED = 64.0
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Guesses per frame that are considered."""
 
-_WORTH = 1.05
+WORTH = 1.05
 """Guessing has to promise 5 % more tokens per second: what it promises is an estimate."""
 
 _OTHERS = 8
@@ -41,10 +42,10 @@ _OTHERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Guessed tokens, and how many tokens before them agreed."""
+    """Guessed tokens, and how many tokens before them agreed; None: a draft model made them."""
 
     tokens: list[int]
-    n_matched: int
+    n_matched: int | None
 
 
 class Lookup:
@@ -110,12 +111,13 @@ class Rates:
         self.n_right = 0
         self.n_made = 0
 
-    def rate(self, n_matched: int) -> float:
-        """The share of guesses after such a match that were right, of those whose predecessors were."""
+    def rate(self, n_matched: int | None) -> float:
+        """The share of guesses after such a match (None: of a draft model) that were right, of those whose predecessors
+        were."""
         number = _class_of(n_matched)
         return self._right[number] / self._made[number]
 
-    def note(self, n_matched: int, n_right: int, *, was_wrong: bool) -> None:
+    def note(self, n_matched: int | None, n_right: int, *, was_wrong: bool) -> None:
         """So many guesses in a row were right, and the next one wrong, if `was_wrong`; else there was no next one."""
         number, n_made = _class_of(n_matched), n_right + was_wrong
         kept = min(1.0, _REMEMBERED / (self._made[number] + n_made))
@@ -125,14 +127,15 @@ class Rates:
         self.n_made += n_made
 
 
-def n_worth(rate: float, n_most: int, frame_s: Callable[[int], float]) -> int:
+def n_worth(rate: float, n_most: int, frame_s: Callable[[int], float], worth: float = WORTH) -> int:
     """How many guesses bring most tokens per second; 0 if none is better.
 
     Args:
         rate: Share of the guesses that are right.
         frame_s: Seconds from one frame to the next with so many guesses in each.
+        worth: How many times the tokens per second it has to promise.
     """
-    best, best_pace = 0, _WORTH / frame_s(0)
+    best, best_pace = 0, worth / frame_s(0)
     for n_guesses in _COUNTS:
         if n_guesses > n_most:
             break
@@ -147,5 +150,7 @@ def expected_tokens(rate: float, n_guesses: int) -> float:
     return sum(rate**number for number in range(n_guesses + 1))
 
 
-def _class_of(n_matched: int) -> int:
+def _class_of(n_matched: int | None) -> int:
+    if n_matched is None:
+        return len(_CLASSES)
     return sum(n_matched >= start for start in _CLASSES) - 1

@@ -25,6 +25,7 @@ class LoadPhase(str, Enum):
     STARTING = "starting workers"
     PLANNING = "planning"
     MEASURING = "measuring"
+    DRAFTING = "loading the draft model"
     LOADING = "loading"
     READY = "ready"
 

@@ -31,6 +31,7 @@ class FrameRecord:
         received_s: When its result came, there too.
         stages: In line order.
         n_generated: Tokens that it brought to requests which still ran.
+        n_guesses: Among its tokens.
     """
 
     number: int
@@ -41,6 +42,7 @@ class FrameRecord:
     received_s: float
     stages: tuple[StageTime, ...]
     n_generated: int = 0
+    n_guesses: int = 0
 
     @property
     def computed_s(self) -> tuple[float, ...]:
@@ -93,9 +95,8 @@ class FrameLog:
         frame, sent_s = self._in_flight.popleft()
         if len(stages) != self._n_stages:
             return None
-        record = FrameRecord(
-            number, frame.is_decode, len(frame.tokens), len(frame.outputs), sent_s, now_s, stages, n_generated
-        )
+        counts = len(frame.tokens), len(frame.outputs)
+        record = FrameRecord(number, frame.is_decode, *counts, sent_s, now_s, stages, n_generated, len(frame.drafts))
         records = self._records
         records.append(record)
         while records[0].received_s < now_s - KEPT_S:

@@ -21,7 +21,7 @@ from coordinator.events import OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
-from coordinator.options import Draft, MeshOptions
+from coordinator.options import MeshOptions
 from coordinator.plan import Plan
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
@@ -59,7 +59,9 @@ class OpenOptions(TypedDict, total=False):
     kv_type_v: str
     flash_attention: FlashAttention
     queue: int
-    draft: Draft
+    draft: str | Path
+    draft_device: str | None
+    draft_threads: int | None
     client_limit: int | None
     request_timeout: float | None
     predicted: bool

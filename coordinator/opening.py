@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from coordinator.admission import Admission
 from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans, measure
+from coordinator.draft_opening import check_can_draft, open_draft_model, start_drafter
 from coordinator.errors import (
     CancelledError,
     CaravanError,
@@ -25,7 +26,7 @@ from coordinator.errors import (
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.line import Line, LineSpec
 from coordinator.loading import LoadedLine, end_session, load_lines
-from coordinator.options import N_DRAFTS, MeshOptions
+from coordinator.options import N_DRAFTS, NO_DRAFT, MeshOptions
 from coordinator.pace import Pace
 from coordinator.plan import Demand, Plan
 from coordinator.scheduler import Scheduler
@@ -201,7 +202,11 @@ class _Prepared:
 
 
 async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
+    # Before workers of this machine tell how much memory they have.
+    draft_model = await open_draft_model(options, on_progress, resources)
     prepared = await _prepare(options, on_progress, resources)
+    if draft_model is not None:
+        await check_can_draft(draft_model, prepared.vocabulary, prepared.order.model.name)
     loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
     for line in loaded:
         resources.push_async_callback(end_session, line.clients, line.session_id)
@@ -210,6 +215,9 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     for line in loaded:
         session = await _start_session(options, clients, prepared, line)
         resources.push_async_callback(session.close)
+        if draft_model is not None:
+            params, n_vocab = prepared.order.model.params, prepared.vocabulary.n_tokens
+            await start_drafter(draft_model, params, n_vocab, session, on_progress, resources)
         opened.append(OpenLine(line.plan, session))
     resources.callback(prepared.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, "\n".join(line.plan.explain() for line in opened)))
@@ -281,7 +289,8 @@ async def _start_session(options: MeshOptions, clients: Clients, prepared: _Prep
         n_waiting=options.queue,
         n_ubatch=params.n_ubatch,
         can_forget_part=vocabulary.can_forget_part,
-        n_drafts=N_DRAFTS if options.draft != "off" and vocabulary.can_forget_part else 0,
+        n_drafts=N_DRAFTS if options.draft != NO_DRAFT and vocabulary.can_forget_part else 0,
+        has_draft_model=options.draft_model is not None,
     )
     spec = LineSpec(
         loaded.session_id,

@@ -9,7 +9,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from coordinator.errors import PlanError
 from coordinator.search import Objective
@@ -19,8 +18,8 @@ from native import ContextParams, FlashAttention, LayerRange
 _DEFAULT_CONTEXT = 4096
 """Tokens per sequence unless asked otherwise: models trained for 128 k would claim gigabytes of cache."""
 
-Draft = Literal["off", "lookup"]
-"""Where guesses come from."""
+NO_DRAFT, LOOKUP = "off", "lookup"
+"""What is no model, where it is said what tokens are guessed with."""
 
 N_DRAFTS = 16
 """Tokens guessed at a time, at most."""
@@ -67,8 +66,11 @@ class MeshOptions:
         flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
             letter: it computes otherwise in the third digit. On, long contexts take less memory.
         queue: Requests that may wait for a slot; beyond that OverloadedError.
-        draft: Where tokens are guessed from, so that one trip down the line can bring several: "lookup" (from what the
-            text, or one before it, went on with after the same words) or "off". The text is the same either way.
+        draft: What tokens are guessed with, so that one trip down the line can bring several: "lookup" (what the text,
+            or one before it, went on with after the same words), a small model with the same vocabulary (named as
+            `model` is), which runs on this machine, or "off". The text is the same either way.
+        draft_device: Where a draft model lies, as `caravan doctor` names devices; None: the CPU.
+        draft_threads: Of a draft model on the CPU; None: half of the cores.
         client_limit: Requests that one client may have, running and waiting; beyond that ClientLimitError. None: any
             number.
         request_timeout: How long a request may take from its submission, in seconds, whatever it asks for itself;
@@ -102,7 +104,9 @@ class MeshOptions:
     kv_type_v: str = "f16"
     flash_attention: FlashAttention = FlashAttention.OFF
     queue: int = 64
-    draft: Draft = "off"
+    draft: str | Path = NO_DRAFT
+    draft_device: str | None = None
+    draft_threads: int | None = None
     client_limit: int | None = None
     request_timeout: float | None = None
     predicted: bool = False
@@ -111,6 +115,11 @@ class MeshOptions:
     def wants(self, name: str) -> bool:
         """Whether a worker of that name may take part."""
         return name not in self.exclude and (not self.only or name in self.only)
+
+    @property
+    def draft_model(self) -> str | Path | None:
+        """What to draft with, if it is a model."""
+        return None if self.draft in (NO_DRAFT, LOOKUP) else self.draft
 
     @property
     def wishes(self) -> Wishes:
@@ -168,6 +177,8 @@ class MeshOptions:
             )
         if self.max_bandwidth is not None and self.max_bandwidth < 1:
             raise PlanError("a bandwidth of less than a byte per second lets nothing through")
+        if self.draft_threads is not None and self.draft_threads < 1:
+            raise PlanError(f"a draft model cannot run on {self.draft_threads} threads: give 1 or more")
         if self.queue < 0 or self.local_workers < 0:
             raise PlanError("the queue and the number of local workers cannot be negative")
         if self.client_limit is not None and self.client_limit < 1:

@@ -35,6 +35,13 @@ _MEMORY = 0.2
 _DECIDED_FOR = 32
 """Frames until the number of lanes is thought over again."""
 
+_HARDLY_LONGER = 1.5
+"""Times a frame of one token: what a frame of guesses may take at most. It is what a sure token waits for that becomes
+known behind it."""
+
+_NEARLY = 0.25
+"""A frame more is in the line if it is that near: stages differ a little, and figures do."""
+
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 """Tokens: frames of about the same size are averaged."""
 
@@ -153,6 +160,15 @@ class Pace:
         while n_tokens >= 2 * n_least and max(self.stage_s(n_tokens)) > seconds:
             n_tokens //= 2
         return n_tokens
+
+    def n_frames_in_line(self, n_tokens: int) -> int:
+        """Frames of so many tokens that keep the slowest stage busy, if another goes as soon as one is back."""
+        seconds = self.stage_s(n_tokens)
+        return max(1, int((sum(seconds) + self.trip_s) / max(*seconds, 1e-9) + _NEARLY))
+
+    def n_tokens_ahead(self, n_most: int) -> int:
+        """Tokens of the largest frame that hardly takes longer than one of a single token."""
+        return self.n_tokens_within(_HARDLY_LONGER * max(self.stage_s(1)), n_most, 1)
 
     def _factors_at(self, n_tokens: int) -> Sequence[float]:
         """Between the two sizes that were seen on either side, or those of the nearest."""

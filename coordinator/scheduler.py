@@ -26,6 +26,7 @@ from enum import Enum, auto
 
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
+from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace, cycle_s
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
@@ -90,6 +91,7 @@ class Scheduler:
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
         self._operations: list[CacheOperation] = []
         self._ended_slots: list[int] = []
+        self._draft_contexts: list[DraftContext] = []
         self._in_flight: deque[_InFlight] = deque()
         self._n_frames = 0
         self._n_chunks_in_flight = 0
@@ -168,6 +170,20 @@ class Scheduler:
             self.end(request_id)
         return ids
 
+    def offer(self, offer: Offer) -> bool:
+        """A draft model has guessed; whether there may be something to send."""
+        sequence = self._sequences.get(offer.request_id)
+        return sequence is not None and self.speculation.offer(sequence, offer)
+
+    def take_draft_contexts(self) -> list[DraftContext]:
+        """What the draft model is to be told, in order; each is given once."""
+        contexts, self._draft_contexts = self._draft_contexts, []
+        return contexts
+
+    def end_offers(self) -> None:
+        """There is no draft model any more: nothing waits for it."""
+        self.speculation.has_draft_model = False
+
     def result(self, number: int, rows: Sequence[SampledRow]) -> list[Outcome]:
         """The line's answer to the oldest frame in flight.
 
@@ -211,13 +227,19 @@ class Scheduler:
     def _rows(self, sequence: RunningSequence, rows: Sequence[SampledRow]) -> list[Outcome]:
         """What one frame's rows mean for one sequence: up to the first that ends it, or shows a guess to be wrong."""
         outcomes = []
-        n_wrong = sequence.n_wrong
+        n_wrong, n_text = sequence.n_wrong, len(sequence.text)
         for row in rows:
             outcome = self._row(sequence, row)
             outcomes.append(outcome)
             if sequence.phase is Phase.ENDED or sequence.n_wrong != n_wrong:
                 break
+        if sequence.phase is not Phase.ENDED:
+            self._tell_draft_model(self.speculation.go_on(sequence, n_text))
         return outcomes
+
+    def _tell_draft_model(self, context: DraftContext | None) -> None:
+        if context is not None:
+            self._draft_contexts.append(context)
 
     def _row(self, sequence: RunningSequence, row: SampledRow) -> Outcome:
         request = sequence.request
@@ -236,14 +258,13 @@ class Scheduler:
     def _append(self, sequence: RunningSequence, token: int) -> bool:
         """A sampled token: whether it was guessed, and is in the line already; else it is one to send next."""
         position, cached = len(sequence.text), sequence.cached
-        sequence.text.append(token)
         if sequence.phase is Phase.PREFILL:
             sequence.phase = Phase.DECODE
             if not sequence.is_paused:
                 bisect.insort(self._decoding, sequence, key=_slot_of)
             self.speculation.begin(sequence)
-        elif sequence.lookup is not None:
-            sequence.lookup.extend((token,))
+        sequence.text.append(token)
+        self.speculation.note_token(sequence, token)
         if position < len(cached):
             is_right = cached[position] == token
             self.speculation.note_result(sequence, position, is_right=is_right)
@@ -267,6 +288,7 @@ class Scheduler:
             sequence.cached = self._slots.tokens(place.slot)
             sequence.phase = Phase.PREFILL
             self._prefilling.append(sequence)
+            self._tell_draft_model(self.speculation.admit(sequence))
 
     def _release(self, sequence: RunningSequence) -> None:
         """Ends a sequence wherever it is. Frames of it that are in flight are answered for nobody; they come before
@@ -282,7 +304,7 @@ class Scheduler:
             if sequence.n_chunk:
                 self._ended_slots.append(sequence.slot)
             self._slots.give_back(sequence.slot, min(len(sequence.cached), len(sequence.text)))
-            self.speculation.end(sequence)
+            self._tell_draft_model(self.speculation.end(sequence))
         sequence.phase = Phase.ENDED
         self._admit()
 
@@ -297,7 +319,7 @@ class Scheduler:
             if lane in self._lanes_in_flight:
                 continue
             members = self._decoding[lane * n_decoding // n_lanes : (lane + 1) * n_decoding // n_lanes]
-            rows = [sequence for sequence in members if sequence.is_ready]
+            rows = [each for each in members if each.is_ready and not self.speculation.waits(each)]
             if rows:
                 return self._frame_of_lane(lane, rows)
         return None
@@ -336,13 +358,12 @@ class Scheduler:
         sequence.n_in_flight += 1
 
     def _frame_ahead(self) -> PlannedFrame | None:
-        """More guesses of a sequence whose last ones are still in the line, where stages would be idle otherwise."""
-        n_stages = self.limits.n_stages
-        if len(self._in_flight) > n_stages or len(self._decoding) >= n_stages:
+        """Guesses of a sequence whose last tokens are still in the line, where stages would be idle otherwise."""
+        if len(self._decoding) >= self.pace.n_frames_in_line(1):
             return None
         for sequence in self._decoding:
             draft = None if sequence.is_ready else self.speculation.ahead(sequence)
-            if draft is not None:
+            if draft is not None and len(self._in_flight) < self.pace.n_frames_in_line(len(draft.tokens)):
                 frame = self._new_frame()
                 self.speculation.note_sent(sequence, draft)
                 self._add_tokens(frame, sequence, draft.tokens, n_sure=0)

@@ -10,6 +10,7 @@ from enum import Enum, auto
 
 from coordinator.drafting import Lookup
 from coordinator.frames import Request
+from coordinator.offers import Offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Limits:
         n_ubatch: Tokens that llama.cpp computes at once; None: a whole frame.
         can_forget_part: Whether the model's memory can forget the end of a sequence.
         n_drafts: Tokens guessed at a time, at most; 0: none.
+        has_draft_model: Whether a draft model guesses; else what the texts themselves repeat.
+        runs_ahead: Whether its guesses go as they come, without waiting for the verdict on those before. Without, which
+            is for measuring what that is worth, a token waits until its guesses can go with it.
     """
 
     n_slots: int
@@ -35,6 +39,8 @@ class Limits:
     n_ubatch: int | None = None
     can_forget_part: bool = True
     n_drafts: int = 0
+    has_draft_model: bool = False
+    runs_ahead: bool = True
 
     def __post_init__(self) -> None:
         if self.n_batch < self.n_slots:
@@ -60,6 +66,8 @@ class RunningSequence:
         n_wrong: Guesses that turned out wrong, each of which made void what was sent after it.
         is_ready: It has a token to decode that was not sent.
         is_paused: Its reader is behind: nothing more of it is sent.
+        offers: Of the draft model, if there is one.
+        n_wanted: Guesses beyond the text that it was asked for.
     """
 
     __slots__ = (
@@ -71,7 +79,9 @@ class RunningSequence:
         "n_chunk",
         "n_in_flight",
         "n_reused",
+        "n_wanted",
         "n_wrong",
+        "offers",
         "phase",
         "request",
         "slot",
@@ -91,6 +101,8 @@ class RunningSequence:
         self.is_ready = False
         self.is_paused = False
         self.lookup: Lookup | None = None
+        self.offers: Offers | None = None
+        self.n_wanted = 0
         # The class of the guesses in flight and where they begin in the text, for each frame.
         self.drafted: deque[Drafted] = deque()
 
@@ -107,8 +119,8 @@ class RunningSequence:
 
 @dataclass(slots=True)
 class Drafted:
-    """Guesses of one frame: positions [start, end) of the text, after a match of so many tokens."""
+    """Guesses of one frame: positions [start, end) of the text, after a match of so many tokens (None: a model's)."""
 
     start: int
     end: int
-    n_matched: int
+    n_matched: int | None

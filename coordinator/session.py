@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
 from coordinator.admission import AdmittedRequest
 from coordinator.errors import (
@@ -28,6 +28,7 @@ from coordinator.frame_log import FrameLog
 from coordinator.frames import LineResult, Outcome, PlannedFrame, Request, SampledRow
 from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob
 from coordinator.line import Line, LineBrokenError
+from coordinator.offers import DraftContext, Offer
 from coordinator.running import RunningRequest
 from coordinator.scheduler import Scheduler
 from coordinator.text import TextStream
@@ -75,6 +76,7 @@ class Session:
         self._sending = asyncio.Lock()
         self._timings = TokenTimings()
         self.frames = FrameLog(scheduler.limits.n_stages)
+        self._tell_draft_model: Callable[[Sequence[DraftContext]], None] | None = None
         self._error: CaravanError | None = None
         self._breaking = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,6 +120,17 @@ class Session:
         """Begins to receive. Call it once, on the loop."""
         self._spawn(self._work())
         self._spawn(self._watch())
+
+    def draft_with(self, tell: Callable[[Sequence[DraftContext]], None]) -> None:
+        """A draft model takes what this tells it, and answers with `offer`. Before the first request."""
+        self._tell_draft_model = tell
+
+    def offer(self, offer: Offer | None) -> None:
+        """The draft model has guessed; None: it has failed, and does no more."""
+        if offer is None:
+            self._scheduler.end_offers()
+        if offer is None or self._scheduler.offer(offer):
+            self._spawn(self._send_ready())
 
     def submit(self, request: AdmittedRequest, signal: Signal) -> tuple[int, TokenStream]:
         """Takes up a request; gives its id and the stream its tokens will come in.
@@ -188,6 +201,8 @@ class Session:
 
     async def _send_ready(self) -> None:
         """Sends all frames that may go now. If another task is at it, that one takes these along."""
+        if self._tell_draft_model is not None:
+            self._tell_draft_model(self._scheduler.take_draft_contexts())
         if self._sending.locked():
             return
         async with self._sending:

@@ -19,6 +19,11 @@ from native.loading import load_handle
 # Bytes of the longest piece in all but a few vocabularies; longer ones are asked for a second time.
 _PIECE_BYTES = 256
 
+# What llama.cpp allows between a model and the one that drafts for it: sizes that differ by so much (padding), and any
+# text of the first tokens, which are special ones. Source: common/speculative.cpp.
+_MAX_DIFFERENCE = 128
+_FIRST_COMPARED = 5
+
 _TOKENIZE = c.cast(llama_cpp.llama_tokenize, c.c_void_p)
 
 # What llama_tokenize made into a number by the wire: it threw. Source: native/src/tokenize.cpp.
@@ -133,6 +138,23 @@ class Vocabulary:
         """Whether the model says with this token that it is done (EOS, end of turn and the like)."""
         return bool(llama_cpp.llama_vocab_is_eog(self.handle, token))
 
+    def difference(self, other: Vocabulary) -> str | None:
+        """Why a model with that vocabulary cannot draft tokens for one with this, after "its vocabulary"; None: it can.
+        As llama.cpp has it (common_speculative_are_compatible)."""
+        kind, other_kind = llama_cpp.llama_vocab_type(self.handle), llama_cpp.llama_vocab_type(other.handle)
+        if kind != other_kind:
+            return f"is of another kind (llama.cpp's type {other_kind}, not {kind})"
+        if _added(self) != _added(other):
+            return "puts other tokens around a text"
+        if abs(self.n_tokens - other.n_tokens) > _MAX_DIFFERENCE:
+            return f"has {other.n_tokens} tokens, not {self.n_tokens}"
+        for token in range(_FIRST_COMPARED, min(self.n_tokens, other.n_tokens)):
+            own, others = (llama_cpp.llama_vocab_get_text(each.handle, token) for each in (self, other))
+            if own != others:
+                texts = (text.decode("utf-8", "replace") for text in (others, own))
+                return "has token {} as {!r}, not {!r}".format(token, *texts)
+        return None
+
     @property
     def chat_template(self) -> ChatTemplate | None:
         """The model's own template; None if it has none.
@@ -163,6 +185,12 @@ class Vocabulary:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _added(vocabulary: Vocabulary) -> tuple[int | None, int | None]:
+    """The tokens that are put before and behind a text."""
+    add_eos = llama_cpp.llama_vocab_get_add_eos(vocabulary.handle)
+    return vocabulary.bos if vocabulary.add_bos else None, vocabulary.eos if add_eos else None
 
 
 def _token(token: int) -> int | None:

@@ -43,6 +43,8 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "batch": line.batch,
         "ubatch": line.ubatch,
         "draft": line.draft,
+        "draft_device": line.draft_device,
+        "draft_threads": line.draft_threads,
         "main": line.main,
         "gpu_layers": line.gpu_layers,
         "kv_type_k": line.kv_type,

@@ -47,6 +47,8 @@ class LineOptions:
     batch: int
     ubatch: int | None
     draft: str
+    draft_device: str | None
+    draft_threads: int | None
     layers: LayersOption
     only: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -169,9 +171,13 @@ def line_options(command: Command) -> Command:
                help="Tokens in one frame at most."),
         option("--ubatch", type=click.IntRange(1, 1 << 16), metavar="TOKENS",
                help="Tokens that llama.cpp computes at once at most.  [default: 512, and the batch]"),
-        option("--draft", default="off", type=click.Choice(["off", "lookup"]),
-               help="Guess tokens from text that repeats itself, so that one trip through the workers can bring"
-               " several; what is written stays the same."),
+        option("--draft", default="off", metavar="off|lookup|MODEL",
+               help="Guess tokens, so that one trip through the workers can bring several: from text that repeats"
+               " itself, or with a small model of its vocabulary on this machine; what is written stays the same."),
+        option("--draft-device", metavar="NAME",
+               help="The device of this machine that such a model lies on.  [default: CPU]"),
+        option("--draft-threads", type=click.IntRange(1, 512), metavar="N",
+               help="Threads of such a model on the CPU.  [default: half of the cores]"),
         option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
                help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
         option("--kv-type", default="f16", type=click.Choice(KV_TYPES),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coordinator.drafting import Library, Lookup, Rates, n_worth
 from coordinator.frames import PlannedFrame, Remove, Request, SampledRow
 from coordinator.generation import FinishReason
+from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
 from coordinator.scheduler import Scheduler
 from coordinator.sequence import Limits
@@ -67,10 +68,56 @@ class _Model:
         return frame.number, rows
 
 
-def _texts(limits: Limits, requests: list[Request], *, repeats: int, seed: int) -> tuple[dict[int, list[int]], int]:
-    """What each request gets, and the trips it took."""
+class _DraftModel:
+    """Offers guesses that follow the model's own rule, or that do not, or that are about a text of before."""
+
+    def __init__(self, model: _Model, seed: int) -> None:
+        self._model = model
+        self._chance = random.Random(seed)
+        self._texts: dict[int, list[int]] = {}
+        self._asked: dict[int, DraftContext] = {}
+
+    def tell(self, contexts: list[DraftContext]) -> None:
+        for context in contexts:
+            text = self._texts.setdefault(context.request_id, [])
+            assert not context.until or context.start == len(text)
+            text += context.tokens
+            self._asked[context.slot] = context
+
+    def right(self, context: DraftContext) -> Offer:
+        """All that was asked for."""
+        text = list(self._texts[context.request_id])
+        n_known = len(text)
+        while len(text) < context.until:
+            text.append(self._model.next_token(text))
+        return Offer(context.request_id, n_known, n_known, tuple(text[n_known:]), 0.001)
+
+    def any(self) -> Offer | None:
+        """What was asked for, or tokens of any kind, at any place, of a text of before."""
+        asked = [context for context in self._asked.values() if context.until]
+        if not asked:
+            return None
+        context = self._chance.choice(asked)
+        offer = self.right(context)
+        if self._chance.random() < 0.5:
+            return offer
+        n_known = self._chance.randrange(max(0, offer.n_known - 3), offer.n_known + 1)
+        tokens = tuple(self._chance.randrange(1, 6) for _ in range(self._chance.randrange(1, 6)))
+        return replace(offer, n_known=n_known, start=n_known + self._chance.randrange(4), tokens=tokens)
+
+    @property
+    def offers(self) -> list[Offer]:
+        """All that is asked for."""
+        return [self.right(context) for context in self._asked.values() if context.until]
+
+
+def _texts(
+    limits: Limits, requests: list[Request], *, repeats: int, seed: int, n_offers: int = 0
+) -> tuple[dict[int, list[int]], int]:
+    """What each request gets, and the trips it took; with up to so many offers before each result."""
     scheduler = Scheduler(limits, [_END], _pace(limits.n_stages))
     model = _Model(limits, repeats=repeats, seed=seed)
+    drafts, chance = _DraftModel(model, seed), random.Random(seed)
     texts: dict[int, list[int]] = {request.id: [] for request in requests}
     for request in requests:
         scheduler.submit(request)
@@ -79,6 +126,16 @@ def _texts(limits: Limits, requests: list[Request], *, repeats: int, seed: int) 
             assert len(frame.tokens) <= limits.n_batch
             assert max(frame.positions) < limits.n_ctx
             model.in_flight.append(frame)
+        drafts.tell(scheduler.take_draft_contexts())
+        offers = [drafts.any() for _ in range(chance.randrange(n_offers + 1))] if n_offers else []
+        if not model.in_flight and scheduler.n_running:
+            # Whoever waits for guesses gets them.
+            offers += drafts.offers
+        for offer in filter(None, offers):
+            scheduler.offer(offer)
+            frame = scheduler.next_frame()
+            if frame is not None:
+                model.in_flight.append(frame)
         if not model.in_flight:
             break
         for outcome in scheduler.result(*model.answer()):
@@ -110,6 +167,26 @@ def test_with_guesses_every_request_gets_the_tokens_that_it_gets_without(
     plain, _ = _texts(replace(limits, n_drafts=0), requests, repeats=repeats, seed=seed)
     assert guessed == plain
     assert all(len(text) == max_tokens for text in guessed.values())
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 60),
+    st.integers(1, 12),
+    st.integers(0, 999),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_whatever_a_draft_model_offers_and_whenever_the_tokens_are_the_same(
+    n_requests: int, max_tokens: int, repeats: int, seed: int, n_stages: int, n_offers: int, runs_ahead: bool
+) -> None:
+    limits = replace(_LIMITS, n_stages=n_stages, has_draft_model=True, runs_ahead=runs_ahead)
+    requests = _requests(n_requests, max_tokens)
+    guessed, _ = _texts(limits, requests, repeats=repeats, seed=seed, n_offers=n_offers)
+    plain, _ = _texts(replace(limits, n_drafts=0), requests, repeats=repeats, seed=seed)
+    assert guessed == plain
 
 
 def test_a_text_that_repeats_itself_comes_in_a_third_of_the_trips() -> None:

@@ -8,6 +8,7 @@ import gguf
 import pytest
 
 from native import ModelFileError, TokenizeError, UnsupportedModelError, Vocabulary
+from tests.model_kinds.parts import Size
 from tests.models import write_model
 
 
@@ -136,3 +137,19 @@ def test_a_text_that_a_vocabulary_cannot_have_is_refused(
     writer.close()
     with Vocabulary.load(tmp_path / "model.gguf") as vocabulary, pytest.raises(TokenizeError, match=complaint):
         vocabulary.tokenize(text, add_special=add_special, parse_special=False)
+
+
+def test_a_vocabulary_says_what_keeps_another_model_from_drafting(demo: Path, tiny: Path, tmp_path: Path) -> None:
+    same = write_model(tmp_path / "same.gguf", "llama", n_layer=1, with_text=True, seed=5)
+    with Vocabulary.load(tiny) as one, Vocabulary.load(same) as other, Vocabulary.load(demo) as trained:
+        assert one.difference(other) is None
+        assert "is of another kind" in str(one.difference(trained))
+
+
+def test_a_vocabulary_of_another_size_or_with_another_piece_cannot_draft(tiny: Path, tmp_path: Path) -> None:
+    larger = write_model(tmp_path / "larger.gguf", "llama", size=Size(1, n_vocab=1200), with_text=True)
+    changed = tmp_path / "changed.gguf"
+    changed.write_bytes(tiny.read_bytes().replace("▁the".encode(), "▁teh".encode()))
+    with Vocabulary.load(tiny) as one, Vocabulary.load(larger) as other, Vocabulary.load(changed) as third:
+        assert f"has {other.n_tokens} tokens, not {one.n_tokens}" in str(one.difference(other))
+        assert "as '▁teh', not '▁the'" in str(one.difference(third))
