@@ -50,7 +50,7 @@ class LoadProgress:
     def __call__(self, event: LoadEvent) -> None:
         """Shows one event."""
         with self._lock:
-            if event.phase is LoadPhase.LEFT_OUT:
+            if event.phase in (LoadPhase.LEFT_OUT, LoadPhase.DRAFTING):
                 say(event.message)
             elif event.phase is LoadPhase.STARTING:
                 say(self._starting or event.message)
