@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.offers import DraftContext, Offer
+from coordinator.slots import n_common_tokens
 from native import Batch, Context, ContextParams, MemoryUse, Model, NativeError, Vocabulary, default_threads
 
 _LOG = logging.getLogger(__name__)
@@ -250,7 +251,7 @@ class _Draft:
         self.guesses = before[len(new) :] if before[: len(new)] == new else []
         if not self.guesses:
             # The last token is computed again where that is all: its logits are what the guess comes from.
-            n_kept = min(_n_common(self.cached, self.text), len(self.text) - 1)
+            n_kept = min(n_common_tokens(self.cached, self.text), len(self.text) - 1)
             self.n_void += len(self.cached) - n_kept
             del self.cached[n_kept:]
 
@@ -262,10 +263,3 @@ class _Part:
     draft: _Draft
     n_tokens: int
     row: int | None
-
-
-def _n_common(first: Sequence[int], second: Sequence[int]) -> int:
-    n = min(len(first), len(second))
-    if first[:n] == second[:n]:
-        return n
-    return next(i for i in range(n) if first[i] != second[i])

@@ -8,13 +8,12 @@ back. How many decode frames share the sequences, how large the chunks of a prom
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from coordinator.pace import best_chunk, best_lanes, cycle_s, prefill_s
-from coordinator.speed import Speed
+from coordinator.speed import Curve, Speed
 from coordinator.workers import Link
 from native import LayerRange
 
@@ -79,7 +78,7 @@ class Prediction:
     Attributes:
         stage_s: Seconds per token of one stream on each stage, in line order.
         computes_s: Of these, those that it computes.
-        frames_s: Some sizes of frames in tokens, ascending, and the seconds of each stage for those.
+        stage_curves: Seconds of each stage by the tokens of a frame.
         hops_s: Seconds per token on all links together.
         parallel: How many streams `parallel_tokens_per_s` is for.
         ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token; None where it
@@ -92,17 +91,11 @@ class Prediction:
     parallel_tokens_per_s: float
     ttft_s: float | None
     computes_s: tuple[float, ...] = ()
-    frames_s: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    stage_curves: tuple[Curve, ...] = ()
 
     def frame_s(self, n_tokens: int) -> tuple[float, ...]:
         """Seconds of each stage for a frame of so many tokens: straight between the sizes that are known."""
-        sizes = self.frames_s
-        if len(sizes) == 1:
-            return sizes[0][1]
-        end = min(max(1, bisect.bisect_left(sizes, (n_tokens,))), len(sizes) - 1)
-        (n_low, low), (n_high, high) = sizes[end - 1], sizes[end]
-        share = (n_tokens - n_low) / (n_high - n_low)
-        return tuple(max(0.0, a + share * (b - a)) for a, b in zip(low, high, strict=True))
+        return tuple(curve.at(n_tokens) for curve in self.stage_curves)
 
     @property
     def token_s(self) -> float:
@@ -152,7 +145,9 @@ def predict(
         parallel_tokens_per_s=n_sequences / cycle_s(n_sequences, n_lanes, stage_s, trip_s),
         ttft_s=prefill_s(n_prompt, n_chunk, stage_s) + _hops_s(stages, links, n_embd, min(n_prompt, n_chunk)),
         computes_s=tuple(stage.computes_s(1) for stage in stages),
-        frames_s=tuple((size, tuple(stage_s(size))) for size in sizes),
+        stage_curves=tuple(
+            Curve(tuple(zip(sizes, seconds, strict=True))) for seconds in zip(*map(stage_s, sizes), strict=True)
+        ),
     )
 
 

@@ -206,7 +206,6 @@ class Scheduler:
         outcomes: list[Outcome] = []
         start = 0
         for sequence, n_rows, n_wrong in frame.rows:
-            sequence.n_in_flight -= 1
             if sequence.phase is not Phase.ENDED and n_wrong == sequence.n_wrong:
                 outcomes += self._rows(sequence, rows[start : start + n_rows])
             start += n_rows
@@ -355,7 +354,6 @@ class Scheduler:
         frame.outputs += range(first, first + len(tokens))
         frame.drafts += range(first + n_sure, first + len(tokens))
         cached += tokens
-        sequence.n_in_flight += 1
 
     def _frame_ahead(self) -> PlannedFrame | None:
         """Guesses of a sequence whose last tokens are still in the line, where stages would be idle otherwise."""
@@ -405,7 +403,6 @@ class Scheduler:
         else:
             frame.outputs = [len(chunk) - 1]
             rows = ((sequence, 1, 0),)
-            sequence.n_in_flight += 1
         self._in_flight.append(_InFlight(frame.number, _Kind.PREFILL, rows))
         return frame
 

@@ -77,7 +77,6 @@ class RunningSequence:
         "is_ready",
         "lookup",
         "n_chunk",
-        "n_in_flight",
         "n_reused",
         "n_wanted",
         "n_wrong",
@@ -96,7 +95,6 @@ class RunningSequence:
         self.cached: list[int] = []
         self.n_reused = 0
         self.n_chunk = 0
-        self.n_in_flight = 0
         self.n_wrong = 0
         self.is_ready = False
         self.is_paused = False

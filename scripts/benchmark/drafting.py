@@ -26,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.model import Shape, write_model
@@ -82,7 +83,7 @@ class CorruptedDrafter(draft_model.Drafter):
     known: Sequence[int] = ()
     chance = random.Random(0)
 
-    def choose(self, position: int, logits: NDArray) -> int:  # type: ignore[type-arg]
+    def choose(self, position: int, logits: NDArray[np.float32]) -> int:
         guess = super().choose(position, logits)
         if position >= len(self.known):
             return guess
