@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("netns") and not _has_network_namespaces():
             item.add_marker(pytest.mark.skip(reason="this user may not make network namespaces here"))
-        if item.get_closest_marker("gpu") and not _has_gpu():
+        if item.get_closest_marker("gpu") and not _gpus():
             item.add_marker(pytest.mark.skip(reason="this llama.cpp build sees no GPU"))
 
 
@@ -31,6 +31,15 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("CARAVAN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("CARAVAN_CONFIG", os.devnull)
         yield
+
+
+@pytest.fixture(scope="session")
+def cards() -> tuple[str, str]:
+    """The first two GPUs."""
+    names = _gpus()
+    if len(names) < 2:
+        pytest.skip("this llama.cpp build sees one GPU; GGML_VK_VISIBLE_DEVICES=0,0 shows it twice")
+    return names[0], names[1]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +74,8 @@ def _has_network_namespaces() -> bool:
 
 
 @functools.cache
-def _has_gpu() -> bool:
+def _gpus() -> list[str]:
+    """Names of those that this llama.cpp build sees."""
     from native import DeviceKind, devices
 
-    return any(device.kind is DeviceKind.GPU for device in devices())
+    return [device.name for device in devices() if device.kind is DeviceKind.GPU]

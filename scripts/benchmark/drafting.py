@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import statistics
@@ -30,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.model import Shape, write_model
-from benchmark.processes import delayed, process
+from benchmark.processes import delayed
 from benchmark.report import machine_line, write_between
+from benchmark.worker import ON_CPU, started_worker
 from coordinator import FlashAttention, LayerRange, Mesh, SamplingParams, draft_model
 from coordinator.frame_log import FrameRecord
 from coordinator.session import Session
@@ -131,12 +131,9 @@ def line(
     with contextlib.ExitStack() as stack:
         addresses = []
         for number in range(n_stages):
-            command = [sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--device", "CPU"]
-            command += ["--name", f"w{number}", "--parent-pid", str(os.getpid())]
-            worker = stack.enter_context(process(command, core=cores[number % len(cores)]))
-            assert worker.stdout is not None
-            port = int(json.loads(worker.stdout.readline())["address"].rsplit(":", 1)[1])
-            addresses.append(f"127.0.0.1:{stack.enter_context(delayed((), '127.0.0.1', port, delay_ms))}")
+            core = cores[number % len(cores)]
+            worker = stack.enter_context(started_worker(f"w{number}", *ON_CPU, core=core))
+            addresses.append(f"127.0.0.1:{stack.enter_context(delayed((), '127.0.0.1', worker.port, delay_ms))}")
         bounds = [n_layer * number // n_stages for number in range(n_stages + 1)]
         stack.enter_context(mock.patch.object(draft_model, "Drafter", CorruptedDrafter))
         mesh = Mesh.open(

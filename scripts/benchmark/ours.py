@@ -7,10 +7,7 @@ The mesh lives on a loop in a thread, and so do those who read its streams, as i
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,9 +15,9 @@ from pathlib import Path
 
 from benchmark.model import Shape
 from benchmark.network import Network, Place
-from benchmark.processes import process
 from benchmark.row import CARAVAN, Setting
 from benchmark.streams import Streams, follow, prompt
+from benchmark.worker import ON_CPU, started_worker
 from coordinator import AsyncMesh, FlashAttention, LayerRange
 from coordinator.frame_log import FrameRecord
 from coordinator.loop_thread import LoopThread
@@ -144,12 +141,9 @@ def caravan(
 @contextlib.contextmanager
 def _worker(number: int, core: int, network: Network, place: Place) -> Iterator[str]:
     """The address of a worker with one thread."""
-    command = [*place.prefix, sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1"]
-    command += ["--name", f"w{number}", "--device", "CPU", "--parent-pid", str(os.getpid())]
-    if place.prefix:
-        command += ["--insecure", "--listen", f"{place.host}:{_WORKER_PORT}"]
-    with process(command, core=core) as worker:
-        assert worker.stdout is not None
-        port = int(json.loads(worker.stdout.readline())["address"].rsplit(":", 1)[1])
-        with network.address(place, port) as address:
-            yield address
+    beyond = ("--insecure", "--listen", f"{place.host}:{_WORKER_PORT}") if place.prefix else ()
+    with (
+        started_worker(f"w{number}", *ON_CPU, *beyond, core=core, prefix=place.prefix) as worker,
+        network.address(place, worker.port) as address,
+    ):
+        yield address

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import statistics
@@ -27,8 +26,8 @@ from pathlib import Path
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from benchmark.model import write_model
-from benchmark.processes import process
 from benchmark.report import machine_line, write_between
+from benchmark.worker import ON_CPU, started_worker
 from coordinator import Distribution, LayerRange, Mesh, SamplingParams
 from coordinator.mesh import OpenOptions
 from llama_source import ROOT
@@ -85,11 +84,9 @@ def workers(cache: Path) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         addresses = []
         for number, core in enumerate(sorted(os.sched_getaffinity(0))[:2]):
-            command = [sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", f"w{number}"]
-            command += ["--device", "CPU", "--parent-pid", str(os.getpid())]
-            worker = stack.enter_context(process(command, core=core, environment={"CARAVAN_CACHE": str(cache)}))
-            assert worker.stdout is not None
-            addresses.append(json.loads(worker.stdout.readline())["address"])
+            kept = {"CARAVAN_CACHE": str(cache)}
+            worker = stack.enter_context(started_worker(f"w{number}", *ON_CPU, core=core, environment=kept))
+            addresses.append(worker.address)
         yield addresses
 
 

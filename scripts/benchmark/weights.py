@@ -36,6 +36,7 @@ import psutil
 from benchmark.model import Shape, write_model
 from benchmark.processes import free_port, process, wait_for_port
 from benchmark.report import machine_line, write_between
+from benchmark.worker import started_worker
 from llama_source import ROOT
 from native import read_layout
 from protos.caravan.v1 import control_pb2, control_pb2_grpc
@@ -161,16 +162,13 @@ class Worker:
 @contextlib.contextmanager
 def worker(store: Path) -> Iterator[Worker]:
     """A worker whose store is below that folder."""
-    # With a parent it is the worker itself, whose time is counted, and not its supervisor.
-    command = [sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", store.name]
-    command += ["--parent-pid", str(os.getpid())]
-    with process(command, environment={"CARAVAN_CACHE": str(store)}) as started:
-        assert started.stdout is not None
-        ready = json.loads(started.stdout.readline())
-        with grpc.insecure_channel(ready["address"]) as channel:
-            control = control_pb2_grpc.ControlServiceStub(channel)
-            port = control.Describe(control_pb2.DescribeRequest()).weights_port
-            yield Worker(started.pid, ready["address"].rsplit(":", 1)[0], port, control)
+    with (
+        started_worker(store.name, environment={"CARAVAN_CACHE": str(store)}) as started,
+        grpc.insecure_channel(started.address) as channel,
+    ):
+        control = control_pb2_grpc.ControlServiceStub(channel)
+        port = control.Describe(control_pb2.DescribeRequest()).weights_port
+        yield Worker(started.pid, started.address.rsplit(":", 1)[0], port, control)
 
 
 def touch_memory(n_bytes: int) -> None:

@@ -18,13 +18,11 @@ from native import (
     Cards,
     Context,
     ContextParams,
-    DeviceKind,
     FlashAttention,
     LayerRange,
     Model,
     Split,
     UnsupportedModelError,
-    devices,
     dry_run,
 )
 from tests.conformance.split_check import Logits, run_session, run_step
@@ -38,15 +36,6 @@ PARAMS = ContextParams(
 )
 Part = tuple[LayerRange | None, str | Cards]
 EXPERTS = r"blk\.(0|1|3)\.ffn_(up|down|gate|gate_up)_(ch|)exps"
-
-
-@pytest.fixture(scope="module")
-def cards() -> tuple[str, str]:
-    """The first two."""
-    names = [device.name for device in devices() if device.kind is DeviceKind.GPU]
-    if len(names) < 2:
-        pytest.skip("this llama.cpp build sees one GPU; GGML_VK_VISIBLE_DEVICES=0,0 shows it twice")
-    return names[0], names[1]
 
 
 @pytest.fixture(scope="module")

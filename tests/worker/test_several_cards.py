@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from native import Cards, ContextParams, DeviceKind, LayerRange, Split, devices, read_layout
+from native import Cards, ContextParams, LayerRange, Split, devices, read_layout
 from protos.caravan.v1 import control_pb2, error_pb2
 from tests.model_kinds import Size
 from tests.models import write_model
@@ -33,15 +33,6 @@ _PATIENCE_S = 300
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(2 * _PATIENCE_S)]
 
 N_LAYER = 6
-
-
-@pytest.fixture(scope="module")
-def cards() -> tuple[str, str]:
-    """The first two."""
-    names = [device.name for device in devices() if device.kind is DeviceKind.GPU]
-    if len(names) < 2:
-        pytest.skip("this llama.cpp build sees one GPU; GGML_VK_VISIBLE_DEVICES=0,0 shows it twice")
-    return names[0], names[1]
 
 
 @pytest.fixture(scope="module")
