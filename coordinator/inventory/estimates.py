@@ -2,7 +2,8 @@
 """Data sheets as the planner wants them: how long a device takes for a model's layers, and what each link costs. Pure.
 
 A layer takes as long as its weights take to be read, or its multiplications to be done, whichever is longer; of a
-layer's experts a token reads and computes those that it uses. Attention is left out, as in measured speeds.
+layer's experts a token reads and computes those that it uses. Experts in system memory take as long as that memory
+takes to be read. Attention is left out, as in measured speeds.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ def candidates_of_inventory(
             reserve_bytes=compute_bytes + MARGIN_BYTES,
             holds_input=device.kind is Kind.CPU,
             speed=estimated_speed(device, layout, demand, n_ubatch=n_ubatch),
+            host=device.host,
+            host_free_bytes=device.ram_bytes,
+            host_reserve_bytes=MARGIN_BYTES,
         )
         for device in inventory.devices
     ]
@@ -96,12 +100,19 @@ def estimated_speed(device: InventoryDevice, layout: ModelLayout, demand: Demand
         tokens = [(n, min(n, most_tokens)) for n in sizes]
         return Curve(tuple((n, _seconds(device, work, computed, used, n_ubatch)) for n, computed in tokens))
 
+    def hosted_curve(work: _Work) -> Curve:
+        on_device = curve(replace(work, expert_bytes=0, expert_elements=0), demand.n_batch)
+        in_ram = [
+            _expert_bytes_read(work, n, used, n_ubatch) / (device.ram_bytes_per_s * BANDWIDTH_EFFICIENCY) for n in sizes
+        ]
+        return Curve(tuple((n, on_device.at(n) + seconds) for n, seconds in zip(sizes, in_ram, strict=True)))
+
     firsts = [kinds.index(kind) for kind in range(max(kinds) + 1)]
-    layers = tuple(
-        curve(_work([tensor for tensor in layout.tensors if tensor.layer == first]), demand.n_batch) for first in firsts
-    )
+    works = [_work([tensor for tensor in layout.tensors if tensor.layer == first]) for first in firsts]
+    layers = tuple(curve(work, demand.n_batch) for work in works)
+    hosted = tuple(map(hosted_curve, works)) if device.ram_bytes else None
     # Of a prompt only its last token goes through the output layer, of decode one of each sequence.
-    return Speed(kinds, layers, curve(_output_work(layout, demand), demand.n_sequences))
+    return Speed(kinds, layers, curve(_output_work(layout, demand), demand.n_sequences), hosted)
 
 
 def _doubled(n_most: int) -> list[int]:
@@ -127,12 +138,17 @@ def _output_work(layout: ModelLayout, demand: Demand) -> _Work:
 
 
 def _seconds(device: InventoryDevice, work: _Work, n_tokens: int, used: float, n_ubatch: int) -> float:
-    """For one batch, of which each ubatch reads the weights: for some tokens all experts that any of them uses."""
+    """For one batch, of which each ubatch reads the weights."""
     n_reads = -(-n_tokens // n_ubatch)
-    read = 1 - (1 - used) ** min(n_tokens, n_ubatch)
-    n_bytes = n_reads * (work.dense_bytes + read * work.expert_bytes)
+    n_bytes = n_reads * work.dense_bytes + _expert_bytes_read(work, n_tokens, used, n_ubatch)
     read_s = n_bytes / (device.bytes_per_s * BANDWIDTH_EFFICIENCY)
     if device.flops is None:
         return read_s
     n_operations = 2 * n_tokens * (work.dense_elements + used * work.expert_elements)
     return max(read_s, n_operations / (device.flops * COMPUTE_EFFICIENCY))
+
+
+def _expert_bytes_read(work: _Work, n_tokens: int, used: float, n_ubatch: int) -> float:
+    """Each ubatch of a batch reads all experts that any of its tokens uses."""
+    read = 1 - (1 - used) ** min(n_tokens, n_ubatch)
+    return -(-n_tokens // n_ubatch) * read * work.expert_bytes

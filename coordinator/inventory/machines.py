@@ -22,6 +22,8 @@ class InventoryDevice:
         label: What it is, for people.
         reserve_bytes: Of its memory, not for us.
         flops: None where nobody knows.
+        ram_bytes: Of the machine's memory beside it, for experts that do not fit there.
+        ram_bytes_per_s: How fast that is read.
     """
 
     name: str
@@ -32,6 +34,8 @@ class InventoryDevice:
     reserve_bytes: int
     bytes_per_s: float
     flops: float | None
+    ram_bytes: int = 0
+    ram_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -28,6 +29,8 @@ _GPU_RESERVE_BYTES = 512 << 20
 """Of a card, for its driver's context and a desktop."""
 _CPU_RESERVE_BYTES = 2 << 30
 """Of a machine, for its system."""
+_RAM_BYTES_PER_S = 50e9
+"""Of a desktop's memory where the file says nothing: two channels of DDR4-3200."""
 _SMALL_UNIFIED_BYTES = 32 << 30
 """Metal lets a GPU have two thirds of so much memory or less, and three quarters of more (recommendedMaxWorkingSetSize,
 as llama.cpp prints it at start)."""
@@ -62,7 +65,7 @@ def parse_inventory(text: str, source: str) -> Inventory:
     except TomlError as error:
         raise InventoryError(f"{error}; mend it there") from error
     file = _Entry(source, "", content, ("device", "network", "link", "coordinator"))
-    devices = tuple(_device(entry) for entry in file.tables("device", _DEVICE_KEYS, named_by="name"))
+    devices = _with_ram_speeds([_device(entry) for entry in file.tables("device", _DEVICE_KEYS, named_by="name")])
     if not devices:
         raise InventoryError(f"{source} has no device: add [[device]] with a name and a card")
     _check_unique(source, [device.name for device in devices])
@@ -76,11 +79,15 @@ def parse_inventory(text: str, source: str) -> Inventory:
     assumed = []
     if "network" not in content and len(links) < n_pairs:
         assumed.append("the network is taken for 1 Gbit/s with a round trip of 0.3 ms: [network] says otherwise")
+    unknown = [device.name for device in devices if device.ram_bytes and not device.ram_bytes_per_s]
+    if unknown:
+        devices = tuple(replace(each, ram_bytes_per_s=each.ram_bytes_per_s or _RAM_BYTES_PER_S) for each in devices)
+        assumed.append(f"the ram beside {', '.join(unknown)} is taken for 50 GB/s: ram_bandwidth says otherwise")
     return Inventory(source, devices, coordinator, network, links, tuple(assumed))
 
 
 _LINK_KEYS = ("bandwidth", "round_trip")
-_DEVICE_KEYS = ("name", "card", "kind", "host", "memory", "reserve", "bandwidth", "compute")
+_DEVICE_KEYS = ("name", "card", "kind", "host", "memory", "reserve", "bandwidth", "compute", "ram", "ram_bandwidth")
 
 
 class _Entry:
@@ -162,6 +169,9 @@ def _device(entry: _Entry) -> InventoryDevice:
     bytes_per_s = entry.read("bandwidth", parse_bandwidth) or (card.bytes_per_s if card else None)
     if bytes_per_s is None:
         entry.fail(_missing("bandwidth", card, '"936GB/s"'))
+    ram_bytes = entry.read("ram", _memory_bytes) or 0
+    if ram_bytes and kind is not Kind.GPU:
+        entry.fail("ram is memory beside that of a card, and here that is the machine's: write it as memory")
     return InventoryDevice(
         name=name,
         host=entry.text("host") or name,
@@ -171,6 +181,17 @@ def _device(entry: _Entry) -> InventoryDevice:
         reserve_bytes=reserve_bytes,
         bytes_per_s=bytes_per_s,
         flops=entry.read("compute", parse_compute) or (card.flops if card else None),
+        ram_bytes=ram_bytes,
+        ram_bytes_per_s=entry.read("ram_bandwidth", parse_bandwidth) or 0.0,
+    )
+
+
+def _with_ram_speeds(devices: Sequence[InventoryDevice]) -> tuple[InventoryDevice, ...]:
+    """The devices; where one does not say how fast the memory beside it is, its machine's CPU may."""
+    of_host = {device.host: device.bytes_per_s for device in devices if device.kind is Kind.CPU}
+    return tuple(
+        replace(each, ram_bytes_per_s=each.ram_bytes_per_s or of_host.get(each.host, 0.0)) if each.ram_bytes else each
+        for each in devices
     )
 
 

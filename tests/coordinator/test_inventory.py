@@ -175,6 +175,34 @@ def test_of_experts_a_token_reads_those_that_it_uses(mixtral: Path) -> None:
     assert speed.layer_s(5, 2) == pytest.approx((dense + experts * 3.5 / 8) * per_byte)
 
 
+def test_experts_in_system_memory_take_as_long_as_that_takes_to_be_read(mixtral: Path) -> None:
+    layout, speed = _estimated(mixtral, device=_DESK + 'ram = "32GiB"\nram_bandwidth = "60GB/s"')
+    tensors = [tensor for tensor in layout.tensors if tensor.layer == 5]
+    experts = sum(tensor.n_bytes for tensor in tensors if tensor.is_expert)
+    dense = sum(tensor.n_bytes for tensor in tensors) - experts
+    expected_s = (dense / 936e9 + experts * 2 / 8 / 60e9) / BANDWIDTH_EFFICIENCY
+    assert speed.layer_s(5, 1, is_hosted=True) == pytest.approx(expected_s)
+
+
+async def test_experts_that_exceed_a_card_lie_in_the_ram_beside_it(mixtral: Path, file: Path) -> None:
+    """24 GiB of them and a card of 12: refused without, planned with."""
+    with pytest.raises(DoesNotFitError):
+        await _plan(mixtral, file, _ATTIC)
+    plan = await _plan(mixtral, file, _ATTIC + 'ram = "32GiB"')
+    (stage,) = plan.stages
+    assert 0 < stage.n_cpu_moe < 32
+    assert stage.memory.device_bytes <= stage.free_bytes
+    assert "the ram beside attic is taken for 50 GB/s: ram_bandwidth says otherwise" in plan.notes
+
+
+def test_a_machines_cpu_says_how_fast_the_ram_beside_its_cards_is() -> None:
+    cpu = '[[device]]\nname = "cores"\nhost = "desk"\ncard = "DDR5-5600"\nmemory = "64GiB"\n'
+    inventory = _read(_DESK + 'ram = "32GiB"\n' + cpu)
+    desk, cores = inventory.devices
+    assert desk.ram_bytes_per_s == cores.bytes_per_s > 0
+    assert not any("ram" in note for note in inventory.assumed)
+
+
 def test_the_output_layer_reads_its_weights_and_a_prompt_needs_it_for_one_token(llama_8b: Path) -> None:
     layout, speed = _estimated(llama_8b)
     (output,) = [tensor for tensor in layout.tensors if tensor.name == "output.weight"]
@@ -279,6 +307,10 @@ _LINK = _DESK + _ATTIC + "[[link]]\n"
         (_DESK + 'compute = "fast"', "device 'desk': compute: 'fast' is no compute, like 71TFLOPS or 800GFLOPS"),
         (_DESK + 'kind = "tpu"', "device 'desk': kind: 'tpu' is none of gpu, integrated_gpu, cpu"),
         (_DESK + 'reserve = "24GiB"', "device 'desk': nothing is left of its memory beside the reserve: lower reserve"),
+        (
+            _devices(mac="M2 Max 64GB") + '\nram = "8GiB"',
+            "device 'mac': ram is memory beside that of a card, and here that is the machine's",
+        ),
         (_DESK + '[network]\nround_trip = "soon"', "network: round_trip: 'soon' is no time, like 0.5ms, 200us or 1s"),
         (_DESK + "[[network]]", "machines.toml: network: this is no table: write its keys below its heading"),
         (_DESK + '[network]\nspeed = "1"', "network: there is no key 'speed': there are bandwidth, round_trip"),
