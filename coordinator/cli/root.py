@@ -18,6 +18,7 @@ import click
 from coordinator.cli.config import read_config
 from coordinator.cli.console import ReaderGoneError, say
 from coordinator.cli.exits import ExitCode, StoppedError, exit_code_of, sentence_of
+from coordinator.cli.foreign_flags import hint
 from coordinator.cli.settings import Settings
 from protos.options import name_variables
 
@@ -116,15 +117,15 @@ def _run(args: list[str], settings: Settings) -> int:
         _forget_stdout()
         return ExitCode.OK
     except Exception as error:  # the outermost place: every error becomes an exit code
-        return _fail(error, settings)
+        return _fail(error, settings, args)
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _fail(error: Exception, settings: Settings) -> int:
+def _fail(error: Exception, settings: Settings, typed: list[str]) -> int:
     if settings.debug:
         traceback.print_exception(error)
         return exit_code_of(error)
-    sentence = sentence_of(error)
+    sentence = (hint(error, typed) if isinstance(error, click.NoSuchOption) else None) or sentence_of(error)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         say(error.ctx.get_usage())
     if sentence is None:

@@ -33,6 +33,13 @@ def test_help_of_a_command_holds_a_line_to_paste(command: str) -> None:
         (("walk",), "No such command 'walk'"),
         (("run", "demo"), "Missing argument 'PROMPT'"),
         (("run", "demo", "hello", "--warmth", "1"), "No such option"),
+        (("serve", "demo", "--port", "8080"), "there is no --port: here it is --listen HOST:PORT"),
+        (("serve", "demo", "-ngl", "99"), "there is no -ngl: here it is --gpu-layers "),
+        (("run", "-m", "demo", "-p", "hello"), "there is no -m: MODEL is given without a flag"),
+        (
+            ("plan", "demo", "--n-cpu-moe=4"),
+            "there is no --n-cpu-moe: where experts and cards go is said where the worker",
+        ),
         (("run", "demo", "hello", "--temperature", "hot"), "'hot' is not a valid float"),
         (("run", "demo", "hello", "--worker", "attic"), "'attic' is not HOST:PORT"),
         (("run", "demo", "hello", "--layers", "0-4-8"), "'0-4-8' is not a list of layer ranges"),
