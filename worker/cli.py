@@ -284,6 +284,9 @@ def _say_json(ready: Ready) -> None:
 def _set_up_logging(*, verbose: bool, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # They log addresses, which may be as good as keys.
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     if not debug:
         # llama.cpp warns about much that is none of the user's business.
         logging.getLogger("native.llama_cpp").setLevel(logging.ERROR)

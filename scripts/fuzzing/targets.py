@@ -34,7 +34,6 @@ from native import (
     Vocabulary,
     read_layout,
 )
-from native.context import measure
 from protos.caravan.v1 import control_pb2, frame_pb2, weights_pb2
 from protos.weights import ChannelError, receive_greeting
 from worker import control
@@ -298,4 +297,4 @@ def _dry_run_some(path: Path, n_layer: int) -> None:
 
 def _dry_run(path: Path, layers: LayerRange) -> None:
     with Model.load(path, layers=layers, device="CPU", allocate=False) as model, Context(model, _PARAMS) as context:
-        measure(context)
+        context.memory()

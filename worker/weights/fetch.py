@@ -249,10 +249,10 @@ class Fetch:
 
     def gone(self, number: int, reason: str) -> None:
         """As Work."""
-        if reason:
-            _LOG.info("%s", reason)
         with self._lock:
             source = self._connections.remove(number)
+            if reason and source != INTERNET:
+                _LOG.info("%s", reason)
             self._schedule.gone(number)
             if self._connections.n_to(source) == 0 and not (source == COORDINATOR and self._may_connect()):
                 self._schedule.drop(source, reason or f"{source} hung up")
@@ -294,7 +294,7 @@ class Fetch:
     def _next_step(self, number: int, *, may_wait: bool) -> Open | Ask | None:
         with self._lock:
             while True:
-                if self._over.is_set():
+                if self._over.is_set() or not self._schedule.is_connected(number):
                     raise FetchOverError
                 pause_s = self._throttle.wait_s(time.monotonic())
                 step = self._schedule.next(number) if pause_s == 0 else None

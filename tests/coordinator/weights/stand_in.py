@@ -188,13 +188,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(place: FileServer) -> Iterator[None]:
+def serving(place: FileServer, host: str = "127.0.0.1") -> Iterator[None]:
     """While this lasts, `place` is served at its `url`."""
     kind: type[_Handler] = _HubHandler if isinstance(place, Hub) else _Handler
-    server = _Server(("127.0.0.1", 0), type("Handler", (kind,), {"place": place}))
+    server = _Server((host, 0), type("Handler", (kind,), {"place": place}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    place.url = f"http://127.0.0.1:{server.server_port}"
+    place.url = f"http://{host}:{server.server_port}"
     try:
         yield
     finally:
