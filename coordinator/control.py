@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import grpc
 import grpc.aio
@@ -19,7 +19,7 @@ from coordinator.errors import CaravanError, EngineError
 from coordinator.fitting import DryRunReport
 from coordinator.statuses import Callee, error_of_call
 from coordinator.weights.progress import LoadReport, WeightOrigin, WeightShare
-from coordinator.weights.source import SourcePart
+from coordinator.weights.source import PartAddress, SourcePart
 from coordinator.workers import (
     Benchmarked,
     BenchmarkedRun,
@@ -67,6 +67,7 @@ _ORIGINS: dict[int, WeightOrigin] = {
     control_pb2.WEIGHT_ORIGIN_STORE: WeightOrigin.STORE,
     control_pb2.WEIGHT_ORIGIN_FILE: WeightOrigin.FILE,
     control_pb2.WEIGHT_ORIGIN_PEER: WeightOrigin.PEER,
+    control_pb2.WEIGHT_ORIGIN_INTERNET: WeightOrigin.INTERNET,
     control_pb2.WEIGHT_ORIGIN_COORDINATOR: WeightOrigin.COORDINATOR,
     control_pb2.WEIGHT_ORIGIN_WARM: WeightOrigin.WARM,
 }
@@ -140,11 +141,15 @@ class StageSources:
 
     Attributes:
         max_bytes_per_s: Of all of them together; 0: no limit.
+        addresses: Where it may read the parts itself.
+        hashes: By tensor, what is known already, with `addresses`.
     """
 
     peers: tuple[Peer, ...] = ()
     coordinator_gives: bool = False
     max_bytes_per_s: int = 0
+    addresses: tuple[PartAddress, ...] = ()
+    hashes: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +378,8 @@ def _weight_sources(sources: StageSources) -> control_pb2.WeightSources:
         ],
         coordinator_gives=sources.coordinator_gives,
         max_bytes_per_s=sources.max_bytes_per_s,
+        addresses=[address.message() for address in sources.addresses],
+        hashes=[control_pb2.TensorHash(tensor=tensor, hash=hash) for tensor, hash in sources.hashes.items()],
     )
 
 

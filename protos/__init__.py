@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The contract: everything that crosses the network, and nothing else. Imports no other package of ours."""
+"""The contract: everything that crosses the network, and how both sides read it. Imports no other package of ours."""

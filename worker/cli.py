@@ -138,6 +138,11 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     help="How long layers stay loaded that nobody uses any more, for whoever loads the same again; any other load has"
     " them go at once. 0: not at all.",
 )
+@click.option(
+    "--no-internet",
+    is_flag=True,
+    help="Do not read weights from their servers, but from other workers and the coordinator only.",
+)
 @click.option("--no-mdns", is_flag=True, help="Do not announce this worker on the network.")
 @click.option(
     "--insecure",
@@ -170,6 +175,7 @@ def command(
     model_folders: tuple[Path, ...],
     cache_bytes: int | None,
     keep_loaded_s: float,
+    no_internet: bool,
     no_mdns: bool,
     insecure: bool,
     n_threads: int | None,
@@ -204,6 +210,7 @@ def command(
         use_mdns=not no_mdns,
         insecure=insecure,
         n_threads=n_threads,
+        use_internet=not no_internet,
         parent_pid=parent_pid,
     )
     try:
@@ -277,6 +284,9 @@ def _say_json(ready: Ready) -> None:
 def _set_up_logging(*, verbose: bool, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # They log addresses, which may be as good as keys.
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     if not debug:
         # llama.cpp warns about much that is none of the user's business.
         logging.getLogger("native.llama_cpp").setLevel(logging.ERROR)

@@ -5,14 +5,14 @@ Its methods run on gRPC's threads.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grpc
 
 from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse
-from protos.caravan.v1 import control_pb2, control_pb2_grpc
+from protos.caravan.v1 import control_pb2, control_pb2_grpc, weights_pb2
 from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
-from protos.weights import held_bits
+from protos.weights import HASH_BYTES, held_bits
 from worker.answering import failures_answered
 from worker.benchmark import Benchmarked, BenchmarkOrder, Benchmarks
 from worker.description import Description
@@ -25,6 +25,7 @@ from worker.listening import Endpoint
 from worker.loading import Event, NeedsCoordinator
 from worker.session import LoadOrder, Neighbour, Phase, StageSpec
 from worker.telemetry import Telemetry
+from worker.weights.address import Address
 from worker.weights.draft import HeaderChunk
 from worker.weights.offers import Offers
 from worker.weights.parts import Part
@@ -55,6 +56,7 @@ _ORIGINS = {
     Origin.STORE: control_pb2.WEIGHT_ORIGIN_STORE,
     Origin.FILE: control_pb2.WEIGHT_ORIGIN_FILE,
     Origin.PEER: control_pb2.WEIGHT_ORIGIN_PEER,
+    Origin.INTERNET: control_pb2.WEIGHT_ORIGIN_INTERNET,
     Origin.COORDINATOR: control_pb2.WEIGHT_ORIGIN_COORDINATOR,
     Origin.WARM: control_pb2.WEIGHT_ORIGIN_WARM,
 }
@@ -67,6 +69,7 @@ CHUNK_LIMIT_BYTES = 1 << 20
 MAX_BATCH_TOKENS = 1 << 16
 # To one load: as many as a weights port takes connections. Each peer gets threads with buffers.
 MAX_PEERS = 128
+MAX_ADDRESSES = 1024
 # More than there are layers in any model.
 MAX_RUNS = 512
 
@@ -248,7 +251,25 @@ def _weight_sources(sources: control_pb2.WeightSources) -> WeightSources:
         peers=tuple(_peer(peer) for peer in sources.peers),
         coordinator_gives=sources.coordinator_gives,
         max_bytes_per_s=sources.max_bytes_per_s,
+        addresses=_addresses(sources.addresses),
+        hashes=_hashes(sources.hashes),
     )
+
+
+def _addresses(messages: Sequence[weights_pb2.WeightAddress]) -> tuple[Address, ...]:
+    if len(messages) > MAX_ADDRESSES:
+        raise BadRequestError(f"a model is read from {MAX_ADDRESSES} addresses at most, not from {len(messages)}")
+    try:
+        return tuple(Address.parse(message) for message in messages)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
+
+
+def _hashes(messages: Sequence[control_pb2.TensorHash]) -> dict[int, bytes]:
+    for message in messages:
+        if len(message.hash) != HASH_BYTES:
+            raise BadRequestError(f"a hash has {HASH_BYTES} bytes, not {len(message.hash)}")
+    return {message.tensor: message.hash for message in messages}
 
 
 def _peer(peer: control_pb2.WeightPeer) -> Peer:

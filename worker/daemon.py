@@ -38,6 +38,7 @@ from worker.parent import watch_parent
 from worker.stage_loader import StageLoader
 from worker.telemetry import Telemetry
 from worker.weights.files import LocalFiles
+from worker.weights.internet import Internet
 from worker.weights.lending import Lending
 from worker.weights.offers import Offers
 from worker.weights.port import WeightsPort
@@ -79,6 +80,7 @@ class Settings:
     use_mdns: bool = True
     insecure: bool = False
     n_threads: int | None = None
+    use_internet: bool = True
     parent_pid: int | None = None
 
 
@@ -196,12 +198,17 @@ class Daemon:
         offers = Offers(store, models.files)
         port = WeightsPort(self._settings.endpoint, Lending(store, models.files, offers).open)
         self._made.callback(port.close)
+        # Who is alone with this machine may have its own servers read.
+        internet = Internet(
+            is_allowed=self._settings.use_internet, may_read_itself=self._settings.endpoint.is_loopback()
+        )
+        supply = Supply(models, offers, port, internet)
         holder = Holder(
             worker=about.name,
             place=place,
             limits=self._settings.limits,
             files=models,
-            loader=StageLoader(place, self._settings.limits, Supply(models, offers, port)),
+            loader=StageLoader(place, self._settings.limits, supply),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
             keep_loaded_s=self._settings.keep_loaded_s,
         )

@@ -19,7 +19,7 @@ from coordinator.plan import size
 from coordinator.weights.progress import Transfer, WeightOrigin, WeightShare
 
 _TOTAL = "all workers"
-_ELSEWHERE = (WeightOrigin.PEER, WeightOrigin.COORDINATOR)
+_ELSEWHERE = (WeightOrigin.PEER, WeightOrigin.INTERNET, WeightOrigin.COORDINATOR)
 
 
 class LoadProgress:
@@ -186,7 +186,7 @@ def _origins(transfer: Transfer) -> str:
 
 
 def _source(share: WeightShare) -> str:
-    return share.worker if share.origin is WeightOrigin.PEER else "the coordinator"
+    return share.worker if share.origin is WeightOrigin.PEER else f"the {share.origin}"
 
 
 def _clock(seconds: float) -> str:

@@ -52,7 +52,10 @@ class Delivery:
             and other.weights_port
             and any(is_held(other.held_tensors, tensor) for tensor in needed)
         ]
-        return StageSources(tuple(peers), bool(worker.weights_port), self._max_bytes_per_s or 0)
+        addresses = self.source.addresses() if worker.weights_port else ()
+        # What a worker reads itself is not hashed here, and what is not hashed here its peers may not give.
+        hashes = self.hashes.known(needed) if addresses else {}
+        return StageSources(tuple(peers), bool(worker.weights_port), self._max_bytes_per_s or 0, addresses, hashes)
 
     def to(self, worker: FoundWorker, session_id: str, epoch: int) -> StageDelivery:
         """For the load of a stage there; a context manager around it."""

@@ -128,7 +128,7 @@ class Giving:
             self._cancellation.wakes(connection),
             self._source.reader(self._cancellation) as reader,
         ):
-            answers = _Answers(connection, self._source, self._hashes, reader, self._note_error)
+            answers = _Answers(connection, self._source, self._hashes, reader, self._cancellation, self._note_error)
             while True:
                 answers.give(receive_message(connection, weights_pb2.WeightsAsk))
 
@@ -176,9 +176,12 @@ class _Answers:
         source: WeightSource,
         hashes: TensorHashes,
         reader: WeightReader,
+        cancellation: Cancellation,
         on_error: Callable[[ModelError], None],
     ) -> None:
         self._connection = connection
+        self._source = source
+        self._cancellation = cancellation
         self._tensors = source.layout.tensors
         self._hashes = hashes
         self._reader = reader
@@ -203,6 +206,9 @@ class _Answers:
             if ask.WhichOneof("what") == "hash":
                 digest = self._hashes.hash_of(ask.tensor, self._reader)
                 send_message(self._connection, weights_pb2.WeightsPiece(tensor=ask.tensor, hash=digest))
+            elif ask.WhichOneof("what") == "address":
+                address = self._source.renewed(tensor.file_index, self._cancellation).message()
+                send_message(self._connection, weights_pb2.WeightsPiece(tensor=ask.tensor, address=address))
             elif (descriptor := self._descriptor(tensor)) is not None:
                 self._send_from_file(ask, tensor, descriptor)
             else:
@@ -217,8 +223,8 @@ class _Answers:
             return f"there is no tensor {ask.tensor}: the model has {len(self._tensors)}"
         n_bytes = self._tensors[ask.tensor].n_bytes
         what, piece = ask.WhichOneof("what"), ask.piece
-        if what is None or (what == "hash" and not ask.hash):
-            return "nothing is asked for: neither a piece nor a hash"
+        if what is None or (what == "hash" and not ask.hash) or (what == "address" and not ask.address):
+            return "nothing is asked for: neither a piece nor a hash nor an address"
         if what == "piece" and not 0 < piece.n_bytes <= PIECE_LIMIT_BYTES:
             return f"a piece of {piece.n_bytes} bytes is asked for; it has 1 to {PIECE_LIMIT_BYTES}"
         if what == "piece" and piece.offset + piece.n_bytes > n_bytes:

@@ -9,6 +9,7 @@ import contextlib
 import re
 import threading
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,11 @@ class TensorHashes:
         self._path = _remembered_in(source)
         self._known = _read(self._path, len(source.layout.tensors))
         self._begun: dict[int, _Hashing] = {}
+
+    def known(self, tensors: Sequence[int]) -> dict[int, bytes]:
+        """Those of these that need nothing to be read."""
+        with self._lock:
+            return {tensor: self._known[tensor] for tensor in tensors if tensor in self._known}
 
     def feed(self, tensor: int, offset: int, data: memoryview) -> None:
         """Bytes of a tensor that pass by on their way to a worker. Where they come in order, nothing has to be read a

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A file on a server, asked for in ranges. Knows httpx2, as `http_stream` does, and nobody else. Any thread.
+"""A file on a server, asked for in ranges, by the rules of `protos.http_ranges`. Any thread.
 
 What a server says is bounded before it is believed: sizes, waits, redirects. Whoever may read the file is told to its
-own server only, never to where that redirects. Source of the rules for ranges: RFC 9110, section 14.
+own server only, never to where that redirects.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -20,6 +19,17 @@ import httpx2
 from coordinator.errors import CaravanError, ModelNotFoundError, SourceError
 from coordinator.weights.cancellation import Cancellation
 from coordinator.weights.patience import PassingError, Patience, wait_asked_for
+from protos.http_ranges import (
+    MAX_FILE_BYTES,
+    KnownFile,
+    WrongAnswerError,
+    check_answer,
+    conditions,
+    content_range,
+    follow,
+    origin,
+    tag_of,
+)
 
 _CONNECT_TIMEOUT_S = 10.0
 _SILENCE_TIMEOUT_S = 20.0
@@ -28,12 +38,10 @@ _SILENCE_TIMEOUT_S = 20.0
 _FIRST_TRIES = 3
 """When the server is asked for the first time: nobody who has no network waits long to hear it."""
 
-_MAX_REDIRECTS = 10
 _MAX_CONNECTIONS = 256
-_MAX_FILE_BYTES = 1 << 44
-"""16 TiB, the largest file that ext4 holds, and ten times the largest model."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_SECRETS = ("authorization", "cookie")
+"""Headers that tell a server who asks."""
 
 Explain = Callable[[int, Mapping[str, str]], "CaravanError | None"]
 """What a status and headers mean at a particular server; None: what they mean everywhere."""
@@ -112,11 +120,11 @@ class HttpFile:
         """Its bytes from `start` on to the end if the server can do that, else from 0 on: each chunk with its offset.
         Not tried again by itself."""
         try:
-            response = self._request(range(start, _MAX_FILE_BYTES) if start else None)
+            response = self._request(range(start, MAX_FILE_BYTES) if start else None)
             with contextlib.closing(response), woken(response, cancellation):
                 offset = 0
                 if response.status_code == httpx2.codes.PARTIAL_CONTENT:
-                    self._check_range(response, range(start, _MAX_FILE_BYTES))
+                    self._check_range(response, range(start, MAX_FILE_BYTES))
                     offset = start
                 for chunk in response.iter_raw():
                     cancellation.check()
@@ -125,6 +133,30 @@ class HttpFile:
         except PASSING as error:
             cancellation.check()
             raise self.failed(error) from None
+
+    def address(self) -> str | None:
+        """Where others may read it, as far as it was asked for: where its server redirected to, or itself. None where
+        that takes more than the address: a token or a password, which is nobody else's."""
+        where = self._location or self.url
+        parts = urlsplit(where)
+        is_secret = origin(where) == origin(self.url) and any(name.lower() in _SECRETS for name in self.headers)
+        return None if is_secret or "@" in parts.netloc else where
+
+    def renew(self, cancellation: Cancellation) -> None:
+        """Asks its own server where it is by now: what it redirected to before may have expired.
+
+        Raises:
+            SourceError, ModelNotFoundError: It does not say, or the file is another one.
+        """
+        patience = Patience(self.shown, self.failed, cancellation, _FIRST_TRIES)
+        while True:
+            self._location = None
+            try:
+                with contextlib.closing(self.open(range(1))) as response:
+                    list(itertools.islice(response.iter_raw(), 2))
+                    return
+            except PASSING as error:
+                patience.bear(error)
 
     def open(self, wanted: range) -> httpx2.Response:
         """The answer to a request for these bytes, which begins with the first of them; to be closed."""
@@ -151,61 +183,47 @@ class HttpFile:
         raise self._refused(response)
 
     def _follow(self, url: str, wanted: range | None) -> httpx2.Response:
-        for _ in range(_MAX_REDIRECTS):
-            headers = {"Accept-Encoding": "identity", **self._conditions(wanted)}
-            if _origin(url) == _origin(self.url):
-                headers |= self.headers
-            response = self.client.send(self.client.build_request("GET", url, headers=headers), stream=True)
-            target = response.headers.get("Location")
-            if not response.is_redirect or target is None:
-                self._location = None if url == self.url else url
-                return response
-            response.close()
-            url = str(response.url.join(target))
-        raise SourceError(f"{self.shown} redirects more than {_MAX_REDIRECTS} times: check the address")
+        asked = {} if wanted is None else conditions(wanted, self._known.tag)
 
-    def _conditions(self, wanted: range | None) -> dict[str, str]:
-        if wanted is None:
-            return {}
-        last = "" if wanted.stop >= _MAX_FILE_BYTES else wanted.stop - 1
-        conditions = {"Range": f"bytes={wanted.start}-{last}"}
-        tag = self.facts.tag if self.facts else ""
-        if tag.startswith('"') and not self.is_pinned:
-            conditions["If-Range"] = tag
-        return conditions
+        def headers_for(address: str) -> dict[str, str]:
+            return {**asked, **self.headers} if origin(address) == origin(self.url) else asked
+
+        try:
+            response = follow(self.client, url, headers_for, self.shown)
+        except WrongAnswerError as error:
+            raise SourceError(str(error)) from None
+        where = str(response.url)
+        self._location = None if where == self.url else where
+        return response
+
+    @property
+    def _known(self) -> KnownFile:
+        facts = self.facts or FileFacts(None, "", has_ranges=False)
+        return KnownFile(self.shown, facts.n_bytes, "" if self.is_pinned else facts.tag)
 
     def _facts_of(self, response: httpx2.Response) -> FileFacts:
         headers = response.headers
-        tag = headers.get("ETag") or headers.get("Last-Modified") or ""
+        tag = tag_of(headers)
         if response.status_code == httpx2.codes.PARTIAL_CONTENT:
-            match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != 0 or match[3] == "*":
+            part = content_range(headers)
+            if part is None or part.first != 0 or part.n_bytes is None:
                 raise SourceError(f"the server of {self.shown} does not say how large it is: download it yourself")
-            return FileFacts(self._bounded(int(match[3])), tag, has_ranges=True)
+            return FileFacts(self._bounded(part.n_bytes), tag, has_ranges=True)
         length = headers.get("Content-Length", "")[:20]
         n_bytes = self._bounded(int(length)) if length.isascii() and length.isdecimal() else None
         return FileFacts(n_bytes, tag, has_ranges=False)
 
     def _bounded(self, n_bytes: int) -> int:
-        if n_bytes > _MAX_FILE_BYTES:
+        if n_bytes > MAX_FILE_BYTES:
             raise SourceError(f"the server of {self.shown} says that it has {n_bytes} bytes: that is no model")
         return n_bytes
 
     def _check_range(self, response: httpx2.Response, wanted: range) -> None:
         """Whether it is the beginning of what was asked for, of the same file."""
-        if response.status_code != httpx2.codes.PARTIAL_CONTENT:
-            raise SourceError(
-                f"{self.shown} changed on its server, or cannot be read from there any more: load it anew"
-            )
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != wanted.start or int(match[2]) >= wanted.stop:
-            raise SourceError(f"the server of {self.shown} answers with other bytes than it was asked for")
-        if self.facts is None:
-            return
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        changed = match[3] != "*" and self.facts.n_bytes is not None and int(match[3]) != self.facts.n_bytes
-        if changed or (not self.is_pinned and self.facts.tag and tag and tag != self.facts.tag):
-            raise SourceError(f"{self.shown} changed on its server: load it anew")
+        try:
+            check_answer(response.status_code, response.headers, wanted, self._known)
+        except WrongAnswerError as error:
+            raise SourceError(str(error)) from None
 
     def _refused(self, response: httpx2.Response) -> Exception:
         status, headers = response.status_code, response.headers
@@ -240,8 +258,3 @@ def woken(response: httpx2.Response, cancellation: Cancellation) -> Iterator[Non
     connection = stream.get_extra_info("socket") if stream is not None else None
     with cancellation.wakes(connection) if connection is not None else contextlib.nullcontext():
         yield
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port

@@ -26,6 +26,8 @@ class WeightOrigin(str, Enum):
     """A file on the worker's machine."""
     PEER = "peer"
     """Another worker."""
+    INTERNET = "internet"
+    """A server that the worker read itself."""
     COORDINATOR = "coordinator"
     WARM = "warm"
     """Nothing came: the stage was still loaded."""

@@ -22,7 +22,7 @@ from coordinator.weights.http_file import HttpClient, HttpFile
 from coordinator.weights.http_stream import HttpStream
 from coordinator.weights.local import LocalSource
 from coordinator.weights.references import UrlReference, part_names
-from coordinator.weights.source import SourcePart, WeightReader, WeightSource
+from coordinator.weights.source import PartAddress, SourcePart, WeightReader, WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,34 @@ class RemoteSource(WeightSource):
     """Reads ranges of files on a server, as they are asked for.
 
     Attributes:
+        remote: A file for each of `parts`.
         headers_key: Of headers that are of no use any more once it is closed.
     """
 
     client: HttpClient
-    files: Sequence[HttpFile]
+    remote: Sequence[RemotePart]
     headers_key: str | None
 
     def reader(self, cancellation: Cancellation) -> WeightReader:
-        return _RemoteReader(self.files, cancellation)
+        return _RemoteReader([part.file for part in self.remote], cancellation)
+
+    def addresses(self) -> tuple[PartAddress, ...]:
+        told = [self._address(part) for part in range(len(self.parts))]
+        return tuple(address for address in told if address is not None) if None not in told else ()
+
+    def renewed(self, part: int, cancellation: Cancellation) -> PartAddress:
+        self.remote[part].file.renew(cancellation)
+        address = self._address(part)
+        if address is None:
+            raise SourceError(f"{self.remote[part].file.shown} takes more than an address by now")
+        return address
+
+    def _address(self, part: int) -> PartAddress | None:
+        file, about = self.remote[part].file, self.parts[part]
+        url, facts = file.address(), file.facts
+        if url is None or facts is None:
+            return None
+        return PartAddress(url, about.n_bytes, "" if file.is_pinned else facts.tag, self.remote[part].version)
 
     def close(self) -> None:
         self.client.close()
@@ -129,11 +148,11 @@ def open_remote(
             new = [KeptPart(part.file_name, size, 0) for part, size in zip(parts, sizes, strict=True)]
             kept = _fetched(key, new, {part.file_name: part.file for part in parts}, errand)
         cleanup.pop_all()
-        files, told_path = [part.file for part in parts], parts[0].file_name
+        told_path = parts[0].file_name
         if not all(versions):
-            return RemoteSource(name, kept.layout, _parts(kept), told_path, "", client, files, key)
+            return RemoteSource(name, kept.layout, _parts(kept), told_path, "", client, parts, key)
         remember(reference, key)
-        return RemoteSource(name, kept.layout, _parts(kept), told_path, key, client, files, None)
+        return RemoteSource(name, kept.layout, _parts(kept), told_path, key, client, parts, None)
 
 
 def open_kept(name: str, kept: KeptHeaders, why: str) -> WeightSource:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
+from coordinator.errors import SourceError
 from coordinator.weights.cancellation import Cancellation
 from native import ModelLayout
+from protos.caravan.v1 import weights_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,21 @@ class SourcePart:
     n_bytes: int
     n_header_bytes: int
     stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartAddress:
+    """Where workers may read a part themselves; see WeightAddress of the contract. Its URL may be as good as a key: it
+    is for nobody but them, and for no log."""
+
+    url: str = field(repr=False)
+    n_bytes: int
+    tag: str
+    version: str
+
+    def message(self) -> weights_pb2.WeightAddress:
+        """As they are told it."""
+        return weights_pb2.WeightAddress(url=self.url, n_bytes=self.n_bytes, tag=self.tag, version=self.version)
 
 
 class WeightReader(ABC):
@@ -82,6 +99,18 @@ class WeightSource(ABC):
     @abstractmethod
     def reader(self, cancellation: Cancellation) -> WeightReader:
         """A reader for one thread, to be closed there."""
+
+    def addresses(self) -> tuple[PartAddress, ...]:
+        """Where workers may read all parts themselves, in order; none where some of it takes more than an address."""
+        return ()
+
+    def renewed(self, part: int, cancellation: Cancellation) -> PartAddress:
+        """Where they may read that part by now, since its server refuses the address that was told. Blocks.
+
+        Raises:
+            SourceError, ModelNotFoundError: Nowhere any more.
+        """
+        raise SourceError(f"{self.parts[part].file_name} has no address")
 
     def close(self) -> None:  # noqa: B027 -- most hold nothing open
         """Gives back what all readers share; safe to repeat."""

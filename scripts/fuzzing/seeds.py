@@ -82,8 +82,10 @@ def _messages() -> Iterator[tuple[str, bytes]]:
     ask = weights_pb2.WeightsAsk(tensor=0, piece=weights_pb2.Piece(offset=2, n_bytes=6))
     piece = weights_pb2.WeightsPiece(tensor=0, piece=weights_pb2.Piece(n_bytes=8))
     digest = weights_pb2.WeightsPiece(tensor=0, hash=bytes(32))
+    address = weights_pb2.WeightAddress(url="https://host:8080/a.gguf?key=1", n_bytes=9, tag='"1"', version="2")
+    where = weights_pb2.WeightsPiece(tensor=0, address=address)
     yield "asks", b"\0" + weights.MAGIC + _framed(hello) + _framed(ask) * 3
-    yield "answers", b"\1" + _framed(piece) + bytes(8) + _framed(digest)
+    yield "answers", b"\1" + _framed(piece) + bytes(8) + _framed(digest) + _framed(where)
     for number in (weights.MESSAGE_LIMIT_BYTES, weights.MESSAGE_LIMIT_BYTES + 1, (1 << 32) - 1):
         yield f"length-{number}", b"\1" + struct.pack("<I", number)
     context = control_pb2.ContextParams(
@@ -93,7 +95,8 @@ def _messages() -> Iterator[tuple[str, bytes]]:
     model = control_pb2.ModelReference(path="/m.gguf", identity="0" * 64)
     stage = control_pb2.StageSpec(model=model, layer_end=2, context=context)
     peer = control_pb2.WeightPeer(worker="w", address="127.0.0.1:50001", held_tensors=b"\3")
-    sources = control_pb2.WeightSources(peers=[peer], coordinator_gives=True)
+    sources = control_pb2.WeightSources(peers=[peer], coordinator_gives=True, addresses=[address])
+    sources.hashes.add(tensor=0, hash=bytes(32))
     load = control_pb2.LoadRequest(session_id="s", epoch=1, stage=stage, sources=sources)
     run = control_pb2.BenchmarkRun(layer_end=2)
     benchmark = control_pb2.BenchmarkRequest(model=model, context=context, runs=[run], batch_sizes=[1, 8], limit_s=1)

@@ -34,12 +34,12 @@ from native import (
     Vocabulary,
     read_layout,
 )
-from native.context import measure
-from protos.caravan.v1 import control_pb2, frame_pb2
+from protos.caravan.v1 import control_pb2, frame_pb2, weights_pb2
 from protos.weights import ChannelError, receive_greeting
 from worker import control
 from worker.errors import CallError
 from worker.frames import FrameLimits, check_frame
+from worker.weights.address import Address
 from worker.weights.asker import Asker, FetchOverError
 from worker.weights.draft import HeaderChunk
 from worker.weights.files import LocalFiles
@@ -48,7 +48,7 @@ from worker.weights.offers import Offers
 from worker.weights.parts import Part
 from worker.weights.piece import Piece
 from worker.weights.sources import COORDINATOR
-from worker.weights.steps import AskHash, AskPiece
+from worker.weights.steps import Ask, AskAddress, AskHash, AskPiece
 from worker.weights.store import ModelStore
 
 Target = Callable[[bytes], None]
@@ -184,12 +184,12 @@ def _take_all(connection: socket.socket) -> None:
 
 
 class _Wishes:
-    """What an asker asks for: a tensor, then its hash."""
+    """What an asker asks for: a tensor, then its hash, then where it is read."""
 
     def __init__(self) -> None:
-        self._steps: list[AskPiece | AskHash] = [AskHash(0, _TENSOR_BYTES), AskPiece(0, 0, _TENSOR_BYTES)]
+        self._steps: list[Ask] = [AskAddress(0), AskHash(0, _TENSOR_BYTES), AskPiece(0, 0, _TENSOR_BYTES)]
 
-    def next(self, number: int, *, may_wait: bool) -> AskPiece | AskHash | None:
+    def next(self, number: int, *, may_wait: bool) -> Ask | None:
         if not self._steps and may_wait:
             raise FetchOverError
         return self._steps.pop() if self._steps else None
@@ -199,6 +199,12 @@ class _Wishes:
 
     def hash_came(self, number: int, tensor: int, hash: bytes) -> None:
         assert len(hash) == 32, "a hash is one"
+
+    def address_came(self, number: int, tensor: int, address: weights_pb2.WeightAddress) -> None:
+        with contextlib.suppress(ValueError):
+            parsed = Address.parse(address)
+            assert parsed.server in parsed.url, "an address has a server"
+            assert parsed.shown, "it can be told"
 
     def refused(self, number: int, reason: str) -> None:
         pass
@@ -291,4 +297,4 @@ def _dry_run_some(path: Path, n_layer: int) -> None:
 
 def _dry_run(path: Path, layers: LayerRange) -> None:
     with Model.load(path, layers=layers, device="CPU", allocate=False) as model, Context(model, _PARAMS) as context:
-        measure(context)
+        context.memory()

@@ -11,6 +11,7 @@ import pytest
 
 from coordinator import CancelledError, Distribution, LoadEvent, LoadPhase, Mesh, SamplingParams
 from native import LayerRange, read_layout
+from native.placement import tensors_elsewhere
 from tests.coordinator.weights.stand_in import FileServer, serving
 from tests.line.processes import WorkerProcess
 from tests.model_kinds import Size
@@ -41,12 +42,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], WorkerProcess]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Starts workers with stores of their own, as on machines of their own."""
     started: list[WorkerProcess] = []
 
-    def start(name: str) -> WorkerProcess:
-        started.append(WorkerProcess(name, cache=tmp_path / name))
+    def start(name: str, *arguments: str) -> WorkerProcess:
+        started.append(WorkerProcess(name, *arguments, cache=tmp_path / name))
         return started[-1]
 
     yield start
@@ -63,11 +64,37 @@ def _text(mesh: Mesh) -> str:
     return "".join(token.text for token in mesh.generate("a b c", sampling=_GREEDY, max_tokens=12))
 
 
+def _own_bytes(model: Path, layers: LayerRange) -> int:
+    layout = read_layout(model)
+    return layout.n_bytes - sum(tensor.n_bytes for tensor in tensors_elsewhere(layout, layers))
+
+
+def test_workers_read_their_own_tensors_from_the_server_and_who_may_not_takes_from_the_coordinator(
+    server: FileServer, model: Path, start: Callable[..., WorkerProcess]
+) -> None:
+    attic, cellar = start("attic"), start("cellar", "--no-internet")
+    with _open(model, [start("desk")]) as mesh:
+        expected = _text(mesh)
+    halves = {"attic": LayerRange(0, 4), "cellar": LayerRange(4, _N_LAYER)}
+    shares: dict[str | None, list[tuple[str, int]]] = {}
+
+    def note(event: LoadEvent) -> None:
+        shares[event.worker] = [(str(share.origin), share.n_bytes) for share in event.transfer.shares]
+
+    with _open(f"{server.url}/travels.gguf", [attic, cellar], pinned=halves, on_progress=note) as mesh:
+        assert _text(mesh) == expected
+    assert shares["attic"] == [("internet", _own_bytes(model, halves["attic"]))]
+    assert shares["cellar"] == [("coordinator", _own_bytes(model, halves["cellar"]))]
+    # The same once, and the header.
+    own_bytes, n_header = sum(n_bytes for ((_, n_bytes),) in (shares["attic"], shares["cellar"])), 8 << 20
+    assert own_bytes < server.n_body_bytes <= 1.01 * own_bytes + n_header
+
+
 def test_each_worker_gets_its_own_tensors_once_and_others_get_them_from_it(
-    server: FileServer, model: Path, start: Callable[[str], WorkerProcess]
+    server: FileServer, model: Path, start: Callable[..., WorkerProcess]
 ) -> None:
     url, layout = f"{server.url}/travels.gguf", read_layout(model)
-    attic, cellar = start("attic"), start("cellar")
+    attic, cellar = start("attic", "--no-internet"), start("cellar", "--no-internet")
     with _open(model, [start("desk")]) as mesh:
         expected = _text(mesh)
     with _open(url, [attic, cellar]) as mesh:

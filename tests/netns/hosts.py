@@ -44,6 +44,10 @@ class Host:
         _run(*self.command("tc", "qdisc", "replace", "dev", self.device, *shaping))
         _run("ip", "netns", "exec", self.switch, "tc", "qdisc", "replace", "dev", self.port_of_switch, *shaping)
 
+    def run(self, *program: str) -> None:
+        """Runs a program there, to its end."""
+        _run(*self.command(*program))
+
     @property
     def received_bytes(self) -> int:
         """All that came over its link so far, without the headers of Ethernet, IP and TCP."""

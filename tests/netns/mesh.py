@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class HostWorker:
 
 
 def start_coordinator(
-    host: Host, cache: Path, model: Path, ranges: str, workers: Sequence[HostWorker]
+    host: Host, cache: Path, model: Path | str, ranges: str, workers: Sequence[HostWorker]
 ) -> subprocess.Popen[str]:
     """Lays the layer ranges over the workers; see `coordinate`."""
     return subprocess.Popen(
@@ -97,9 +98,22 @@ def start_coordinator(
     )
 
 
-def coordinate(host: Host, cache: Path, model: Path, ranges: str, workers: Sequence[HostWorker]) -> Outcome:
+def coordinate(host: Host, cache: Path, model: Path | str, ranges: str, workers: Sequence[HostWorker]) -> Outcome:
     """The same, to its end; AssertionError with what it complained of, if it fails."""
     process = start_coordinator(host, cache, model, ranges, workers)
     printed, complaint = process.communicate(timeout=_RUN_TIMEOUT_S)
     assert process.returncode == 0, complaint
     return Outcome(**json.loads(printed))
+
+
+@contextlib.contextmanager
+def serving_on(host: Host, model: Path) -> Iterator[str]:
+    """While this lasts, the model is served there, at this address."""
+    command = host.command(sys.executable, "-m", "tests.netns.serve", str(model), host.address)
+    process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"{process.stdout.readline().strip()}/model.gguf"
+    finally:
+        process.terminate()
+        process.communicate(timeout=_STOP_TIMEOUT_S)

@@ -19,7 +19,7 @@ from tests.model_kinds import Size
 from tests.models import write_model
 from tests.netns.coordinate import CONTEXT, N_TOKENS, PROMPT
 from tests.netns.hosts import Host, hosts
-from tests.netns.mesh import HostWorker, coordinate, start_coordinator
+from tests.netns.mesh import HostWorker, coordinate, serving_on, start_coordinator
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
@@ -134,6 +134,28 @@ def test_peers_give_what_a_slow_coordinator_need_not(lab: Lab, model: Path, righ
         "peer pc2": _own_bytes(model, LayerRange(12, 16)),
     }
     assert lab.coordinator.sent_bytes - sent_before < 2_000_000
+
+
+@pytest.mark.slow
+def test_who_has_no_way_to_the_server_takes_from_the_coordinator(
+    model: Path, right_tokens: list[int], tmp_path: Path
+) -> None:
+    with ExitStack() as resources:
+        coordinator, first, second, server = resources.enter_context(hosts(4))
+        url = resources.enter_context(serving_on(server, model))
+        # What it sends there is answered by nobody, as behind a firewall.
+        second.run("ip", "neigh", "add", server.address, "lladdr", "02:00:00:00:00:99", "dev", second.device)
+        workers = [
+            HostWorker(host, name, tmp_path / name, model.parent) for host, name in ((first, "a"), (second, "b"))
+        ]
+        for worker in workers:
+            resources.callback(worker.stop)
+        outcome = coordinate(coordinator, tmp_path / "coordinator", url, "0-11,12-23", workers)
+        assert outcome.tokens == right_tokens
+        own = [_own_bytes(model, layers) for layers in (LayerRange(0, 12), LayerRange(12, 24))]
+        assert outcome.origins == {"a": {"internet": own[0]}, "b": {"coordinator": own[1]}}
+        header_bytes = min(tensor.offset_bytes for tensor in read_layout(model).tensors)
+        assert coordinator.sent_bytes <= _MOST_AGAIN * (own[1] + 2 * header_bytes)
 
 
 @pytest.mark.timeout(600)

@@ -15,7 +15,7 @@ from typing import Protocol
 from protos.caravan.v1 import weights_pb2
 from protos.weights import HASH_BYTES, ChannelError, receive_into, receive_message, send_message
 from worker.weights.sources import COORDINATOR, Source
-from worker.weights.steps import AskHash, AskPiece
+from worker.weights.steps import Ask, AskAddress, AskHash, AskPiece
 from worker.weights.waiting import limit_waits
 
 # What is received, hashed and written at once: it stays in a processor's cache meanwhile.
@@ -43,7 +43,7 @@ class FetchOverError(Exception):
 class Work(Protocol):
     """What an asker asks for, and what it does with what came. The number is its connection's."""
 
-    def next(self, number: int, *, may_wait: bool) -> AskPiece | AskHash | None:
+    def next(self, number: int, *, may_wait: bool) -> Ask | None:
         """What to ask next. Without `may_wait` None where there is nothing now. Raises FetchOverError."""
 
     def piece_came(self, number: int, tensor: int, offset: int, view: memoryview) -> None:
@@ -51,6 +51,9 @@ class Work(Protocol):
 
     def hash_came(self, number: int, tensor: int, hash: bytes) -> None:
         """The hash of a tensor. Raises FetchOverError."""
+
+    def address_came(self, number: int, tensor: int, address: weights_pb2.WeightAddress) -> None:
+        """Where the part is read that the tensor lies in. Raises FetchOverError."""
 
     def refused(self, number: int, reason: str) -> None:
         """The oldest thing that was asked for cannot be given."""
@@ -74,7 +77,7 @@ class Asker:
         self._connection = connection if isinstance(connection, socket.socket) else None
         self._is_hung_up = False
         self._stall_s = _COORDINATOR_STALL_S if source == COORDINATOR else _PEER_STALL_S
-        self._asked: deque[AskPiece | AskHash] = deque()
+        self._asked: deque[Ask] = deque()
         self._ahead_bytes = 0
         self._bytes_per_s = 0.0
         self._piece_since: float | None = None
@@ -127,7 +130,7 @@ class Asker:
             self._asked.append(step)
             self._ask(step)
 
-    def _ask(self, step: AskPiece | AskHash) -> None:
+    def _ask(self, step: Ask) -> None:
         if self._new_connection is not None:
             new, self._new_connection = self._new_connection, None
             self._connection = new if isinstance(new, socket.socket) else new()
@@ -139,11 +142,13 @@ class Asker:
         if isinstance(step, AskPiece):
             ask.piece.offset, ask.piece.n_bytes = step.offset, step.n_bytes
             self._ahead_bytes += step.n_bytes
-        else:
+        elif isinstance(step, AskHash):
             ask.hash = True
+        else:
+            ask.address = True
         send_message(self._connection, ask)
 
-    def _receive(self, asked: AskPiece | AskHash) -> None:
+    def _receive(self, asked: Ask) -> None:
         assert self._connection is not None, "nothing is asked without a connection"
         started = self._piece_since = time.monotonic()
         if isinstance(asked, AskHash):
@@ -158,6 +163,8 @@ class Asker:
         elif isinstance(asked, AskHash) and answer.tensor == asked.tensor and len(answer.hash) == HASH_BYTES:
             limit_waits(self._connection, receive_s=self._stall_s, send_s=self._stall_s)
             self._work.hash_came(self.number, asked.tensor, answer.hash)
+        elif isinstance(asked, AskAddress) and answer.tensor == asked.tensor and what == "address":
+            self._work.address_came(self.number, asked.tensor, answer.address)
         elif isinstance(asked, AskPiece) and what == "piece" and _is_answer(asked, answer):
             self._receive_piece(self._connection, asked)
             self._measure(asked.n_bytes, time.monotonic() - started)

@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from native import LoadCancelledError, TensorLayout
+from protos.caravan.v1 import weights_pb2
 from protos.weights import is_held
 from worker.errors import NoSourceError, WrongBytesError
+from worker.weights.address import Address
 from worker.weights.asker import FetchOverError
+from worker.weights.claim import NO_STAMP
 from worker.weights.connections import Connections
 from worker.weights.copies import Copies
+from worker.weights.internet import CONNECT_S, Internet
 from worker.weights.progress import FetchProgress, Tally
 from worker.weights.schedule import Schedule
-from worker.weights.sources import COORDINATOR, Origin, Peer, Source, WeightSources
-from worker.weights.steps import AskHash, AskPiece, Check, Open, Wanted
+from worker.weights.sources import COORDINATOR, INTERNET, Origin, Peer, Source, WeightSources
+from worker.weights.steps import Ask, AskPiece, Check, Open, Wanted
 from worker.weights.throttle import Throttle
 from worker.weights.writer import TensorWriter
 
@@ -32,6 +36,10 @@ _LOG = logging.getLogger(__name__)
 # One is for hashes (schedule.py); more of the others would not make a link faster.
 N_COORDINATOR_CONNECTIONS = 5
 _N_PEER_CONNECTIONS = 2
+# One begins, to see whether there is a way to the server at all.
+_N_INTERNET_CONNECTIONS = 8
+# For its name to be found, and it to be reached.
+_REACH_S = CONNECT_S + 2.0
 _N_CHECKERS = 2
 # For a coordinator to connect, after it was told to.
 _CONNECT_S = 30.0
@@ -69,8 +77,10 @@ class Fetch:
         listener: Listener,
         *,
         in_one_file: bool = False,
+        internet: Internet | None = None,
     ) -> None:
-        """`copies` are entered while this lives; `in_one_file`: all tensors are needed in the same file."""
+        """`copies` are entered while this lives; `in_one_file`: all tensors are needed in the same file; `internet`:
+        None where the addresses of `sources` are not to be used."""
         self._copies = copies
         self._tensors = copies.layout.tensors
         self._numbers = {tensor: number for number, tensor in enumerate(self._tensors)}
@@ -85,11 +95,18 @@ class Fetch:
         if sources.max_bytes_per_s:
             limited_bytes = int(sources.max_bytes_per_s * _LIMITED_PIECE_S)
             piece_bytes = min(max(limited_bytes, _LEAST_PIECE_BYTES), _PIECE_BYTES)
-        self._schedule = Schedule(coordinator_gives=sources.coordinator_gives, piece_bytes=piece_bytes)
+        self._internet = internet if sources.addresses else None
+        self._addresses = list(sources.addresses)
+        self._reach_until: float | None = None
+        self._schedule = Schedule(
+            coordinator_gives=sources.coordinator_gives,
+            piece_bytes=piece_bytes,
+            has_internet=self._internet is not None,
+        )
         self._throttle = Throttle(sources.max_bytes_per_s, time.monotonic())
         self._tally = Tally()
         self._where: dict[int, Origin] = {}
-        self._hashes: dict[int, bytes] = {}
+        self._hashes: dict[int, bytes] = dict(sources.hashes)
         self._writers: dict[int, TensorWriter] = {}
         self._connections = Connections(self)
         self._threads: list[threading.Thread] = []
@@ -105,6 +122,9 @@ class Fetch:
                 self._want(tensor)
             for peer in self._sources.peers * _N_PEER_CONNECTIONS:
                 self._add(Source(Origin.PEER, peer.worker), partial(self._connect, peer))
+            if self._internet is not None:
+                self._reach_until = time.monotonic() + _REACH_S
+                self._add_web(self._internet)
             self._changed()
         for work in (*[self._check_copies] * _N_CHECKERS, self._look_up):
             thread = threading.Thread(target=self._run, args=(work,), name="fetch", daemon=True)
@@ -161,7 +181,7 @@ class Fetch:
 
     # What askers call.
 
-    def next(self, number: int, *, may_wait: bool) -> AskPiece | AskHash | None:
+    def next(self, number: int, *, may_wait: bool) -> Ask | None:
         """As Work."""
         while True:
             step = self._next_step(number, may_wait=may_wait)
@@ -171,9 +191,16 @@ class Fetch:
 
     def piece_came(self, number: int, tensor: int, offset: int, view: memoryview) -> None:
         """As Work."""
-        self._guarded(lambda: self._writers[tensor].write(offset, view))
         with self._lock:
-            self._tally.fetched(self._schedule.source_of(number), len(view))
+            if not self._schedule.is_connected(number):
+                raise FetchOverError
+            source = self._schedule.source_of(number)
+            stamp = self._address(tensor).stamp if source == INTERNET else NO_STAMP
+        self._guarded(lambda: self._writers[tensor].write(offset, view, stamp))
+        with self._lock:
+            if source == INTERNET:
+                self._reached()
+            self._tally.fetched(source, len(view))
             is_ready = self._schedule.came(number, len(view))
             if self._schedule.is_complete(tensor):
                 # Its hash is due.
@@ -190,6 +217,30 @@ class Fetch:
         if is_ready:
             self._guarded(lambda: self._finish(tensor))
 
+    def address_of(self, tensor: int) -> tuple[Address, int]:
+        """As WebWork."""
+        with self._lock:
+            return self._address(tensor), self._tensors[tensor].offset_bytes
+
+    def expired(self, number: int, address: Address, reason: str) -> None:
+        """As WebWork."""
+        with self._lock:
+            asked = self._schedule.asked_of(number)
+            self._schedule.expired(number, reason, is_old=address is not self._address(asked.tensor))
+            self._changed()
+
+    def address_came(self, number: int, tensor: int, address: weights_pb2.WeightAddress) -> None:
+        """As Work."""
+        try:
+            new = Address.parse(address)
+        except ValueError as error:
+            self.refused(number, f"the coordinator: {error}")
+            return
+        with self._lock:
+            self._addresses[self._tensors[tensor].file_index] = new
+            self._schedule.address_came(number)
+            self._changed()
+
     def refused(self, number: int, reason: str) -> None:
         """As Work."""
         with self._lock:
@@ -198,10 +249,10 @@ class Fetch:
 
     def gone(self, number: int, reason: str) -> None:
         """As Work."""
-        if reason:
-            _LOG.info("%s", reason)
         with self._lock:
             source = self._connections.remove(number)
+            if reason and source != INTERNET:
+                _LOG.info("%s", reason)
             self._schedule.gone(number)
             if self._connections.n_to(source) == 0 and not (source == COORDINATOR and self._may_connect()):
                 self._schedule.drop(source, reason or f"{source} hung up")
@@ -224,7 +275,8 @@ class Fetch:
             copies = () if again else self._copies.unsure(tensor, in_one_file=self._in_one_file)
             peers = tuple(peer.worker for peer in self._sources.peers if is_held(peer.held_bits, tensor))
             self._tally.needed(0 if again else n_bytes)
-            self._schedule.want(Wanted(tensor, n_bytes, copies, peers, is_hash_known=hash is not None))
+            part = self._tensors[tensor].file_index
+            self._schedule.want(Wanted(tensor, n_bytes, copies, peers, is_hash_known=hash is not None, part=part))
             if not copies:
                 self._tally.to_fetch(n_bytes)
 
@@ -239,10 +291,10 @@ class Fetch:
                 raise self._error
             return self._where[tensor]
 
-    def _next_step(self, number: int, *, may_wait: bool) -> Open | AskPiece | AskHash | None:
+    def _next_step(self, number: int, *, may_wait: bool) -> Open | Ask | None:
         with self._lock:
             while True:
-                if self._over.is_set():
+                if self._over.is_set() or not self._schedule.is_connected(number):
                     raise FetchOverError
                 pause_s = self._throttle.wait_s(time.monotonic())
                 step = self._schedule.next(number) if pause_s == 0 else None
@@ -267,12 +319,18 @@ class Fetch:
                     self._schedule.await_other(tensor)
             return
         self._writers[tensor] = writer
+        with self._lock:
+            is_sure = self._schedule.goes_without_hash(tensor)
+            stamp = self._address(tensor).stamp if is_sure else NO_STAMP
+        if is_sure and not writer.is_only_of(stamp):
+            # Who gave what is here may have lied, and nobody would see it.
+            self._guarded(writer.forget)
         missing = writer.missing()
         here_bytes = writer.n_bytes - sum(end - start for start, end in missing)
         with self._lock:
             self._tally.to_fetch(-here_bytes)
             self._tally.found(Source(Origin.STORE), here_bytes)
-            is_ready = self._schedule.opened(tensor, missing)
+            is_ready = self._schedule.opened(tensor, missing, is_sure=is_sure)
             self._changed()
         if is_ready:
             self._guarded(lambda: self._finish(tensor))
@@ -280,7 +338,7 @@ class Fetch:
     def _finish(self, tensor: int) -> None:
         writer = self._writers[tensor]
         try:
-            writer.finish(self._hashes[tensor])
+            writer.finish(self._hashes.get(tensor))
         except WrongBytesError as error:
             _LOG.warning("%s; it is fetched again", error)
             with self._lock:
@@ -331,6 +389,11 @@ class Fetch:
                 if is_late and self._schedule.needs_coordinator():
                     self._schedule.drop(COORDINATOR, "the coordinator does not connect to this worker's weights port")
                     self._changed()
+                if self._reach_until is not None and time.monotonic() > self._reach_until:
+                    for number in self._connections.hang_up(INTERNET):
+                        self._schedule.gone(number)
+                    self._schedule.drop(INTERNET, f"{self._addresses[0].shown} cannot be reached")
+                    self._changed()
                 progress = self._tally.progress()
             for tensor in awaited:
                 self._open(tensor)
@@ -340,6 +403,7 @@ class Fetch:
 
     def _changed(self) -> None:
         """After anything but progress: what follows from it."""
+        self._tell_of_no_internet()
         lost = self._schedule.lost()
         if lost is not None and self._error is None:
             number, reasons = lost
@@ -361,6 +425,30 @@ class Fetch:
 
     def _add(self, source: Source, connection: socket.socket | Callable[[], socket.socket]) -> None:
         self._schedule.connect(self._connections.add(source, connection), source)
+
+    def _add_web(self, internet: Internet) -> None:
+        self._schedule.connect(self._connections.add_web(internet), INTERNET)
+
+    def _address(self, tensor: int) -> Address:
+        """Where its part is read by now."""
+        return self._addresses[self._tensors[tensor].file_index]
+
+    def _reached(self) -> None:
+        """Something came from the model's own server."""
+        if self._reach_until is not None and self._internet is not None:
+            self._reach_until = None
+            for _ in range(_N_INTERNET_CONNECTIONS - 1):
+                self._add_web(self._internet)
+
+    def _tell_of_no_internet(self) -> None:
+        """Once, and only here: the coordinator gives then, and nothing fails."""
+        reason = self._schedule.why_dropped(INTERNET)
+        if self._internet is None or reason is None or self._over.is_set():
+            return
+        _LOG.warning("%s: what is missing comes from the coordinator", reason)
+        if self._reach_until is not None:
+            self._internet.note_no_way(self._addresses[0])
+        self._internet = self._reach_until = None
 
     def _fail(self, error: Exception) -> None:
         with self._lock:

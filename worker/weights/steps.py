@@ -15,6 +15,8 @@ class Wanted:
     copies: tuple[Origin, ...] = ()
     peers: tuple[str, ...] = ()
     is_hash_known: bool = False
+    # Of the model, which the tensor lies in.
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,19 @@ class AskPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class AskAddress:
+    """Ask where the part that the tensor lies in is to be read by now."""
+
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskHash:
     """Ask for the hash of the tensor, which has so many bytes."""
 
     tensor: int
     n_bytes: int
+
+
+# What is asked of a connection.
+Ask = AskPiece | AskHash | AskAddress

@@ -18,6 +18,7 @@ from worker.model_files import ModelFiles
 from worker.session import LoadOrder
 from worker.weights.copies import Copies
 from worker.weights.fetch import Fetch
+from worker.weights.internet import Internet
 from worker.weights.offers import Offers
 from worker.weights.port import WeightsPort
 from worker.weights.sources import Peer, WeightSources
@@ -31,10 +32,11 @@ _NO_SOURCES = WeightSources()
 class Supply:
     """Shared by all loads of a worker, one after the other."""
 
-    def __init__(self, models: ModelFiles, offers: Offers, port: WeightsPort) -> None:
+    def __init__(self, models: ModelFiles, offers: Offers, port: WeightsPort, internet: Internet) -> None:
         self._models = models
         self._offers = offers
         self._port = port
+        self._internet = internet
 
     def is_stored(self, layout: ModelLayout) -> bool:
         """Whether `layout`, as ModelFiles found it, is the store's. Raises StoreUnusableError."""
@@ -80,7 +82,15 @@ class Supply:
         needed.sort(key=lambda number: (layout.tensors[number].file_index, layout.tensors[number].offset_bytes))
         connect = partial(_connect, layout.identity)
         sources = order.sources or _NO_SOURCES
-        fetch = Fetch(copies, sources, connect, reporter, in_one_file=not can_be_streamed(layout))
+        may_read = len(sources.addresses) == len(layout.files) and self._internet.may_try(sources.addresses)
+        fetch = Fetch(
+            copies,
+            sources,
+            connect,
+            reporter,
+            in_one_file=not can_be_streamed(layout),
+            internet=self._internet if may_read else None,
+        )
         try:
             with self._port.expect(order.session_id, order.epoch, layout.identity, fetch.take):
                 fetch.start(needed)

@@ -10,7 +10,7 @@ from types import TracebackType
 from blake3 import blake3
 
 from worker.errors import WrongBytesError
-from worker.weights.claim import Claim
+from worker.weights.claim import NO_STAMP, Claim
 from worker.weights.hashing import ShortFileError, update_from
 from worker.weights.piece import Piece
 from worker.weights.ranges import Ranges
@@ -60,8 +60,21 @@ class TensorWriter:
         with self._state:
             return self._claim.ranges.missing(self.n_bytes)
 
-    def write(self, offset: int, view: memoryview) -> bool:
+    def is_only_of(self, stamp: bytes) -> bool:
+        """Whether the model's own server gave all that is written, as that stamp names it."""
+        with self._state:
+            return self._claim.stamps <= {stamp}
+
+    def forget(self) -> None:
+        """None of it is written any more. Raises OSError."""
+        with self._state:
+            self._claim.clear()
+
+    def write(self, offset: int, view: memoryview, stamp: bytes = NO_STAMP) -> bool:
         """Writes a piece; False: some of it is here already, or is being written, so that none of it was taken.
+
+        Args:
+            stamp: of what the model's own server gave.
 
         Raises:
             ValueError: it lies outside of the tensor.
@@ -78,15 +91,15 @@ class TensorWriter:
         try:
             self._write_all(self._fd, view, self._offset_bytes + offset)
             with self._state:
-                self._note(offset, end)
+                self._note(offset, end, stamp)
         finally:
             with self._state:
                 self._in_flight.remove(offset, end)
         self._hash_along(offset, view)
         return True
 
-    def finish(self, hash: bytes) -> None:
-        """All of it is written and it has this hash, so that it is held from now on.
+    def finish(self, hash: bytes | None) -> None:
+        """All of it is written and it has this hash, so that it is held from now on; None: it is right as it is.
 
         Raises:
             ValueError: some of it is missing.
@@ -96,13 +109,14 @@ class TensorWriter:
         if self.missing():
             raise ValueError(f"{self.name} is not complete")
         with self._hashing:
-            is_right = self._hash_until(self.n_bytes) and self._hasher.digest() == hash
+            is_read = self._hash_until(self.n_bytes)
+            digest = self._hasher.digest()
             self._hasher, self._hashed_bytes = blake3(), 0
         with self._state:
-            if not is_right:
+            if not is_read or (hash is not None and hash != digest):
                 self._claim.clear()
                 raise WrongBytesError(f"the bytes of {self.name} are not what their hash says")
-            self._on_finished(hash)
+            self._on_finished(digest)
             self._claim.finish()
 
     def close(self) -> None:
@@ -121,10 +135,10 @@ class TensorWriter:
     ) -> None:
         self.close()
 
-    def _note(self, start: int, end: int) -> None:
+    def _note(self, start: int, end: int, stamp: bytes) -> None:
         # If that cannot be kept, this writer knows it, and only the one after it fetches it again.
         with contextlib.suppress(OSError):
-            self._claim.add(start, end)
+            self._claim.add(start, end, stamp)
 
     def _hash_along(self, offset: int, view: memoryview) -> None:
         """Hashes the piece while it is at hand, if it is the next, and what came before its turn. One thread at a time:

@@ -27,23 +27,25 @@ _sym_db = _symbol_database.Default()
 from protos.caravan.v1 import error_pb2 as caravan_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x61ravan/v1/weights.proto\x12\ncaravan.v1\x1a\x16\x63\x61ravan/v1/error.proto\"j\n\x0cWeightsHello\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.caravan.v1.WeightsRole\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"8\n\x0eWeightsWelcome\x12&\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x17.caravan.v1.ErrorDetail\"X\n\nWeightsAsk\x12\x0e\n\x06tensor\x18\x01 \x01(\r\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.caravan.v1.PieceH\x00\x12\x0e\n\x04hash\x18\x03 \x01(\x08H\x00\x42\x06\n\x04what\"(\n\x05Piece\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07n_bytes\x18\x02 \x01(\r\"\x84\x01\n\x0cWeightsPiece\x12\x0e\n\x06tensor\x18\x01 \x01(\r\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.caravan.v1.PieceH\x00\x12\x0e\n\x04hash\x18\x03 \x01(\x0cH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.caravan.v1.ErrorDetailH\x00\x42\x06\n\x04what*[\n\x0bWeightsRole\x12\x1c\n\x18WEIGHTS_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12WEIGHTS_ROLE_GIVER\x10\x01\x12\x16\n\x12WEIGHTS_ROLE_ASKER\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x61ravan/v1/weights.proto\x12\ncaravan.v1\x1a\x16\x63\x61ravan/v1/error.proto\"j\n\x0cWeightsHello\x12%\n\x04role\x18\x01 \x01(\x0e\x32\x17.caravan.v1.WeightsRole\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"8\n\x0eWeightsWelcome\x12&\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x17.caravan.v1.ErrorDetail\"k\n\nWeightsAsk\x12\x0e\n\x06tensor\x18\x01 \x01(\r\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.caravan.v1.PieceH\x00\x12\x0e\n\x04hash\x18\x03 \x01(\x08H\x00\x12\x11\n\x07\x61\x64\x64ress\x18\x04 \x01(\x08H\x00\x42\x06\n\x04what\"(\n\x05Piece\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0f\n\x07n_bytes\x18\x02 \x01(\r\"\xb2\x01\n\x0cWeightsPiece\x12\x0e\n\x06tensor\x18\x01 \x01(\r\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.caravan.v1.PieceH\x00\x12\x0e\n\x04hash\x18\x03 \x01(\x0cH\x00\x12(\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x17.caravan.v1.ErrorDetailH\x00\x12,\n\x07\x61\x64\x64ress\x18\x05 \x01(\x0b\x32\x19.caravan.v1.WeightAddressH\x00\x42\x06\n\x04what\"K\n\rWeightAddress\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0f\n\x07n_bytes\x18\x02 \x01(\x04\x12\x0b\n\x03tag\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t*[\n\x0bWeightsRole\x12\x1c\n\x18WEIGHTS_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12WEIGHTS_ROLE_GIVER\x10\x01\x12\x16\n\x12WEIGHTS_ROLE_ASKER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.caravan.v1.weights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEIGHTSROLE']._serialized_start=497
-  _globals['_WEIGHTSROLE']._serialized_end=588
+  _globals['_WEIGHTSROLE']._serialized_start=639
+  _globals['_WEIGHTSROLE']._serialized_end=730
   _globals['_WEIGHTSHELLO']._serialized_start=64
   _globals['_WEIGHTSHELLO']._serialized_end=170
   _globals['_WEIGHTSWELCOME']._serialized_start=172
   _globals['_WEIGHTSWELCOME']._serialized_end=228
   _globals['_WEIGHTSASK']._serialized_start=230
-  _globals['_WEIGHTSASK']._serialized_end=318
-  _globals['_PIECE']._serialized_start=320
-  _globals['_PIECE']._serialized_end=360
-  _globals['_WEIGHTSPIECE']._serialized_start=363
-  _globals['_WEIGHTSPIECE']._serialized_end=495
+  _globals['_WEIGHTSASK']._serialized_end=337
+  _globals['_PIECE']._serialized_start=339
+  _globals['_PIECE']._serialized_end=379
+  _globals['_WEIGHTSPIECE']._serialized_start=382
+  _globals['_WEIGHTSPIECE']._serialized_end=560
+  _globals['_WEIGHTADDRESS']._serialized_start=562
+  _globals['_WEIGHTADDRESS']._serialized_end=637
 # @@protoc_insertion_point(module_scope)

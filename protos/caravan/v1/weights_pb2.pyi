@@ -37,14 +37,16 @@ class WeightsWelcome(_message.Message):
     def __init__(self, error: _Optional[_Union[_error_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class WeightsAsk(_message.Message):
-    __slots__ = ("tensor", "piece", "hash")
+    __slots__ = ("tensor", "piece", "hash", "address")
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     tensor: int
     piece: Piece
     hash: bool
-    def __init__(self, tensor: _Optional[int] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., hash: _Optional[bool] = ...) -> None: ...
+    address: bool
+    def __init__(self, tensor: _Optional[int] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., hash: _Optional[bool] = ..., address: _Optional[bool] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("offset", "n_bytes")
@@ -55,13 +57,27 @@ class Piece(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., n_bytes: _Optional[int] = ...) -> None: ...
 
 class WeightsPiece(_message.Message):
-    __slots__ = ("tensor", "piece", "hash", "error")
+    __slots__ = ("tensor", "piece", "hash", "error", "address")
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     tensor: int
     piece: Piece
     hash: bytes
     error: _error_pb2.ErrorDetail
-    def __init__(self, tensor: _Optional[int] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., hash: _Optional[bytes] = ..., error: _Optional[_Union[_error_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+    address: WeightAddress
+    def __init__(self, tensor: _Optional[int] = ..., piece: _Optional[_Union[Piece, _Mapping]] = ..., hash: _Optional[bytes] = ..., error: _Optional[_Union[_error_pb2.ErrorDetail, _Mapping]] = ..., address: _Optional[_Union[WeightAddress, _Mapping]] = ...) -> None: ...
+
+class WeightAddress(_message.Message):
+    __slots__ = ("url", "n_bytes", "tag", "version")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    N_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    n_bytes: int
+    tag: str
+    version: str
+    def __init__(self, url: _Optional[str] = ..., n_bytes: _Optional[int] = ..., tag: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...

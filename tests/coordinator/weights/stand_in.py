@@ -122,6 +122,7 @@ class Hub(FileServer):
         repositories: Files by path, by repository.
         token: Who asks without it is turned away; None: everyone may read.
         gated: Repositories whose terms nobody has accepted.
+        redirects: Whether the store has the bytes; else the hub gives them.
     """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class Hub(FileServer):
     gated: set[str] = field(default_factory=set)
     store: FileServer = field(default_factory=FileServer)
     n_signed: int = 0
+    redirects: bool = True
 
 
 class _HubHandler(_Handler):
@@ -150,6 +152,10 @@ class _HubHandler(_Handler):
             self._listing(found)
         elif found in hub.gated:
             self._head(403, 0, {"X-Error-Code": "GatedRepo"})
+        elif file and file[2] in hub.repositories[found] and not hub.redirects:
+            hub.files[path] = hub.repositories[found][file[2]]
+            first, _, last = self.headers.get("Range", "bytes=0-")[6:].partition("-")
+            self._file(Asked(path, int(first), int(last) if last else None, None), None)
         elif file and file[2] in hub.repositories[found]:
             hub.n_signed += 1
             target = f"/blobs/{found}/{file[2]}"
@@ -182,13 +188,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(place: FileServer) -> Iterator[None]:
+def serving(place: FileServer, host: str = "127.0.0.1") -> Iterator[None]:
     """While this lasts, `place` is served at its `url`."""
     kind: type[_Handler] = _HubHandler if isinstance(place, Hub) else _Handler
-    server = _Server(("127.0.0.1", 0), type("Handler", (kind,), {"place": place}))
+    server = _Server((host, 0), type("Handler", (kind,), {"place": place}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    place.url = f"http://127.0.0.1:{server.server_port}"
+    place.url = f"http://{host}:{server.server_port}"
     try:
         yield
     finally:

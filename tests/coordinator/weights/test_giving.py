@@ -26,7 +26,7 @@ from coordinator.weights.giving import Giving, Receiver
 from coordinator.weights.hashes import TensorHashes
 from coordinator.weights.source import WeightSource
 from protos.caravan.v1 import error_pb2, weights_pb2
-from protos.weights import PIECE_LIMIT_BYTES, ChannelClosedError
+from protos.weights import PIECE_LIMIT_BYTES, ChannelClosedError, send_message
 from tests.coordinator.weights.asker import Asker, Port, open_port
 from tests.coordinator.weights.conftest import Finder
 from tests.coordinator.weights.reading import true_tensor
@@ -176,6 +176,20 @@ def test_what_comes_from_a_server_is_fetched_once_for_its_bytes_and_its_hash(
         other = source.layout.tensors[1]
         gave.asker.piece(1, 1, other.n_bytes - 1)
         assert gave.asker.hash(1) == blake3(true_tensor(source, other.name, model.read_bytes())).digest()
+
+
+def test_an_address_that_expired_is_given_anew_and_that_of_another_file_is_not(
+    port: Port, model: Path, find: Finder, server: FileServer
+) -> None:
+    server.files["/tiny.gguf"] = model.read_bytes()
+    source = find(f"{server.url}/tiny.gguf")
+    ask = weights_pb2.WeightsAsk(tensor=3, address=True)
+    with giving_to(port, source) as gave:
+        send_message(gave.asker.connection, ask)
+        assert gave.asker.answer().address == source.addresses()[0].message()
+        server.files["/tiny.gguf"] += b"more"
+        send_message(gave.asker.connection, ask)
+        assert "changed on its server" in gave.asker.error().message
 
 
 def test_hashes_are_made_once(port: Port, model: Path, tmp_path: Path, find: Finder) -> None:

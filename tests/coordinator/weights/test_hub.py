@@ -14,6 +14,7 @@ import pytest
 
 from coordinator.errors import ModelError, ModelNotFoundError, SourceError
 from coordinator.weights import headers
+from coordinator.weights.cancellation import Cancellation
 from coordinator.weights.hub import HubFile, choose
 from coordinator.weights.references import HubReference
 from native import read_layout
@@ -105,6 +106,26 @@ def test_the_token_is_for_the_hub_alone(
     assert read_tensor(source, _TENSOR) == true_tensor(source, _TENSOR, model.read_bytes())
     assert {asked.authorization for asked in repository.asked[1:]} == {"Bearer hf_secret"}
     assert {asked.authorization for asked in repository.store.asked} == {None}
+
+
+def test_workers_are_told_where_the_hub_redirects_to_and_nothing_of_the_token(
+    repository: Hub, find: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.token = "hf_secret"
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    source = find("hf:llamas/tiny-GGUF")
+    (address,) = source.addresses()
+    assert address.url.startswith(f"{repository.store.url}/blobs/llamas/tiny-GGUF/")
+    assert address.url.endswith(f"?signed={repository.n_signed}")
+    assert (address.n_bytes, address.tag) == (source.parts[0].n_bytes, "")
+    assert address.version
+    n_signed = repository.n_signed
+    renewed = source.renewed(0, Cancellation())
+    assert renewed.url == address.url.replace(f"?signed={n_signed}", f"?signed={n_signed + 1}")
+    assert "hf_secret" not in f"{address}{renewed}{address.message()}"
+    # A hub that gives the bytes itself wants the token for them.
+    monkeypatch.setattr(repository, "redirects", False)
+    assert find("hf:llamas/tiny-GGUF").addresses() == ()
 
 
 def test_a_second_start_fetches_no_header(repository: Hub, find: Finder) -> None:

@@ -82,7 +82,8 @@ def _event(worker: str, fraction: float, transfer: Transfer, total: Transfer) ->
 _SHARES = (
     WeightShare(WeightOrigin.STORE, "", 30 * _MIB),
     WeightShare(WeightOrigin.COORDINATOR, "", 512 * _MIB),
-    WeightShare(WeightOrigin.PEER, "cellar", 256 * _MIB),
+    WeightShare(WeightOrigin.PEER, "cellar", 192 * _MIB),
+    WeightShare(WeightOrigin.INTERNET, "", 64 * _MIB),
 )
 _HALF_WAY = Transfer(1536 * _MIB, 768 * _MIB, 8 * _MIB, _SHARES)
 
@@ -98,7 +99,7 @@ def test_a_terminal_has_a_row_for_each_worker_and_a_total(monkeypatch: pytest.Mo
     assert isinstance(terminal.file, io.StringIO)
     text = terminal.file.getvalue()
     assert "attic loads layers 0 to 3" in text
-    assert "768 MiB of 1.5 GiB from the coordinator, cellar, 8.0 MiB/s, 1:36 left" in text
+    assert "768 MiB of 1.5 GiB from the coordinator, cellar, the internet, 8.0 MiB/s, 1:36 left" in text
     assert "all workers" in text
     assert "100 B of 200 B" in text
 
@@ -113,7 +114,8 @@ def test_without_a_terminal_there_is_a_line_for_each_worker_when_it_is_done(
             progress(_event("attic", fraction, _HALF_WAY, _HALF_WAY))
         progress(_event("cellar", 1.0, Transfer(), _HALF_WAY))
     assert lines == [
-        "attic has loaded layers 0 to 3 (512 MiB from the coordinator, 256 MiB from cellar, 30.0 MiB were there)",
+        "attic has loaded layers 0 to 3 (512 MiB from the coordinator, 192 MiB from cellar, "
+        "64.0 MiB from the internet, 30.0 MiB were there)",
         "cellar has loaded layers 0 to 3",
     ]
 
@@ -134,7 +136,8 @@ def test_as_json_each_event_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
         768 * _MIB,
         96,
     )
-    assert loading["sources"][2] == {"source": "peer", "worker": "cellar", "bytes": 256 * _MIB}
+    assert loading["sources"][2] == {"source": "peer", "worker": "cellar", "bytes": 192 * _MIB}
+    assert loading["sources"][3] == {"source": "internet", "worker": None, "bytes": 64 * _MIB}
     assert loading["total"]["to_fetch_bytes"] == 0
 
 

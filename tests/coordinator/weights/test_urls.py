@@ -12,6 +12,7 @@ import pytest
 from coordinator.errors import CancelledError, ModelError, ModelNotFoundError, SourceError
 from coordinator.weights import headers
 from coordinator.weights.errand import FetchStep
+from coordinator.weights.source import PartAddress
 from coordinator.weights.sources import open_source
 from native import read_layout
 from tests.coordinator.weights.conftest import Finder
@@ -68,9 +69,19 @@ def test_whoever_has_a_key_in_an_address_does_not_read_it_in_an_error(served: Fi
         find(f"{served.url}/other.gguf")
 
 
+def test_workers_are_told_an_address_unless_it_has_a_password_in_it(
+    served: FileServer, model: Path, find: Finder
+) -> None:
+    url = f"{served.url}/models/tiny.gguf?key=of-this-file"
+    size = model.stat().st_size
+    assert find(url).addresses() == (PartAddress(url, size, served.etag("/models/tiny.gguf"), ""),)
+    assert find(url.replace("//", "//me:hush@")).addresses() == ()
+    assert find(model).addresses() == ()
+
+
 def test_a_server_that_redirects_for_ever_is_left(served: FileServer, find: Finder) -> None:
     served.answers, served.headers = (lambda _: 302), {"Location": "/models/tiny.gguf"}
-    with pytest.raises(SourceError, match="redirects more than 10 times"):
+    with pytest.raises(SourceError, match="redirects more than 5 times"):
         find(f"{served.url}/models/tiny.gguf")
 
 

@@ -30,13 +30,16 @@ class HangUp(Exception):
 class Coordinator:
     """What it gives is counted as it goes to the sockets, messages and all.
 
-    `spoil` changes a piece's bytes or raises HangUp; `spoil_hash` a hash; `pace_bytes_per_s` is of each connection.
+    `spoil` changes a piece's bytes or raises HangUp; `spoil_hash` a hash; `pace_bytes_per_s` is of each connection;
+    `address` tells where the model is on a server.
     """
 
     model: Path
     spoil: Callable[[weights_pb2.WeightsAsk, bytes], bytes] = lambda ask, data: data
     spoil_hash: Callable[[int, bytes], bytes] = lambda tensor, hash: hash
     pace_bytes_per_s: float = 0.0
+    address: Callable[[], weights_pb2.WeightAddress] = weights_pb2.WeightAddress
+    n_renewed: int = 0
     sent_bytes: int = 0
     given: "Counter[int]" = field(default_factory=Counter)
     n_connections: int = 0
@@ -137,6 +140,10 @@ class Coordinator:
 
     def _answer(self, connection: socket.socket, ask: weights_pb2.WeightsAsk) -> None:
         about = self.layout.tensors[ask.tensor]
+        if ask.WhichOneof("what") == "address":
+            self.n_renewed += 1
+            send_message(connection, weights_pb2.WeightsPiece(tensor=ask.tensor, address=self.address()))
+            return
         with self.layout.files[about.file_index].open("rb") as file:
             if ask.WhichOneof("what") == "hash":
                 digest = blake3(os.pread(file.fileno(), about.n_bytes, about.offset_bytes)).digest()

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.weights.schedule import Schedule
-from worker.weights.sources import COORDINATOR, Origin, Source
-from worker.weights.steps import AskHash, AskPiece, Open, Wanted
+from worker.weights.sources import COORDINATOR, INTERNET, Origin, Source
+from worker.weights.steps import Ask, AskAddress, AskHash, AskPiece, Open, Wanted
 
 _PIECE_BYTES = 4
 
@@ -22,14 +22,14 @@ def _peer(name: str) -> Source:
     return Source(Origin.PEER, name)
 
 
-def _schedule(*wanted: Wanted, coordinator_gives: bool = True) -> Schedule:
-    schedule = Schedule(coordinator_gives=coordinator_gives, piece_bytes=_PIECE_BYTES)
+def _schedule(*wanted: Wanted, coordinator_gives: bool = True, has_internet: bool = False) -> Schedule:
+    schedule = Schedule(coordinator_gives=coordinator_gives, piece_bytes=_PIECE_BYTES, has_internet=has_internet)
     for each in wanted:
         schedule.want(each)
     return schedule
 
 
-def _next_piece(schedule: Schedule, connection: int) -> AskPiece | AskHash | None:
+def _next_piece(schedule: Schedule, connection: int) -> Ask | None:
     """What it is to ask for, all tensors it opens being missing as a whole."""
     while isinstance(step := schedule.next(connection), Open):
         schedule.opened(step.tensor, [(0, 1000)])
@@ -126,11 +126,12 @@ class _World:
     wanted: list[Wanted]
     sources: dict[int, Source]
     written: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    asked: dict[int, list[AskPiece | AskHash]] = field(default_factory=lambda: defaultdict(list))
+    asked: dict[int, list[Ask]] = field(default_factory=lambda: defaultdict(list))
     liars: set[tuple[Source, int]] = field(default_factory=set)
     caught: set[tuple[Source, int]] = field(default_factory=set)
     given: dict[int, set[Source]] = field(default_factory=lambda: defaultdict(set))
     here: set[int] = field(default_factory=set)
+    hashed: set[int] = field(default_factory=set)
 
     def step(self, connection: int) -> bool:
         """Whether anything happened."""
@@ -150,15 +151,15 @@ class _World:
             return False
         return True
 
-    def _check_asked(self, source: Source, step: AskPiece | AskHash) -> None:
+    def _check_asked(self, source: Source, step: Ask) -> None:
         wanted = self.wanted[step.tensor]
         assert (source, step.tensor) not in self.caught, "it gave that one wrong before"
-        if isinstance(step, AskHash):
+        if isinstance(step, AskHash | AskAddress):
             assert source == COORDINATOR
             return
-        assert source == COORDINATOR or source.worker in wanted.peers
-        if source == COORDINATOR:
-            alive = {each for each in self.sources.values() if each != COORDINATOR and each.worker in wanted.peers}
+        assert source in (COORDINATOR, INTERNET) or source.worker in wanted.peers
+        if source == COORDINATOR or (source == INTERNET and step.tensor in self.hashed):
+            alive = {each for each in self.sources.values() if each.worker in wanted.peers}
             assert not [each for each in alive if (each, step.tensor) not in self.caught], "a peer could give it"
         new = set(range(step.offset, step.offset + step.n_bytes))
         under_way = [a for asked in self.asked.values() for a in asked if isinstance(a, AskPiece)]
@@ -168,7 +169,14 @@ class _World:
     def _answer(self, connection: int) -> None:
         source, asked = self.sources[connection], self.asked[connection].pop(0)
         if isinstance(asked, AskHash):
+            self.hashed.add(asked.tensor)
             self._finish_if(self.schedule.hash_came(connection), asked.tensor)
+            return
+        if isinstance(asked, AskAddress):
+            self.schedule.address_came(connection)
+            return
+        if source == INTERNET and self.random.random() < 0.1:
+            self.schedule.expired(connection, "it is too old", is_old=self.random.random() < 0.3)
             return
         self.given[asked.tensor].add(source)
         self.written[asked.tensor] |= set(range(asked.offset, asked.offset + asked.n_bytes))
@@ -179,6 +187,7 @@ class _World:
             return
         assert self.written[tensor] == set(range(self.wanted[tensor].n_bytes))
         givers = {(source, tensor) for source in self.given.pop(tensor)}
+        assert tensor in self.hashed or givers == {(INTERNET, tensor)}, "a peer may have lied about it"
         if givers & self.liars:
             if len(givers) == 1:
                 self.caught |= givers
@@ -196,9 +205,10 @@ class _World:
     n_peers=st.integers(0, 3),
     n_lies=st.integers(0, 4),
     n_ends=st.integers(0, 6),
+    n_web=st.integers(0, 2),
 )
 def test_all_tensors_come_whatever_peers_do_while_the_coordinator_lives(
-    seed: int, sizes: list[int], n_peers: int, n_lies: int, n_ends: int
+    seed: int, sizes: list[int], n_peers: int, n_lies: int, n_ends: int, n_web: int
 ) -> None:
     chance = random.Random(seed)
     names = [f"p{number}" for number in range(n_peers)]
@@ -208,12 +218,13 @@ def test_all_tensors_come_whatever_peers_do_while_the_coordinator_lives(
             n_bytes,
             peers=tuple(name for name in names if chance.random() < 0.6),
             is_hash_known=chance.random() < 0.3,
+            part=chance.randrange(2),
         )
         for number, n_bytes in enumerate(sizes)
     ]
-    sources = dict(enumerate([COORDINATOR, COORDINATOR, *(_peer(name) for name in names * 2)]))
-    schedule = _schedule(*wanted)
-    world = _World(chance, schedule, wanted, sources)
+    sources = dict(enumerate([COORDINATOR, COORDINATOR, *(_peer(name) for name in names * 2), *[INTERNET] * n_web]))
+    schedule = _schedule(*wanted, has_internet=n_web > 0)
+    world = _World(chance, schedule, wanted, sources, hashed={w.tensor for w in wanted if w.is_hash_known})
     world.liars = {(_peer(chance.choice(names)), chance.randrange(len(sizes))) for _ in range(n_lies) if names}
     for connection, source in sources.items():
         schedule.connect(connection, source)
