@@ -37,6 +37,7 @@ MEANINGS: Mapping[type[errors.CaravanError], HttpMeaning] = {
     errors.CaravanError: HttpMeaning(HTTPStatus.INTERNAL_SERVER_ERROR, _SERVER, "internal_error"),
     errors.NoWorkersError: HttpMeaning(_UNAVAILABLE, _SERVER, "no_workers"),
     errors.VersionMismatchError: HttpMeaning(_UNAVAILABLE, _SERVER, "version_mismatch"),
+    errors.IdentityError: HttpMeaning(_UNAVAILABLE, _SERVER, "no_identity"),
     errors.DuplicateNameError: HttpMeaning(_UNAVAILABLE, _SERVER, "duplicate_name"),
     errors.ModelError: HttpMeaning(_UNAVAILABLE, _SERVER, "model_error"),
     errors.ModelNotFoundError: HttpMeaning(_UNAVAILABLE, _SERVER, "model_file_not_found"),

@@ -33,7 +33,9 @@ def command_line(*args: str | Path) -> list[str]:
 def environment(**extra: str) -> dict[str, str]:
     """Ours without what could steer `caravan` or its colours, plus `extra`; the tests' own folders stay."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CARAVAN_", "FORCE_"))}
-    kept |= {name: os.environ[name] for name in ("CARAVAN_CACHE", "CARAVAN_CONFIG") if name in os.environ}
+    kept |= {
+        name: os.environ[name] for name in ("CARAVAN_CACHE", "CARAVAN_CONFIG", "CARAVAN_IDENTITY") if name in os.environ
+    }
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | extra
 
 

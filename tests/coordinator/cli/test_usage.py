@@ -10,7 +10,7 @@ import pytest
 
 from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan
 
-_COMMANDS = ("cache", "demo", "doctor", "nodes", "plan", "run", "serve", "top", "worker")
+_COMMANDS = ("cache", "cluster", "demo", "doctor", "nodes", "plan", "run", "serve", "top", "worker")
 
 
 def test_help_names_every_command_and_a_line_to_paste() -> None:
