@@ -140,7 +140,7 @@ def test_what_the_file_says_of_workers_is_not_about_an_inventory(tmp_path: Path)
             ": [run] queue = 3: caravan run has no option of that name: `caravan run --help` lists th",
         ),
         ("[rnu]\nbatch = 3", ": [rnu] is no command's table: is it [run]?"),
-        ("[garden]", ": [garden] is no command's table: there are [cache], [demo], "),
+        ("[garden]", ": [garden] is no command's table: there are [cache], [cluster], [demo], "),
         ("run = 3", ": run = 3: run is a command: write its options below [run]"),
         ("batch = 3\n[caravan]\nbatch = 4", ": [caravan] batch = 4: it is at the top of the file too"),
         ("max-tokens = 3\nmax_tokens = 4", ": max-tokens is there with - and with _: take one of them out"),
