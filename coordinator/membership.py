@@ -14,7 +14,8 @@ from coordinator.cache import cache_folder, keep_json
 from coordinator.errors import IdentityError
 from coordinator.workers import FoundWorker
 from protos.channels import PLAIN, Channels
-from protos.cluster import ClusterFileError, load_cluster
+from protos.cluster import load_cluster
+from protos.secret_file import SecretFileError
 
 
 def own_channels(*, insecure: bool = False) -> Channels:
@@ -30,7 +31,7 @@ def own_channels(*, insecure: bool = False) -> Channels:
         return PLAIN
     try:
         return Channels(load_cluster())
-    except ClusterFileError as error:
+    except SecretFileError as error:
         raise IdentityError(str(error)) from error
 
 

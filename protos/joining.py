@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from protos.cluster import Cluster, ClusterFileError, keep_cluster, load_cluster
+from protos.cluster import Cluster, keep_cluster, load_cluster
 from protos.join_code import JoinCodeError
+from protos.secret_file import SecretFileError
 
 ASK = "-"
 """Instead of a code: it is asked for, or read from stdin, so that it stands in no list of processes."""
@@ -37,7 +38,7 @@ def join(cluster: Cluster) -> bool:
 
     Raises:
         OtherClusterError: it is one of another cluster.
-        ClusterFileError: the file cannot be used.
+        SecretFileError: the file cannot be used.
     """
     known = load_cluster()
     if known == cluster:
@@ -50,7 +51,7 @@ def join(cluster: Cluster) -> bool:
     try:
         keep_cluster(cluster, replace=False)
     except FileExistsError:
-        raise ClusterFileError("this computer joined another cluster at the same moment: try again") from None
+        raise SecretFileError("this computer joined another cluster at the same moment: try again") from None
     return True
 
 

@@ -21,9 +21,10 @@ import grpc
 from native import Device, LibraryMismatchError, versions
 from protos.caravan.v1 import control_pb2_grpc, frame_pb2_grpc
 from protos.channels import PLAIN, Channels
-from protos.cluster import ClusterFileError, cluster_path, load_cluster
+from protos.cluster import cluster_path, load_cluster
 from protos.contract import CONTRACT_VERSION, channel_options
 from protos.discovery import WorkerRecord
+from protos.secret_file import SecretFileError
 from worker.announce import Announcer, NoMulticastError, machine_addresses
 from worker.benchmark import Benchmarks
 from worker.benchmark_store import BenchmarkStore, benchmark_folder
@@ -272,7 +273,7 @@ def _limit_shutdown() -> None:
 def _channels() -> Channels:
     try:
         return Channels(load_cluster())
-    except ClusterFileError as error:
+    except SecretFileError as error:
         raise IdentityError(str(error)) from error
 
 

@@ -5,8 +5,9 @@ once, when `caravan worker` starts.
 
 from dataclasses import dataclass
 
-from protos.cluster import Cluster, ClusterFileError, create_cluster
+from protos.cluster import Cluster, create_cluster
 from protos.joining import OtherClusterError, join
+from protos.secret_file import SecretFileError
 from worker.errors import IdentityError
 from worker.listening import Endpoint
 
@@ -39,7 +40,7 @@ def take_stand(endpoint: Endpoint | None, joined: Cluster | None, *, insecure: b
         if insecure or (endpoint is not None and endpoint.is_loopback()):
             return Standing(endpoint or ON_THIS_MACHINE)
         cluster, is_new = create_cluster()
-    except (ClusterFileError, OtherClusterError) as error:
+    except (SecretFileError, OtherClusterError) as error:
         raise IdentityError(str(error)) from error
     return Standing(endpoint or EVERYWHERE, _welcome(cluster) if is_new else "")
 

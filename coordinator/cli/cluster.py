@@ -18,7 +18,6 @@ from coordinator.membership import Member, known_members
 from coordinator.plan import columns
 from protos.cluster import (
     Cluster,
-    ClusterFileError,
     cluster_path,
     create_cluster,
     forget_cluster,
@@ -26,6 +25,7 @@ from protos.cluster import (
     load_cluster,
 )
 from protos.joining import JoinCode, OtherClusterError, join
+from protos.secret_file import SecretFileError
 
 _EPILOG = """\b
 caravan cluster create                    on the first computer; prints a join code (so does `caravan worker`)
@@ -121,7 +121,7 @@ def leave() -> None:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (ClusterFileError, OtherClusterError) as error:
+    except (SecretFileError, OtherClusterError) as error:
         raise UserError(str(error)) from None
 
 

@@ -19,8 +19,9 @@ from coordinator.cli.console import say
 from coordinator.cli.exits import UserError
 from coordinator.inventory.quantities import parse_bandwidth
 from native import LayerRange, SamplingParams
-from protos.cluster import Cluster, ClusterFileError
+from protos.cluster import Cluster
 from protos.joining import JoinCode, OtherClusterError, join
+from protos.secret_file import SecretFileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -302,7 +303,7 @@ def _join(cluster: Cluster | None) -> None:
     try:
         if join(cluster):
             say(f"this computer is now a member of cluster {cluster.fingerprint}")
-    except (ClusterFileError, OtherClusterError) as error:
+    except (SecretFileError, OtherClusterError) as error:
         raise UserError(str(error)) from None
 
 

@@ -26,6 +26,7 @@ _COMMANDS = {
     "cluster": "See and change which computers are one cluster.",
     "demo": "Print a story through two worker processes on this machine.",
     "doctor": "Look for what is wrong on this machine and between it and the workers.",
+    "keys": "Make and remove the API keys of caravan serve.",
     "nodes": "List the workers on the network.",
     "plan": "Show which worker would hold which layers of a model; loads nothing.",
     "run": "Print what a model says to a prompt.",

@@ -101,6 +101,8 @@ def _status(error: Exception) -> HTTPStatus:
 
 
 def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, RejectedError) and error.status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, RejectedError):
         return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.OverloadedError | errors.ClientLimitError):

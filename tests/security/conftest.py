@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from protos.cluster import IDENTITY_VARIABLE, Cluster, create_cluster
+from protos.cluster import Cluster, create_cluster
+from protos.secret_file import IDENTITY_VARIABLE
 from tests.line.processes import WorkerProcess
 
 

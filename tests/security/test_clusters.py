@@ -15,7 +15,8 @@ import grpc
 import pytest
 
 from protos.channels import Channels
-from protos.cluster import IDENTITY_VARIABLE, Cluster
+from protos.cluster import Cluster
+from protos.secret_file import IDENTITY_VARIABLE
 from tests.coordinator.caravan_command import ALONE, ROOT, caravan, family_of
 from tests.security.attacks import described, member
 from worker.weights.waiting import limit_waits

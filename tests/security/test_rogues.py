@@ -14,9 +14,10 @@ import pytest
 from coordinator import WorkerLostError, discover
 from coordinator.discovery import Discovery
 from protos.channels import PLAIN, Channels
-from protos.cluster import IDENTITY_VARIABLE, Cluster, create_cluster
+from protos.cluster import Cluster, create_cluster
 from protos.contract import CONTRACT_VERSION
 from protos.discovery import WorkerRecord
+from protos.secret_file import IDENTITY_VARIABLE
 from tests.coordinator.caravan_command import caravan
 from tests.line.processes import WorkerProcess
 from worker.announce import Announcer
