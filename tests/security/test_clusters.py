@@ -17,7 +17,7 @@ import pytest
 from protos.channels import Channels
 from protos.cluster import Cluster
 from protos.secret_file import IDENTITY_VARIABLE
-from tests.coordinator.caravan_command import ALONE, ROOT, caravan, family_of
+from tests.coordinator.caravan_command import ALONE, ROOT, caravan, caravan_here, family_of
 from tests.security.attacks import described, member
 from worker.weights.waiting import limit_waits
 
@@ -53,7 +53,7 @@ class Supervised:
 
     def caravan(self, *arguments: str) -> str:
         """What a command says there on stdout."""
-        ended = caravan(*arguments, **self.folders)
+        ended = caravan_here(*arguments, **self.folders)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
@@ -141,7 +141,7 @@ def test_an_expelled_worker_is_refused_and_so_is_the_code_that_it_has(start: Sta
     left_out = json.loads(desk.caravan("nodes", "--json", *ALONE, "--worker", attic.address))
     assert (left_out["workers"], len(left_out["left_out"])) == ([], 1)
     assert "not of this computer's cluster" in left_out["left_out"][0]["reason"]
-    replayed = caravan("cluster", "join", before.code, **desk.folders)
+    replayed = caravan_here("cluster", "join", before.code, **desk.folders)
     assert replayed.returncode == 1
     assert "already" in replayed.stderr
     # Who was not expelled joins again.
@@ -162,8 +162,10 @@ def test_a_join_code_that_was_mistyped_is_wrong_usage_and_is_not_repeated(tmp_pa
 def test_a_code_is_read_from_stdin_where_no_list_of_processes_shows_it(tmp_path: Path) -> None:
     cluster = Cluster.new()
     identity = {IDENTITY_VARIABLE: str(tmp_path)}
-    assert caravan("cluster", "join", "-", stdin=f"{cluster.code}\n", **identity).returncode == 0
-    assert json.loads(caravan("cluster", "show", "--json", **identity).stdout)["fingerprint"] == cluster.fingerprint
+    assert caravan_here("cluster", "join", "-", stdin=f"{cluster.code}\n", **identity).returncode == 0
+    assert (
+        json.loads(caravan_here("cluster", "show", "--json", **identity).stdout)["fingerprint"] == cluster.fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,9 +177,8 @@ def test_a_secret_that_is_none_is_used_by_nobody(tmp_path: Path, content: str, m
     path.write_text(content)
     path.chmod(mode)
     identity = {IDENTITY_VARIABLE: str(tmp_path)}
-    for command in (("worker", "--no-mdns"), ("nodes", *ALONE)):
-        ended = caravan(*command, **identity)
-        assert (ended.returncode, ended.stdout) == (1, ""), command
+    for ended in (caravan("worker", "--no-mdns", **identity), caravan_here("nodes", *ALONE, **identity)):
+        assert (ended.returncode, ended.stdout) == (1, "")
         assert sentence in ended.stderr
 
 
@@ -186,5 +187,5 @@ def test_what_stays_on_this_machine_makes_no_cluster(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         caravan("worker", "--no-mdns", "--listen", f"127.0.0.1:{port}", **identity)
-    assert caravan("nodes", *ALONE, **identity).returncode == 0
+    assert caravan_here("nodes", *ALONE, **identity).returncode == 0
     assert not (tmp_path / "identity").exists()

@@ -18,7 +18,7 @@ from coordinator.http.access import Access
 from coordinator.http.server import HttpServer, ListenAddress, bind
 from coordinator.http.service import Service
 from protos.secret_file import IDENTITY_VARIABLE
-from tests.coordinator.caravan_command import ALONE, caravan, served_url, started
+from tests.coordinator.caravan_command import ALONE, caravan_here, served_url, started
 
 _PAGE = "https://chat.example.org"
 _SHORT = {"prompt": "Once upon a time", "max_tokens": 2}
@@ -42,7 +42,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`caravan serve demo` that wants keys, and lets one name and one web page in."""
     folders = {IDENTITY_VARIABLE: str(tmp_path_factory.mktemp("keys"))}
-    key = caravan("keys", "add", "first", **folders).stdout.strip()
+    key = caravan_here("keys", "add", "first", **folders).stdout.strip()
     options = ("--require-key", "--allowed-host", "llama.example.org", "--cors", _PAGE, "--local", "1")
     with started("serve", "demo", "--listen", "127.0.0.1:0", *options, *ALONE, **folders) as process:
         yield Server(served_url(process), key, folders)
@@ -67,7 +67,7 @@ def test_without_a_key_health_tells_how_far_it_is_and_no_more(server: Server) ->
 
 
 def test_a_wrong_key_is_refused_whatever_it_looks_like(server: Server) -> None:
-    hashed = json.loads(caravan("keys", "list", "--json", **server.folders).stdout)[0]["sha256"]
+    hashed = json.loads(caravan_here("keys", "list", "--json", **server.folders).stdout)[0]["sha256"]
     for key in (server.key[:-1], server.key + "x", hashed, "\xff", "none"):
         header = f"Bearer {key}".encode("latin-1")
         asked = httpx.post(f"{server.url}/v1/completions", json=_SHORT, headers={b"Authorization": header})
@@ -87,13 +87,13 @@ def test_openai_s_client_gets_in_with_a_key_and_its_own_error_without(server: Se
 
 
 def test_a_key_that_is_removed_is_worth_nothing_at_once_and_only_hashes_are_kept(server: Server) -> None:
-    key = caravan("keys", "add", "phone", **server.folders).stdout.strip()
+    key = caravan_here("keys", "add", "phone", **server.folders).stdout.strip()
     (file,) = Path(server.folders[IDENTITY_VARIABLE]).glob("api-keys.json")
     assert file.stat().st_mode & 0o777 == 0o600
     assert key not in file.read_text()
     with server.client(key) as client:
         assert client.get("/v1/models").status_code == 200
-        assert caravan("keys", "remove", "phone", **server.folders).returncode == 0
+        assert caravan_here("keys", "remove", "phone", **server.folders).returncode == 0
         assert client.get("/v1/models").status_code == 401
 
 
