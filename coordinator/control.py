@@ -33,6 +33,7 @@ from coordinator.workers import (
 )
 from native import ContextParams, FlashAttention, LayerRange
 from protos.caravan.v1 import control_pb2, control_pb2_grpc
+from protos.channels import Channels
 from protos.contract import channel_options
 
 DESCRIBE_TIMEOUT_S = 3.0
@@ -163,9 +164,10 @@ class OfferAnswer:
 class WorkerClient:
     """The control side of one worker. Every call raises the errors of `statuses`; close it when done."""
 
-    def __init__(self, address: str, name: str = "") -> None:
+    def __init__(self, address: str, channels: Channels, name: str = "") -> None:
+        self.channels = channels
         self._callee = Callee(name or address, address)
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        self._channel = channels.aio_channel(address, channel_options())
         self._stub = control_pb2_grpc.ControlServiceStub(self._channel)
 
     @property

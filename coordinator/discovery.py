@@ -10,17 +10,20 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from coordinator.control import WorkerClient
-from coordinator.errors import CaravanError, DuplicateNameError, VersionMismatchError
+from coordinator.errors import CaravanError, DuplicateNameError, IdentityError, VersionMismatchError
+from coordinator.membership import note_members, own_channels
 from coordinator.workers import FoundWorker, LeftOutWorker
 from native import Versions, versions
+from protos.channels import Channels
 from protos.contract import CONTRACT_VERSION
 from protos.discovery import SERVICE_TYPE, RecordError, WorkerRecord
 
@@ -37,15 +40,20 @@ class Discovery:
     Attributes:
         found: Workers that can take part: first those given by address in that order, then the others by name.
         left_out: Workers and addresses that cannot, each with its error.
+        n_strangers: Workers heard of that say to be of another cluster, or of one where we are of none; they were not
+            talked to.
     """
 
     found: tuple[FoundWorker, ...]
     left_out: tuple[LeftOutWorker, ...]
+    n_strangers: int = 0
 
 
 async def discover(
     addresses: Sequence[str] = (),
     *,
+    channels: Channels | None = None,
+    insecure: bool = False,
     mdns: bool = True,
     timeout_s: float = 2.0,
     wanted: int | None = None,
@@ -56,6 +64,9 @@ async def discover(
 
     Args:
         addresses: ``host:port`` of workers to ask in any case.
+        channels: How to reach them; None: as a member of this machine's cluster, if it is in one. Else only workers of
+            this machine are talked to.
+        insecure: Others too, and no members.
         mdns: Whether to listen for others, on all interfaces with loopback.
         timeout_s: How long to listen.
         wanted: Stop listening when so many that can take part are known.
@@ -64,13 +75,18 @@ async def discover(
 
     Raises:
         DuplicateNameError: Two workers that can take part have one name.
+        IdentityError: The file of this machine's cluster cannot be used.
     """
-    search = _Search(own or versions(), given=tuple(dict.fromkeys(addresses)), telemetry=telemetry)
+    channels = channels or own_channels(insecure=insecure)
+    asking = _Asking(own or versions(), channels, insecure, telemetry)
+    search = _Search(asking, given=tuple(dict.fromkeys(addresses)))
     try:
         if mdns:
             async with _browsing(search.hear):
                 await search.wait(timeout_s, wanted)
-        return _sort(*await search.answers())
+        found = replace(_sort(*await search.answers()), n_strangers=search.n_strangers)
+        await asyncio.to_thread(note_members, channels, found.found)
+        return found
     finally:
         await search.stop()
 
@@ -78,12 +94,22 @@ async def discover(
 _Answer: TypeAlias = FoundWorker | LeftOutWorker
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How workers are asked who they are."""
+
+    own: Versions
+    channels: Channels
+    insecure: bool
+    telemetry: bool
+
+
 class _Search:
     """The questions under way: one per address given, one per record heard."""
 
-    def __init__(self, own: Versions, given: Sequence[str], *, telemetry: bool) -> None:
-        self._own = own
-        self._telemetry = telemetry
+    def __init__(self, asking: _Asking, given: Sequence[str]) -> None:
+        self._asking = asking
+        self._strangers: set[str] = set()
         self._changed = asyncio.Event()
         self._asked: list[asyncio.Task[_Answer | None]] = []
         self._instances: set[str] = set()
@@ -93,9 +119,17 @@ class _Search:
 
     def hear(self, records: Sequence[WorkerRecord]) -> None:
         """A worker shows itself, at one or more addresses."""
+        if records[0].cluster != self._asking.channels.fingerprint:
+            self._strangers.add(records[0].instance_id)
+            return
         if records[0].instance_id not in self._instances:
             self._instances.add(records[0].instance_id)
             self._start(self._ask_any(records))
+
+    @property
+    def n_strangers(self) -> int:
+        """How many were heard of that are not of our cluster."""
+        return len(self._strangers)
 
     async def wait(self, timeout_s: float, wanted: int | None) -> None:
         """Returns after so long, or when `wanted` workers are known and every address given was asked."""
@@ -147,15 +181,36 @@ class _Search:
         return answer
 
     async def _ask(self, address: str, name: str = "") -> _Answer:
-        client = WorkerClient(address, name)
+        asking = self._asking
+        if not (asking.channels.is_secure or asking.insecure or await asyncio.to_thread(_is_here, address)):
+            return LeftOutWorker(name or address, address, _unprotected(address))
+        client = WorkerClient(address, asking.channels, name)
         try:
-            worker = await client.describe(telemetry=self._telemetry)
+            worker = await client.describe(telemetry=asking.telemetry)
         except CaravanError as error:
             return LeftOutWorker(name or address, address, error)
         finally:
             await client.close()
-        mismatch = _mismatch(worker, self._own)
+        mismatch = _mismatch(worker, asking.own)
         return LeftOutWorker(worker.name, address, mismatch) if mismatch else worker
+
+
+def _is_here(address: str) -> bool:
+    """Whether only this machine is reached at ``host:port``; names are looked up."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        # Connecting to it will fail and say so.
+        return True
+    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+
+
+def _unprotected(address: str) -> IdentityError:
+    return IdentityError(
+        f"{address} is another computer, and this one is a member of no cluster: join the other's with `caravan "
+        "cluster join`, or say --insecure-workers if anybody on that network may be this worker, and read along"
+    )
 
 
 def _mismatch(worker: FoundWorker, own: Versions) -> VersionMismatchError | None:

@@ -5,6 +5,7 @@ HTTP API and the CLI catch them by the branch they can act on.
     CaravanError
     ├── NoWorkersError                 nobody to give layers to
     ├── VersionMismatchError           a worker runs another llama.cpp build or contract
+    ├── IdentityError                  no membership, or another one, than is needed to talk to a worker
     ├── DuplicateNameError             two workers go by one name
     ├── ModelError                     the model cannot be used at all
     │   ├── ModelNotFoundError         no such file
@@ -61,6 +62,10 @@ class NoWorkersError(CaravanError):
 
 class VersionMismatchError(CaravanError):
     """A worker that was asked for by address runs another llama.cpp build or speaks another contract."""
+
+
+class IdentityError(CaravanError):
+    """This machine's cluster cannot be used, or a worker cannot be talked to without one."""
 
 
 class DuplicateNameError(CaravanError):

@@ -20,6 +20,7 @@ from coordinator.frames import LineResult, PlannedFrame, Remove, SampledRow, Sta
 from coordinator.statuses import Callee, Metadata, error_of_status, lost
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
+from protos.channels import Channels
 from protos.contract import (
     EPOCH_METADATA_KEY,
     SESSION_METADATA_KEY,
@@ -71,14 +72,14 @@ class LineSpec:
 class Line:
     """The open streams of one epoch. Send from one task at a time, receive from one other."""
 
-    def __init__(self, spec: LineSpec) -> None:
+    def __init__(self, spec: LineSpec, channels: Channels) -> None:
         self._spec = spec
         self._metadata = grpc.aio.Metadata(
             (SESSION_METADATA_KEY, spec.session_id), (EPOCH_METADATA_KEY, str(spec.epoch))
         )
         options = channel_options(frame_limit_bytes(spec.n_batch, spec.n_embd))
         ends = (spec.stages[0], spec.stages[-1])
-        self._channels = [grpc.aio.insecure_channel(stage.address, options=options) for stage in ends]
+        self._channels = [channels.aio_channel(stage.address, options) for stage in ends]
         self._first, self._last = (frame_pb2_grpc.LineServiceStub(channel) for channel in self._channels)
         self._feed: _Feed | None = None
         self._collect: _Collect | None = None
@@ -93,7 +94,7 @@ class Line:
         Raises:
             CaravanError: Whose fault it is if that fails; nothing is left open.
         """
-        line = cls(spec)
+        line = cls(spec, clients[0].channels)
         try:
             await asyncio.wait_for(line._connect(), _CONNECT_TIMEOUT_S)
         except (asyncio.TimeoutError, *_STREAM_ENDS):

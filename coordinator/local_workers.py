@@ -36,8 +36,10 @@ _LAST_LINES = 20
 class LocalWorkers:
     """The worker processes started here."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool) -> None:
+        """`plain`: they are no members of any cluster."""
         self._workers: list[_LocalWorker] = []
+        self._options = ("--insecure",) if plain else ()
 
     async def start(self, n_workers: int) -> list[str]:
         """Starts so many and waits until all are ready; gives their addresses. GPUs are dealt out in turn.
@@ -47,7 +49,7 @@ class LocalWorkers:
         """
         chosen = _deal_devices(devices(), n_workers)
         threads = max(1, (os.cpu_count() or 1) // n_workers)
-        started = [_LocalWorker(f"local-{i + 1}", device, threads) for i, device in enumerate(chosen)]
+        started = [_LocalWorker(f"local-{i + 1}", device, threads, self._options) for i, device in enumerate(chosen)]
         self._workers += started
         tasks = [asyncio.ensure_future(worker.start()) for worker in started]
         try:
@@ -66,11 +68,11 @@ class LocalWorkers:
 
 
 class _LocalWorker:
-    def __init__(self, name: str, device: str | None, n_threads: int) -> None:
+    def __init__(self, name: str, device: str | None, n_threads: int, options: Sequence[str]) -> None:
         self._name = name
         self._command = [
             sys.executable, "-m", "worker", "--json", "--no-mdns", "--name", name, "--listen", "127.0.0.1:0",
-            "--parent-pid", str(os.getpid()),
+            "--parent-pid", str(os.getpid()), *options,
         ]  # fmt: skip
         if device is not None:
             self._command += ["--device", device]

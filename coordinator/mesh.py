@@ -38,6 +38,7 @@ class OpenOptions(TypedDict, total=False):
     """The options of `MeshOptions`, for those who check types."""
 
     workers: Sequence[str]
+    insecure_workers: bool
     discover: bool
     discovery_timeout_s: float
     local_workers: int

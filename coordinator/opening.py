@@ -232,7 +232,7 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     model, team = await _both(reading, gather_team(options, source, on_progress, resources))
     found, workers, wishes = team.found, team.clients, team.wishes
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {counted(len(found.found), 'worker')}"))
-    delivery = Delivery(source, options.max_bandwidth)
+    delivery = Delivery(source, options.max_bandwidth, team.channels)
     plan_order = PlanOrder(
         order, model.demand, found.found, workers, wishes, options.predicted, delivery, found.left_out
     )

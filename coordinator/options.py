@@ -41,6 +41,8 @@ class MeshOptions:
     Attributes:
         model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
         workers: Addresses, ``host:port``, of workers to use; one that cannot take part is an error.
+        insecure_workers: Whether workers beyond this machine may be used that are members of no cluster, so that
+            anybody may be them, and read along; whatever cluster this machine is in, members are not used then.
         discover: Whether to look for others by mDNS; one that cannot take part is left out.
         discovery_timeout_s: How long to look, in seconds.
         local_workers: If there are no workers, start so many here, for this mesh alone; 0: never.
@@ -83,6 +85,7 @@ class MeshOptions:
 
     model: str | Path
     workers: Sequence[str] = ()
+    insecure_workers: bool = False
     discover: bool = True
     discovery_timeout_s: float = 2.0
     local_workers: int = 0

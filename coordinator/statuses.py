@@ -120,9 +120,26 @@ def _bare(status: grpc.StatusCode, text: str, callee: Callee) -> CaravanError:
     if code == error_pb2.ERROR_CODE_CANCELLED:
         return CancelledError(f"a call to worker {callee.place} was cancelled")
     if code == error_pb2.ERROR_CODE_NEIGHBOUR_LOST:
-        return lost(callee, reason)
+        return _stranger(callee, reason) or lost(callee, reason)
     return EngineError(
         f"worker {callee.place} answered {status.name}: {reason}", worker=callee.name, layers=callee.layers
+    )
+
+
+def _stranger(callee: Callee, reason: str) -> WorkerLostError | None:
+    """The error for whoever is no member of our cluster, or does not take us for one; None: it is something else."""
+    if "WRONG_VERSION_NUMBER" in reason:
+        what = "speaks no TLS, so it is a member of no cluster, or has not been started again since it is"
+    elif "CERTIFICATE_VERIFY_FAILED" in reason and ("expired" in reason or "not yet valid" in reason):
+        what = "has a certificate of another day: set the clocks of both computers right"
+    elif "handshake failed" in reason:
+        what = "is not of this computer's cluster: join it there with `caravan cluster join`"
+    elif reason.endswith("Socket closed"):
+        what = "hung up at once, as those do who are in another cluster than this computer, or whose clock is wrong"
+    else:
+        return None
+    return WorkerLostError(
+        f"what answers at {callee.address} {what}", worker=callee.name, layers=callee.layers, retry_safe=True
     )
 
 

@@ -14,11 +14,13 @@ from coordinator.discovery import Discovery, discover
 from coordinator.errors import NoWorkersError, PlanError, WorkerBusyError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.local_workers import LocalWorkers
+from coordinator.membership import own_channels, strangers_text
 from coordinator.options import MeshOptions
 from coordinator.weights.offering import offer_all
 from coordinator.weights.source import WeightSource
 from coordinator.wishes import Distribution, Wishes
 from coordinator.workers import LeftOutWorker
+from protos.channels import Channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Team:
     found: Discovery
     clients: Mapping[str, WorkerClient]
     wishes: Wishes
+    channels: Channels
 
 
 async def gather_team(
@@ -41,14 +44,15 @@ async def gather_team(
     Raises:
         CaravanError: There is none, one that was asked for cannot take part, or they are not as the options say.
     """
-    found, wishes = await _find_workers(options, on_progress), options.wishes
+    channels = own_channels(insecure=options.insecure_workers)
+    found, wishes = await _find_workers(options, channels, on_progress), options.wishes
     if not found.found:
-        found = await _start_workers(options, found.left_out, on_progress, resources)
+        found = await _start_workers(options, channels, found, on_progress, resources)
         if wishes.distribution is Distribution.AUTO:
             # So many were asked for.
             wishes = replace(wishes, distribution=Distribution.ON)
-    clients = _connect(found, resources)
-    return Team(await _offer(options, source, found, clients, on_progress), clients, wishes)
+    clients = _connect(found, channels, resources)
+    return Team(await _offer(options, source, found, clients, on_progress), clients, wishes, channels)
 
 
 async def _offer(
@@ -67,7 +71,7 @@ async def _offer(
     return Discovery(offered.workers, left_out)
 
 
-async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discovery:
+async def _find_workers(options: MeshOptions, channels: Channels, on_progress: OnProgress) -> Discovery:
     """The workers that can take part, and those that cannot."""
     if options.discover:
         on_progress(LoadEvent(LoadPhase.DISCOVERING, "looking for workers on the network"))
@@ -75,6 +79,8 @@ async def _find_workers(options: MeshOptions, on_progress: OnProgress) -> Discov
     wanted = None if ranges is None or options.only or options.exclude else len(ranges)
     found = await discover(
         options.workers,
+        channels=channels,
+        insecure=options.insecure_workers,
         mdns=options.discover,
         timeout_s=options.discovery_timeout_s,
         wanted=wanted,
@@ -95,25 +101,28 @@ def _tell_left_out(left_out: Sequence[LeftOutWorker], options: MeshOptions, on_p
 
 async def _start_workers(
     options: MeshOptions,
-    left_out: tuple[LeftOutWorker, ...],
+    channels: Channels,
+    found: Discovery,
     on_progress: OnProgress,
     resources: contextlib.AsyncExitStack,
 ) -> Discovery:
     """Workers of this mesh's own, on this machine, if that is wanted."""
     if not options.local_workers:
-        raise _no_workers(left_out)
+        raise _no_workers(found.left_out, strangers_text(found.n_strangers, channels))
+    if found.n_strangers:
+        on_progress(LoadEvent(LoadPhase.LEFT_OUT, strangers_text(found.n_strangers, channels)))
     on_progress(
         LoadEvent(
             LoadPhase.STARTING,
             f"no worker was found: starting {counted(options.local_workers, 'worker')} on this machine",
         )
     )
-    local = LocalWorkers()
+    local = LocalWorkers(plain=not channels.is_secure)
     resources.push_async_callback(local.close)
-    started = await discover(await local.start(options.local_workers), mdns=False, telemetry=False)
+    started = await discover(await local.start(options.local_workers), channels=channels, mdns=False, telemetry=False)
     if started.left_out:
         raise started.left_out[0].error
-    return Discovery(started.found, left_out)
+    return Discovery(started.found, found.left_out)
 
 
 def _only_wanted(found: Discovery, options: MeshOptions) -> Discovery:
@@ -126,7 +135,7 @@ def _only_wanted(found: Discovery, options: MeshOptions) -> Discovery:
     kept = tuple(worker for worker in found.found if options.wants(worker.name))
     if names and not kept:
         raise NoWorkersError(f"of the workers found ({', '.join(sorted(names))}) none may take part")
-    return Discovery(kept, found.left_out)
+    return replace(found, found=kept)
 
 
 def _without_serving(found: Discovery) -> Discovery:
@@ -145,19 +154,19 @@ def _without_serving(found: Discovery) -> Discovery:
         if worker.is_serving
     )
     free = tuple(worker for worker in found.found if not worker.is_serving)
-    return Discovery(free, (*found.left_out, *serving))
+    return replace(found, found=free, left_out=(*found.left_out, *serving))
 
 
-def _connect(found: Discovery, resources: contextlib.AsyncExitStack) -> Mapping[str, WorkerClient]:
+def _connect(found: Discovery, channels: Channels, resources: contextlib.AsyncExitStack) -> Mapping[str, WorkerClient]:
     clients = {}
     for worker in found.found:
-        clients[worker.name] = client = WorkerClient(worker.address, worker.name)
+        clients[worker.name] = client = WorkerClient(worker.address, channels, worker.name)
         resources.push_async_callback(client.close)
     return clients
 
 
-def _no_workers(left_out: Sequence[LeftOutWorker]) -> NoWorkersError:
-    found = "no worker was found on the network"
+def _no_workers(left_out: Sequence[LeftOutWorker], strangers: str = "") -> NoWorkersError:
+    found = f"no worker was found on the network ({strangers})" if strangers else "no worker was found on the network"
     if left_out:
         found = "no worker can take part (" + "; ".join(f"{worker.name}: {worker.reason}" for worker in left_out) + ")"
     return NoWorkersError(f"{found}: start one with `caravan worker`, or name one that runs by its HOST:PORT")

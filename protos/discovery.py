@@ -28,8 +28,8 @@ class WorkerRecord:
     """One worker as it shows itself on the LAN.
 
     `instance_id` is new with every start of the process: the same name with two of them means two workers.
-    `llama_cpp` is the engine's build, `device` llama.cpp's name of its device; both may be shown, neither is
-    proof.
+    `llama_cpp` is the engine's build, `device` llama.cpp's name of its device, `cluster` the fingerprint of its
+    cluster, empty if it has none; all may be shown, none is proof.
     """
 
     name: str
@@ -39,6 +39,7 @@ class WorkerRecord:
     contract_version: str
     llama_cpp: str
     device: str
+    cluster: str = ""
 
     @property
     def address(self) -> str:
@@ -63,6 +64,7 @@ class WorkerRecord:
             "instance": _encoded("instance", self.instance_id),
             "llama_cpp": _encoded("llama_cpp", self.llama_cpp),
             "device": _encoded("device", self.device),
+            **({"cluster": _encoded("cluster", self.cluster)} if self.cluster else {}),
         }
 
     @classmethod
@@ -87,6 +89,7 @@ class WorkerRecord:
             contract_version=_decoded(properties, "contract"),
             llama_cpp=_decoded(properties, "llama_cpp"),
             device=_decoded(properties, "device"),
+            cluster=_decoded(properties, "cluster") if b"cluster" in properties else "",
         )
 
 

@@ -26,10 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps what tests measure out of the user's own cache, and the user's own configuration out of the tests."""
+    """Keeps what tests measure out of the user's own cache, and the user's own configuration and cluster out of the
+    tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARAVAN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("CARAVAN_CONFIG", os.devnull)
+        patch.setenv("CARAVAN_IDENTITY", str(tmp_path_factory.mktemp("identity")))
         yield
 
 

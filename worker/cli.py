@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from protos.cluster import Cluster
 from protos.durations import parse_duration
+from protos.joining import JoinCode
 from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
 from protos.sizes import parse_size, shown
 from worker.errors import StartError
-from worker.fleet import SPLITS, Wishes, WorkerOrder, orders
+from worker.fleet import CLUSTER_CHANGED, SPLITS, Wishes, WorkerOrder, orders
+from worker.joining import ON_THIS_MACHINE, take_stand
 from worker.listening import Endpoint
 from worker.supervisor import Supervisor, default_devices
 
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 To paste, for a worker on each of this machine's GPUs (or on its CPU):
-  caravan worker
+  caravan worker                         on the first computer; it prints a code
+  caravan worker --join CODE             on the others, the first time
 For two of them and the CPU, findable as desk-CUDA0, desk-CUDA1 and desk-CPU:
   caravan worker --device CUDA0 --device CUDA1 --device CPU --name desk
 For one worker that holds its layers on two cards together:
@@ -40,9 +44,9 @@ For one worker that holds its layers on two cards together:
 """
 
 
-def _parse_endpoint(context: click.Context, option: click.Parameter, value: str) -> Endpoint:
+def _parse_endpoint(context: click.Context, option: click.Parameter, value: str | None) -> Endpoint | None:
     try:
-        return Endpoint.parse(value)
+        return None if value is None else Endpoint.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from error
 
@@ -83,9 +87,15 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     "--listen",
     metavar="HOST:PORT",
     callback=_parse_endpoint,
-    default="127.0.0.1:0",
-    show_default=True,
-    help="Where to listen; several workers take consecutive ports. Port 0: any free one.",
+    help="Where to listen; several workers take consecutive ports. Port 0: any free one. Default: everywhere, for"
+    " members of the cluster; 127.0.0.1:0 with --insecure or --parent-pid.",
+)
+@click.option(
+    "--join",
+    "joined",
+    type=JoinCode(),
+    allow_from_autoenv=False,
+    help="Become a member of the cluster with this join code; needed once. -: ask for it, or read it from stdin.",
 )
 @click.option(
     "--memory",
@@ -148,7 +158,7 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     "--insecure",
     is_flag=True,
     allow_from_autoenv=False,
-    help="Listen beyond this machine though nothing checks who calls.",
+    help="Be a member of no cluster, and listen wherever --listen says though nothing checks who calls.",
 )
 @click.option(
     "--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads to compute with; default: one per core."
@@ -167,7 +177,8 @@ def command(
     devices: tuple[str, ...],
     split: str,
     integrated: bool,
-    listen: Endpoint,
+    listen: Endpoint | None,
+    joined: Cluster | None,
     max_bytes: int | None,
     reserve_bytes: int,
     max_host_bytes: int | None,
@@ -187,10 +198,13 @@ def command(
     """Lend this machine's devices to a caravan: each holds some of a model's layers for a coordinator.
 
     Every option has a variable, CARAVAN_WORKER_DEVICE for --device and so on, and may stand below [worker] in the
-    configuration file (docs/config.md); --insecure alone must be typed out.
+    configuration file (docs/config.md); --join and --insecure alone must be typed out.
     """
+    if joined is not None and (insecure or parent_pid is not None):
+        raise click.UsageError("--join is for workers of a cluster under their supervisor: leave out the other")
     if parent_pid is None:
-        workers = _orders(arguments, Wishes(devices, listen, name, split, max_host_bytes), integrated=integrated)
+        endpoint = _stand(listen, joined, insecure=insecure)
+        workers = _orders(arguments, Wishes(devices, endpoint, name, split, max_host_bytes), integrated=integrated)
         sys.exit(Supervisor(workers, holds_back=not (verbose or debug)).run())
     if len(devices) > 1:
         raise click.UsageError("with --parent-pid there is one worker, and it has one --device; join cards by a comma")
@@ -199,7 +213,7 @@ def command(
 
     _set_up_logging(verbose=verbose, debug=debug)
     settings = Settings(
-        endpoint=listen,
+        endpoint=listen or ON_THIS_MACHINE,
         device=devices[0] if devices else None,
         split=split,
         name=name,
@@ -214,7 +228,8 @@ def command(
         parent_pid=parent_pid,
     )
     try:
-        Daemon(settings).run(_say_json if as_json else _say)
+        if Daemon(settings).run(_say_json if as_json else _say):
+            sys.exit(CLUSTER_CHANGED)
     except StartError as error:
         if debug:
             logging.getLogger(__name__).exception("could not start")
@@ -239,6 +254,17 @@ def _defaults() -> dict[str, object]:
     """What `caravan worker` found in its table of the configuration file."""
     packed = os.environ.get(TABLE_VARIABLE)
     return OptionTable.unpack(packed).defaults_for(command, "caravan worker") if packed else {}
+
+
+def _stand(listen: Endpoint | None, joined: Cluster | None, *, insecure: bool) -> Endpoint:
+    """Where to listen; as a member, if that is needed."""
+    try:
+        standing = take_stand(listen, joined, insecure=insecure)
+    except StartError as error:
+        _fail(error)
+    if standing.news:
+        click.echo(standing.news, err=True)
+    return standing.endpoint
 
 
 def _orders(arguments: Sequence[str], wishes: Wishes, *, integrated: bool) -> list[WorkerOrder]:

@@ -11,6 +11,7 @@ import grpc
 
 from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse
 from protos.caravan.v1 import control_pb2, control_pb2_grpc, weights_pb2
+from protos.channels import Channels
 from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
 from protos.weights import HASH_BYTES, held_bits
 from worker.answering import failures_answered
@@ -86,6 +87,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         n_threads: int | None,
         telemetry: Telemetry,
         weights_port: int,
+        channels: Channels,
     ) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
         self._holder = holder
@@ -95,6 +97,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self._n_threads = n_threads
         self._telemetry = telemetry
         self._weights_port = weights_port
+        self._channels = channels
 
     def Describe(
         self, request: control_pb2.DescribeRequest, context: grpc.ServicerContext
@@ -166,7 +169,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.MeasureLinkResponse:
         """The link from here to another worker."""
         with failures_answered(context, lambda: Culprit(self._description.name)):
-            link = measure_link(_neighbour(request.worker, request.address))
+            link = measure_link(_neighbour(request.worker, request.address), self._channels)
             return control_pb2.MeasureLinkResponse(round_trip_s=link.round_trip_s, bytes_per_s=link.bytes_per_s)
 
     def Load(

@@ -20,15 +20,18 @@ import grpc
 
 from native import Device, LibraryMismatchError, versions
 from protos.caravan.v1 import control_pb2_grpc, frame_pb2_grpc
+from protos.channels import PLAIN, Channels
+from protos.cluster import cluster_path, load_cluster
 from protos.contract import CONTRACT_VERSION, channel_options
 from protos.discovery import WorkerRecord
+from protos.secret_file import SecretFileError
 from worker.announce import Announcer, NoMulticastError, machine_addresses
 from worker.benchmark import Benchmarks
 from worker.benchmark_store import BenchmarkStore, benchmark_folder
 from worker.cards import Place, find_place
 from worker.control import ControlServicer
 from worker.description import Description, check_name, default_name, describe
-from worker.errors import EngineMismatchError, PortError
+from worker.errors import EngineMismatchError, IdentityError, PortError
 from worker.holder import Holder
 from worker.line import LineServicer
 from worker.listening import Endpoint, check_allowed
@@ -62,6 +65,7 @@ _GRACE_S = 1.0
 _LOOK_UP_S = 0.5
 # Everything orderly is done by then; what hangs is cut off.
 _SHUTDOWN_LIMIT_S = 15
+_CLUSTER_CHANGED = "this machine's cluster has changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +106,26 @@ class Daemon:
         # SimpleQueue.put may be called from a signal handler: it is reentrant.
         self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._announcer: Announcer | None = None
+        self._channels = PLAIN
         # What is to be closed at the end, last made first.
         self._made = contextlib.ExitStack()
 
-    def run(self, say_ready: Callable[[Ready], None]) -> None:
-        """Serves until a signal, or until the parent is gone.
+    def run(self, say_ready: Callable[[Ready], None]) -> bool:
+        """Serves until a signal, or until the parent is gone; or until this machine's cluster is another one: then
+        True, for it is to start again.
 
         Raises:
             StartError: it cannot start; nothing is left behind.
         """
         self._catch_signals()
         settings = self._settings
-        check_allowed(settings.endpoint, insecure=settings.insecure)
+        membership = _Membership()
+        self._channels = PLAIN if settings.insecure else _channels()
+        check_allowed(settings.endpoint, is_member=self._channels.is_secure, insecure=settings.insecure)
         place = _find_place(settings)
         device = place.device()
         server = _make_server()
-        port = _bind(server, settings.endpoint)
+        port = _bind(server, settings.endpoint, self._channels)
         hosts = settings.endpoint.hosts() or machine_addresses()
         try:
             # Connections wait at the port until the server starts, so it may be announced before.
@@ -128,12 +136,16 @@ class Daemon:
             if self._stops.empty():
                 address = Endpoint(hosts[0], port).address()
                 say_ready(Ready(about.name, address, holder.device(), about.engine.llama_cpp))
-            _LOG.info("stopping: %s", self._wait_to_stop())
+            # Who reaches nobody beyond this machine need not go: nobody who is a member no more reaches it.
+            is_watchful = self._channels.is_secure and not settings.endpoint.is_loopback()
+            reason = self._wait_to_stop(membership if is_watchful else None)
+            _LOG.info("stopping: %s", reason)
             _limit_shutdown()
             self._goodbye()
             holder.drain(_DRAIN_S)
             server.stop(_GRACE_S).wait()
             holder.close()
+            return reason == _CLUSTER_CHANGED
         finally:
             self._goodbye()
             server.stop(0)
@@ -153,9 +165,11 @@ class Daemon:
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
 
-    def _wait_to_stop(self) -> str:
+    def _wait_to_stop(self, membership: "_Membership | None") -> str:
         """Blocks until there is a reason to stop, and gives it."""
         while True:
+            if membership is not None and membership.has_changed():
+                return _CLUSTER_CHANGED
             with contextlib.suppress(queue.Empty):
                 return self._stops.get(timeout=_LOOK_UP_S)
 
@@ -182,6 +196,7 @@ class Daemon:
             contract_version=CONTRACT_VERSION,
             llama_cpp=about.engine.llama_cpp,
             device=device.name,
+            cluster=self._channels.fingerprint,
         )
         try:
             self._announcer = Announcer(loopback_only=self._settings.endpoint.is_loopback())
@@ -196,7 +211,7 @@ class Daemon:
         self._made.callback(store.close)
         models = ModelFiles(LocalFiles(self._settings.model_folders, store.folder), store)
         offers = Offers(store, models.files)
-        port = WeightsPort(self._settings.endpoint, Lending(store, models.files, offers).open)
+        port = WeightsPort(self._settings.endpoint, Lending(store, models.files, offers).open, self._channels)
         self._made.callback(port.close)
         # Who is alone with this machine may have its own servers read.
         internet = Internet(
@@ -211,10 +226,13 @@ class Daemon:
             loader=StageLoader(place, self._settings.limits, supply),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
             keep_loaded_s=self._settings.keep_loaded_s,
+            channels=self._channels,
         )
         benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
         telemetry = Telemetry(place.names)
-        control = ControlServicer(holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port)
+        control = ControlServicer(
+            holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port, self._channels
+        )
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
         frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
         server.start()
@@ -234,11 +252,36 @@ class Daemon:
             announcer.close()
 
 
+class _Membership:
+    """Whether this machine is a member of the cluster that it was a member of when this was made."""
+
+    def __init__(self) -> None:
+        self._before = self._mark()
+
+    def has_changed(self) -> bool:
+        """Looks at the file: it is replaced, never rewritten."""
+        return self._mark() != self._before
+
+    def _mark(self) -> tuple[int, int] | None:
+        try:
+            about = cluster_path().stat()
+        except OSError:
+            return None
+        return about.st_ino, about.st_mtime_ns
+
+
 def _limit_shutdown() -> None:
     """Whatever hangs from here on, the process does not."""
     limit = threading.Timer(_SHUTDOWN_LIMIT_S, os._exit, args=(1,))
     limit.daemon = True
     limit.start()
+
+
+def _channels() -> Channels:
+    try:
+        return Channels(load_cluster())
+    except SecretFileError as error:
+        raise IdentityError(str(error)) from error
 
 
 def _find_place(settings: Settings) -> Place:
@@ -256,14 +299,14 @@ def _make_server() -> grpc.Server:
     )
 
 
-def _bind(server: grpc.Server, endpoint: Endpoint) -> int:
+def _bind(server: grpc.Server, endpoint: Endpoint, channels: Channels) -> int:
     """The port that the server got.
 
     Raises:
         PortError: it cannot have that one.
     """
     try:
-        port = server.add_insecure_port(endpoint.address())
+        port = channels.bind(server, endpoint.address())
     except RuntimeError as error:
         port = 0
         reason: Exception | None = error

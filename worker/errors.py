@@ -25,6 +25,7 @@
         ├── UnknownDeviceNameError  exit 1
         ├── CardsError              exit 1
         ├── NotLoopbackError        exit 1
+        ├── IdentityError           exit 1
         ├── BadNameError            exit 1
         ├── EngineMismatchError     exit 3
         ├── PortError               exit 3
@@ -161,6 +162,12 @@ class CardsError(StartError):
 
 
 class NotLoopbackError(StartError):
+    exit_code = 1
+
+
+class IdentityError(StartError):
+    """This machine's cluster cannot be used, or not be joined."""
+
     exit_code = 1
 
 

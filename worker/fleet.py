@@ -18,6 +18,8 @@ SPLITS = ("auto", "layer", "row", "tensor")
 
 _LAST_PORT = 65535
 
+# How a worker ends that is to start again as a member of another cluster, or of none.
+CLUSTER_CHANGED = 4
 # How a worker ends that cannot start: what the user can mend, wrong usage, and the rest (worker/errors.py).
 _START_FAILURES = (1, 2, 3)
 
@@ -66,7 +68,7 @@ def orders(wishes: Wishes, arguments: Sequence[str], options_with_value: Collect
     _check_cards(wishes)
     n_workers = len(wishes.devices)
     _check_ports(wishes.endpoint, n_workers)
-    replaced = {"--device", "--integrated", "--name", "--listen"} | (
+    replaced = {"--device", "--integrated", "--name", "--listen", "--join"} | (
         {"--ram"} if wishes.ram_bytes is not None else set()
     )
     kept = _without(arguments, replaced, options_with_value)
@@ -102,6 +104,8 @@ def delay_s(delay_before_s: float, lived_s: float) -> float:
 
 def how_it_ended(exit_code: int) -> str:
     """For a sentence; a number below 0 is that of a signal, as `subprocess` has it."""
+    if exit_code == CLUSTER_CHANGED:
+        return "left, because this machine's cluster has changed"
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from native import Device, LayerRange, MemoryUse, ModelLayout, NativeError, find_device
 from protos.caravan.v1 import error_pb2
+from protos.channels import Channels
 from protos.contract import frame_limit_bytes
 from worker import session
 from worker.cards import Place, free_beside, room_for
@@ -90,6 +91,7 @@ class Holder:
         loader: StageLoader,
         message_limit_bytes: int,
         keep_loaded_s: float,
+        channels: Channels,
     ) -> None:
         """Holds nothing.
 
@@ -105,6 +107,7 @@ class Holder:
         self._loader = loader
         self._message_limit_bytes = message_limit_bytes
         self._keep_loaded_s = keep_loaded_s
+        self._channels = channels
         self._countdown = Countdown()
         self._lock = threading.Lock()
         self._state: SessionState = IDLE
@@ -421,7 +424,7 @@ class Holder:
     def _connect(self, order: LoadOrder, stage: Stage) -> Hop:
         assert order.next_worker is not None, "only stages before the last have a hop"
         limit_bytes = frame_limit_bytes(stage.spec.params.n_batch, stage.layout.n_embd)
-        hop = Hop(order, order.next_worker, min(limit_bytes, self._message_limit_bytes))
+        hop = Hop(order, order.next_worker, min(limit_bytes, self._message_limit_bytes), self._channels)
         try:
             hop.connect()
         except BaseException:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from protos.caravan.v1 import error_pb2, frame_pb2, frame_pb2_grpc
+from protos.channels import Channels
 from protos.contract import EPOCH_METADATA_KEY, SESSION_METADATA_KEY, channel_options
 from protos.failures import detail_from_metadata
 from worker.errors import NeighbourError
@@ -36,11 +37,11 @@ LINE_TIMEOUT_S = 30.0
 class Hop:
     """The outlet of every stage but the last."""
 
-    def __init__(self, order: LoadOrder, neighbour: Neighbour, limit_bytes: int) -> None:
+    def __init__(self, order: LoadOrder, neighbour: Neighbour, limit_bytes: int, channels: Channels) -> None:
         """Nothing happens before `connect`; `limit_bytes` bounds a frame."""
         self._neighbour = neighbour
         self._queue: Handover[tuple[frame_pb2.FeedRequest, frame_pb2.StageTiming]] = Handover(CAPACITY)
-        self._channel = grpc.insecure_channel(neighbour.address, options=channel_options(limit_bytes))
+        self._channel = channels.channel(neighbour.address, channel_options(limit_bytes))
         self._metadata = (
             (SESSION_METADATA_KEY, order.session_id),
             (EPOCH_METADATA_KEY, str(order.epoch)),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import grpc
 
 from protos.caravan.v1 import control_pb2, control_pb2_grpc, error_pb2
+from protos.channels import Channels
 from protos.contract import channel_options
 from worker.errors import NeighbourError
 from worker.hop import check_reachable
@@ -34,14 +35,14 @@ class Link:
     bytes_per_s: float
 
 
-def measure_link(neighbour: Neighbour) -> Link:
+def measure_link(neighbour: Neighbour, channels: Channels) -> Link:
     """Blocks for some hundredths of a second on a LAN.
 
     Raises:
         NeighbourError: it cannot be reached, went away, or is no worker.
     """
     check_reachable(neighbour)
-    with grpc.insecure_channel(neighbour.address, options=channel_options()) as channel:
+    with channels.channel(neighbour.address, channel_options()) as channel:
         stub = control_pb2_grpc.ControlServiceStub(channel)
 
         def echo_s(n_bytes: int) -> float:

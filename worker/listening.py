@@ -62,10 +62,11 @@ class Endpoint:
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def check_allowed(endpoint: Endpoint, *, insecure: bool) -> None:
-    """Raises NotLoopbackError if it would open this machine to the network without being told to."""
-    if not insecure and not endpoint.is_loopback():
+def check_allowed(endpoint: Endpoint, *, is_member: bool, insecure: bool) -> None:
+    """Raises NotLoopbackError if it would open this machine to anybody on the network without being told to."""
+    if not insecure and not is_member and not endpoint.is_loopback():
         raise NotLoopbackError(
-            f"{endpoint.address()} can be reached from other machines, and nothing checks yet who calls: add"
-            " --insecure if everybody on that network may use this worker"
+            f"{endpoint.address()} can be reached from other machines, and this one is a member of no cluster, so"
+            " nothing checks who calls: make or join one with `caravan cluster create` or `join`,"
+            " or add --insecure if everybody on that network may use this worker"
         )

@@ -16,7 +16,7 @@ from coordinator.cli.config import default_path
 from coordinator.cli.console import emit
 from coordinator.cli.exits import ExitCode
 from coordinator.cli.interrupts import interruptible
-from coordinator.cli.options import discovery_timeout_option, option, worker_option
+from coordinator.cli.options import discovery_timeout_option, insecure_workers_option, option, worker_option
 from coordinator.cli.settings import Settings, debug_option
 from coordinator.diagnosis import Finding, Verdict, diagnose
 from coordinator.plan import columns
@@ -26,18 +26,22 @@ _MARKS = {Verdict.GOOD: "ok", Verdict.NOTE: "note", Verdict.BAD: "BAD"}
 
 @click.command("doctor")
 @worker_option
+@insecure_workers_option
 @discovery_timeout_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 @click.pass_context
-def command(ctx: click.Context, worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> int:
+def command(
+    ctx: click.Context, worker: tuple[str, ...], insecure_workers: bool, discovery_timeout: float, as_json: bool
+) -> int:
     """Look for what is wrong on this machine and between it and the workers; exits with 1 if something is.
 
     \b
     caravan doctor --worker 192.168.1.20:50051
     """  # fmt: skip
     with interruptible():
-        findings = [*_config(ctx), *asyncio.run(diagnose(worker, timeout_s=discovery_timeout))]
+        looking = diagnose(worker, timeout_s=discovery_timeout, insecure=insecure_workers)
+        findings = [*_config(ctx), *asyncio.run(looking)]
     emit((json.dumps([asdict(finding) for finding in findings], indent=2) if as_json else _shown(findings)) + "\n")
     is_well = all(finding.verdict is not Verdict.BAD for finding in findings)
     return ExitCode.OK if is_well else ExitCode.USER_ERROR

@@ -28,6 +28,7 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
     """The options as `Mesh.open` and `AsyncMesh.open` name them."""
     return {
         "workers": line.worker,
+        "insecure_workers": line.insecure_workers,
         "discover": line.discovery_timeout > 0,
         "discovery_timeout_s": line.discovery_timeout,
         "only": line.only,

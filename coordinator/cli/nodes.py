@@ -12,10 +12,11 @@ import click
 
 from coordinator.cli.console import emit, say
 from coordinator.cli.interrupts import interruptible
-from coordinator.cli.options import discovery_timeout_option, option, worker_option
+from coordinator.cli.options import discovery_timeout_option, insecure_workers_option, option, worker_option
 from coordinator.cli.progress import layers_text
 from coordinator.cli.settings import debug_option
 from coordinator.discovery import Discovery, discover
+from coordinator.membership import own_channels, strangers_text
 from coordinator.plan import columns, size
 from coordinator.telemetry import busy, power, temperature, used
 from coordinator.workers import CardFigures, FoundWorker
@@ -28,17 +29,26 @@ _BEHIND = ("LLAMA.CPP", "HOLDS")
 
 @click.command("nodes")
 @worker_option
+@insecure_workers_option
 @discovery_timeout_option
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
-def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) -> None:
+def command(worker: tuple[str, ...], insecure_workers: bool, discovery_timeout: float, as_json: bool) -> None:
     """List the workers on the network.
 
     \b
     caravan nodes --json
     """  # fmt: skip
+    channels = own_channels(insecure=insecure_workers)
+    looking = discover(
+        worker,
+        channels=channels,
+        insecure=insecure_workers,
+        mdns=discovery_timeout > 0,
+        timeout_s=discovery_timeout,
+    )
     with interruptible():
-        seen = asyncio.run(discover(worker, mdns=discovery_timeout > 0, timeout_s=discovery_timeout))
+        seen = asyncio.run(looking)
     if as_json:
         emit(json.dumps(_as_data(seen), indent=2) + "\n")
         return
@@ -46,6 +56,8 @@ def command(worker: tuple[str, ...], discovery_timeout: float, as_json: bool) ->
         emit(_table(seen.found))
     else:
         say("no worker was found: start one with `caravan worker`, here or on another computer")
+    if seen.n_strangers:
+        say(strangers_text(seen.n_strangers, channels))
     for left_out in seen.left_out:
         say(f"left out: {left_out.name} at {left_out.address}: {left_out.reason}")
 

@@ -15,8 +15,13 @@ from typing import Any, TypeVar
 
 import click
 
+from coordinator.cli.console import say
+from coordinator.cli.exits import UserError
 from coordinator.inventory.quantities import parse_bandwidth
 from native import LayerRange, SamplingParams
+from protos.cluster import Cluster
+from protos.joining import JoinCode, OtherClusterError, join
+from protos.secret_file import SecretFileError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,6 +44,7 @@ class LineOptions:
     """Which workers, and how the model lies over them. As `Mesh.open` takes them."""
 
     worker: tuple[str, ...]
+    insecure_workers: bool
     discovery_timeout: float
     context: int | None
     flash_attention: str
@@ -152,16 +158,30 @@ discovery_timeout_option = option(
 )
 
 
+insecure_workers_option = click.option(
+    "--insecure-workers",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Use workers on other computers that are members of no cluster, so that anybody may be them, and read along;"
+    " and no members.",
+)
+
+
 def line_options(command: Command) -> Command:
     """Adds the options of LineOptions; the command gets them as `line`."""
 
     @functools.wraps(command)
     def with_line(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
+        _join(given.pop("joined"))
         line = LineOptions(**{each.name: given.pop(each.name) for each in fields(LineOptions)})
         return command(line=line, **given)
 
     options = [
         worker_option,
+        insecure_workers_option,
+        click.option("--join", "joined", type=JoinCode(), allow_from_autoenv=False,
+                     help="Make this computer a member of the cluster with this join code first; needed once."
+                     " -: ask for it, or read it from stdin."),
         discovery_timeout_option,
         option("--context", "-c", type=click.IntRange(8, 1 << 23), metavar="TOKENS",
                help="Context of one sequence.  [default: what the model was trained for, at most 4096]"),
@@ -274,6 +294,17 @@ _DEFAULTS: dict[str, tuple[float, click.ParamType[Any], str]] = {
     "repeat_last_n": (64, click.IntRange(min=-1), "How many last tokens the penalties look at; -1: all."),
 }
 """llama-server's defaults and meanings."""
+
+
+def _join(cluster: Cluster | None) -> None:
+    """Raises UserError where this computer cannot become a member."""
+    if cluster is None:
+        return
+    try:
+        if join(cluster):
+            say(f"this computer is now a member of cluster {cluster.fingerprint}")
+    except (SecretFileError, OtherClusterError) as error:
+        raise UserError(str(error)) from None
 
 
 def _with_options(options: list[Callable[[Any], Any]], command: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,8 +24,10 @@ from protos.options import name_variables
 
 _COMMANDS = {
     "cache": "See, check and prune the weights that this machine keeps.",
+    "cluster": "See and change which computers are one cluster.",
     "demo": "Print a story through two worker processes on this machine.",
     "doctor": "Look for what is wrong on this machine and between it and the workers.",
+    "keys": "Make and remove the API keys of caravan serve.",
     "nodes": "List the workers on the network.",
     "plan": "Show which worker would hold which layers of a model; loads nothing.",
     "run": "Print what a model says to a prompt.",
@@ -88,7 +90,8 @@ def root(config: Path | None) -> None:
 
     \b
     Try it:   caravan demo
-    Use it:   caravan worker                              on every computer
+    Use it:   caravan worker                              on the first computer; it prints a code
+              caravan worker --join CODE                  on every other
               caravan run model.gguf "Once upon a time"   on one of them
 
     What an option is set to: the command line says it, else its environment variable, else the configuration file

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from coordinator.cli.access import AccessOptions, access_of, access_options
 from coordinator.cli.console import say
 from coordinator.cli.exits import ExitCode, StartError, StoppedError
 from coordinator.cli.interrupts import on_stop_signals
@@ -21,6 +22,7 @@ from coordinator.cli.options import LineOptions, json_progress_option, line_opti
 from coordinator.cli.progress import JsonProgress, LoadProgress, load_progress
 from coordinator.cli.settings import debug_option
 from coordinator.events import LoadEvent
+from coordinator.http.access import Access
 from coordinator.http.server import HttpServer, ListenAddress, bind
 from coordinator.http.service import Service
 from coordinator.mesh import AsyncMesh
@@ -48,12 +50,7 @@ class _ListenAddress(click.ParamType[ListenAddress]):
 @click.command("serve")
 @click.argument("model")
 @option("--listen", default="127.0.0.1:8080", type=_ListenAddress(), help="Where to listen; port 0: any free one.")
-@click.option(
-    "--insecure",
-    is_flag=True,
-    allow_from_autoenv=False,
-    help="Allow to listen beyond this machine, where anyone who reaches the port may use it.",
-)
+@access_options
 @option("--alias", metavar="NAME", help="The model's name for clients.  [default: the file's]")
 @option(
     "--queue",
@@ -81,7 +78,7 @@ class _ListenAddress(click.ParamType[ListenAddress]):
 def command(
     model: str,
     listen: ListenAddress,
-    insecure: bool,
+    access: AccessOptions,
     alias: str | None,
     queue: int,
     client_limit: int | None,
@@ -99,11 +96,7 @@ def command(
     \b
     caravan serve model.gguf --listen 127.0.0.1:8080
     """
-    if not listen.is_loopback and not insecure:
-        raise click.UsageError(
-            f"{listen} can be reached from other computers, and there are no keys yet: add --insecure if "
-            f"anyone there may use the model, or listen on 127.0.0.1:{listen.port}"
-        )
+    allowed = access_of(listen, access)
     try:
         listening = bind(listen)
     except OSError as error:
@@ -118,12 +111,12 @@ def command(
             "local_workers": local,
         }
         progress = load_progress(as_json=json_progress)
-        return asyncio.run(_serve(model, listen, listening, alias or model_name(model), progress, arguments))
+        return asyncio.run(_serve(model, allowed, listening, alias or model_name(model), progress, arguments))
 
 
 async def _serve(
     model: str,
-    address: ListenAddress,
+    access: Access,
     listening: socket.socket,
     name: str,
     progress: LoadProgress | JsonProgress,
@@ -131,7 +124,7 @@ async def _serve(
 ) -> int:
     """Answers `/health` while it loads, then requests; returns the exit code when everything is closed."""
     service = Service(name)
-    server = HttpServer(service, listening, address)
+    server = HttpServer(service, listening, access)
     stop = _Stop(server, service)
     with on_stop_signals(stop):
         serving = asyncio.create_task(server.run())

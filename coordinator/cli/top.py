@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import click
 from rich.console import Console, Group
@@ -13,12 +14,13 @@ from rich.live import Live
 from rich.text import Text
 
 from coordinator.cli.console import emit
-from coordinator.cli.exits import StartError
+from coordinator.cli.exits import StartError, UserError
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line_view import drawn, printed
 from coordinator.cli.options import option
 from coordinator.cli.settings import debug_option
 from coordinator.frame_log import KEPT_S
+from coordinator.http.api_keys import read_keys
 from coordinator.http.line_client import LineClient, NoLineError
 from coordinator.waterfall import LEAST_WINDOW_S, WINDOW_S
 
@@ -32,6 +34,12 @@ _ROWS = 30
 @click.command("top")
 @option("--url", default="http://127.0.0.1:8080", metavar="URL", help="Where caravan serve listens.")
 @option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where the server wants an API key: a file whose first line is one.",
+)
+@option(
     "--window",
     "window_s",
     default=WINDOW_S,
@@ -42,7 +50,7 @@ _ROWS = 30
 @option("--once", is_flag=True, help="One snapshot, also on a terminal.")
 @option("--json", "as_json", is_flag=True, help="Print one snapshot as JSON.")
 @debug_option
-def command(url: str, window_s: float, once: bool, as_json: bool) -> None:
+def command(url: str, api_key_file: Path | None, window_s: float, once: bool, as_json: bool) -> None:
     """Show what a served model's line does: its workers, requests and last frames, and what limits its speed.
 
     Live on a terminal, until Ctrl-C; one snapshot anywhere else.
@@ -51,7 +59,11 @@ def command(url: str, window_s: float, once: bool, as_json: bool) -> None:
     caravan top --url http://127.0.0.1:8080
     """  # fmt: skip
     try:
-        client = LineClient(url)
+        key = None if api_key_file is None else read_keys(api_key_file)[0]
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    try:
+        client = LineClient(url, key)
     except ValueError as error:
         raise click.UsageError(f"--url: {error}") from None
     with interruptible():

@@ -16,23 +16,27 @@ from coordinator.diagnosis.finding import Finding, Verdict
 from coordinator.diagnosis.graphics import graphics_cards, unused_cards
 from coordinator.diagnosis.multicast import multicast_finding
 from coordinator.discovery import discover
-from coordinator.errors import CaravanError
+from coordinator.errors import CaravanError, IdentityError
+from coordinator.membership import own_channels, strangers_text
 from coordinator.plan import size
 from coordinator.telemetry import figures_text
 from coordinator.workers import FoundWorker
 from native import LibraryMismatchError, versions
+from protos.channels import Channels
+from protos.cluster import cluster_path
 
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _LITTLE_DISK_BYTES = 1 << 30
 _PING_BYTES = 64
 
 
-async def diagnose(addresses: Sequence[str], *, timeout_s: float) -> list[Finding]:
+async def diagnose(addresses: Sequence[str], *, timeout_s: float, insecure: bool = False) -> list[Finding]:
     """Everything that can be told from here.
 
     Args:
         addresses: ``host:port`` of workers to ask beside those found by mDNS.
         timeout_s: How long to look for those; 0: not at all.
+        insecure: As with `discover`.
     """
     try:
         engine = [_engine()]
@@ -44,7 +48,7 @@ async def diagnose(addresses: Sequence[str], *, timeout_s: float) -> list[Findin
         *_huge_pages(),
         _cache(),
         *([await asyncio.to_thread(multicast_finding)] if timeout_s > 0 else []),
-        *await _network(addresses, timeout_s),
+        *await _of_cluster(addresses, timeout_s, insecure=insecure),
     ]
 
 
@@ -92,20 +96,41 @@ def _cache() -> Finding:
     return Finding("cache", Verdict.GOOD, f"{folder}, {size(free_bytes)} free")
 
 
-async def _network(addresses: Sequence[str], timeout_s: float) -> list[Finding]:
+async def _of_cluster(addresses: Sequence[str], timeout_s: float, *, insecure: bool) -> list[Finding]:
+    """Of which cluster this machine is, and who is there for it."""
     try:
-        seen = await discover(addresses, mdns=timeout_s > 0, timeout_s=timeout_s)
+        channels = own_channels(insecure=insecure)
+    except IdentityError as error:
+        return [Finding("cluster", Verdict.BAD, str(error), "nothing beyond this computer works without")]
+    if channels.is_secure:
+        own = Finding("cluster", Verdict.GOOD, f"a member of {channels.fingerprint} ({cluster_path()})")
+    else:
+        own = Finding(
+            "cluster",
+            Verdict.NOTE,
+            "a member of none, so only workers of this computer take part",
+            "`caravan worker` makes one, `caravan cluster join` joins one",
+        )
+    return [own, *await _network(addresses, channels, timeout_s, insecure=insecure)]
+
+
+async def _network(addresses: Sequence[str], channels: Channels, timeout_s: float, *, insecure: bool) -> list[Finding]:
+    try:
+        seen = await discover(addresses, channels=channels, insecure=insecure, mdns=timeout_s > 0, timeout_s=timeout_s)
     except (CaravanError, OSError) as error:
         return [
             Finding(
                 "network", Verdict.BAD, f"workers cannot be looked for: {error}", "name them with --worker HOST:PORT"
             )
         ]
-    findings = [await _worker(worker) for worker in seen.found]
+    findings = [await _worker(worker, channels) for worker in seen.found]
     findings += [
         Finding(left_out.name, Verdict.BAD, left_out.reason, f"look at the worker at {left_out.address}")
         for left_out in seen.left_out
     ]
+    if seen.n_strangers:
+        text = strangers_text(seen.n_strangers, channels)
+        findings.append(Finding("strangers", Verdict.NOTE, text, "`caravan cluster show` there tells which it is in"))
     if findings:
         return findings
     where = "by mDNS" if timeout_s > 0 else "at the addresses given"
@@ -120,8 +145,8 @@ async def _network(addresses: Sequence[str], timeout_s: float) -> list[Finding]:
     ]
 
 
-async def _worker(worker: FoundWorker) -> Finding:
-    client = WorkerClient(worker.address, worker.name)
+async def _worker(worker: FoundWorker, channels: Channels) -> Finding:
+    client = WorkerClient(worker.address, channels, worker.name)
     try:
         await client.echo(_PING_BYTES)  # connects
         round_trip_s = await client.echo(_PING_BYTES)

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from coordinator.admission import RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration
+from coordinator.http.access import Access
 from coordinator.http.body import read_body
 from coordinator.http.clients import client_of
 from coordinator.http.collecting import ClientGoneError, collect, until_begun
 from coordinator.http.errors import error_response
 from coordinator.http.forms import ChatForm, CompletionForm, Form, heading
 from coordinator.http.host_check import HostCheck
+from coordinator.http.key_check import IS_KNOWN, KeyCheck
 from coordinator.http.line_status import line_status, window_of
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.chat import ChatRequest
@@ -42,15 +45,21 @@ _NOBODY_LISTENS = 499
 """Status of an answer that no one will read; nginx's number for it."""
 
 
-def create_app(service: Service, allowed_names: Iterable[str] = ()) -> FastAPI:
+def create_app(service: Service, access: Access) -> FastAPI:
     """OpenAI's API over `service`.
 
     Args:
         service: what is served, may still be loading.
-        allowed_names: host names, beside this machine's own, under which it may be asked for.
+        access: who may ask.
     """
     app = FastAPI(title="Caravan", openapi_url=None)
-    app.add_middleware(HostCheck, allowed_names=tuple(allowed_names))
+    # The last one is the first that a request meets.
+    app.add_middleware(KeyCheck, keys=access.keys)
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(HostCheck, allowed_names=access.names, is_local=access.is_local)
     app.add_exception_handler(Exception, _answer_unexpected)
     for kind in (CaravanError, RejectedError, HTTPException, ClientGoneError):
         app.add_exception_handler(kind, _answer_error)
@@ -61,8 +70,10 @@ def create_app(service: Service, allowed_names: Iterable[str] = ()) -> FastAPI:
 
 def _add_status_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health")
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         status = HTTPStatus.OK if service.phase is ServicePhase.READY else HTTPStatus.SERVICE_UNAVAILABLE
+        if not request.scope[IS_KNOWN]:
+            return JSONResponse({"status": service.phase.value}, status)
         return _json(service.health(), status, exclude_none=True)
 
     @app.get("/line")

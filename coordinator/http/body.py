@@ -7,6 +7,7 @@ on the versions we allow, and its JSON reader lets lone surrogates through, whic
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 _MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 """How much of a body that is too large is read and dropped: who still sends would not see our answer."""
 
+_BODY_S = 120.0
+"""For all of a body: the largest one over 1 Mbit/s takes 67 s."""
+
 Model = TypeVar("Model", bound=RequestModel)
 
 
@@ -30,10 +34,14 @@ async def read_body(request: Request, model: type[Model]) -> Model:
     """The request's body as a `model`.
 
     Raises:
-        RejectedError: 415 not declared as JSON, 413 too large, 400 not JSON or not valid.
+        RejectedError: 415 not declared as JSON, 413 too large, 408 too slow, 400 not JSON or not valid.
     """
     _check_content_type(request.headers.get("content-type", ""))
-    raw = await _read_bounded(request)
+    try:
+        raw = await asyncio.wait_for(_read_bounded(request), _BODY_S)
+    except asyncio.TimeoutError:
+        message = f"the request's body did not come within {_BODY_S:.0f} s: send it faster, or a shorter one"
+        raise RejectedError(HTTPStatus.REQUEST_TIMEOUT, message, code="request_timeout") from None
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

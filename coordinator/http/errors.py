@@ -37,6 +37,7 @@ MEANINGS: Mapping[type[errors.CaravanError], HttpMeaning] = {
     errors.CaravanError: HttpMeaning(HTTPStatus.INTERNAL_SERVER_ERROR, _SERVER, "internal_error"),
     errors.NoWorkersError: HttpMeaning(_UNAVAILABLE, _SERVER, "no_workers"),
     errors.VersionMismatchError: HttpMeaning(_UNAVAILABLE, _SERVER, "version_mismatch"),
+    errors.IdentityError: HttpMeaning(_UNAVAILABLE, _SERVER, "no_identity"),
     errors.DuplicateNameError: HttpMeaning(_UNAVAILABLE, _SERVER, "duplicate_name"),
     errors.ModelError: HttpMeaning(_UNAVAILABLE, _SERVER, "model_error"),
     errors.ModelNotFoundError: HttpMeaning(_UNAVAILABLE, _SERVER, "model_file_not_found"),
@@ -100,6 +101,8 @@ def _status(error: Exception) -> HTTPStatus:
 
 
 def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, RejectedError) and error.status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, RejectedError):
         return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.OverloadedError | errors.ClientLimitError):

@@ -28,16 +28,18 @@ class LineClient:
 
     Args:
         url: `http://HOST:PORT` or https, with a path if the server lies behind one (a last `/v1` is left out).
+        key: An API key, where one is wanted.
 
     Raises:
         ValueError: It is no such address.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8080")
         self.url = url
+        self._headers = {"Accept": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
         self._is_secure = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/line"
@@ -63,7 +65,7 @@ class LineClient:
         kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=_TIMEOUT_S)
         try:
-            connection.request("GET", path, headers={"Accept": "application/json"})
+            connection.request("GET", path, headers=self._headers)
             response = connection.getresponse()
             return response.status, response.read(_MOST_BYTES)
         finally:

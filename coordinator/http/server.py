@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from coordinator.http.access import Access
 from coordinator.http.app import create_app
+from coordinator.http.patience import MAX_HEAD_BYTES, PatientProtocol
 from coordinator.http.service import Service
 
 _BACKLOG = 128
@@ -94,12 +96,15 @@ class HttpServer:
     Args:
         service: what it serves.
         listening: from `bind`; closed when the server ends.
-        address: as asked for; its name is let in by the Host header check.
+        access: who may ask.
     """
 
-    def __init__(self, service: Service, listening: socket.socket, address: ListenAddress) -> None:
+    def __init__(self, service: Service, listening: socket.socket, access: Access) -> None:
         config = uvicorn.Config(
-            create_app(service, allowed_names=[address.host]),
+            create_app(service, access),
+            http=PatientProtocol,
+            ws="none",
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             lifespan="off",
             log_level="warning",
             access_log=False,

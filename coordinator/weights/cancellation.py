@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 from coordinator.errors import CancelledError
+from protos.channels import hang_up
 
 
 class Cancellation:
@@ -58,5 +59,4 @@ class Cancellation:
 def wake(connection: socket.socket) -> None:
     """Ends whatever waits at a connection, on whichever thread; it stays that thread's to close."""
     with contextlib.suppress(OSError):
-        # Not `connection.shutdown`: that of a TLS connection takes its state away under the thread that reads.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        hang_up(connection)

@@ -18,6 +18,7 @@ from coordinator.weights.source import WeightSource
 from coordinator.workers import FoundWorker
 from native import LayerRange, ModelLayout
 from protos.caravan.v1 import weights_pb2
+from protos.channels import Channels
 from protos.weights import is_held
 
 T = TypeVar("T")
@@ -30,8 +31,9 @@ class Delivery:
         max_bytes_per_s: How fast each worker may fetch, from all sources together; None: no limit.
     """
 
-    def __init__(self, source: WeightSource, max_bytes_per_s: int | None) -> None:
+    def __init__(self, source: WeightSource, max_bytes_per_s: int | None, channels: Channels) -> None:
         self.source = source
+        self.channels = channels
         self._max_bytes_per_s = max_bytes_per_s
         self._hashes: TensorHashes | None = None
 
@@ -82,7 +84,7 @@ class StageDelivery:
         """The worker needs the coordinator, over so many connections."""
         if self._giving is None:
             host = self._worker.address.rpartition(":")[0].strip("[]")
-            receiver = Receiver(self._worker.name, host, self._worker.weights_port)
+            receiver = Receiver(self._worker.name, host, self._worker.weights_port, self._delivery.channels)
             source = self._delivery.source
             self._giving = Giving(source, self._delivery.hashes, receiver, self._hello, self._note_lost)
         self._giving.connect(n_connections)

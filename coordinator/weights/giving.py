@@ -2,8 +2,8 @@
 """Giving a model's weights to a worker that loads: connections to its weights port, each on a thread of its own that
 answers what is asked until the worker hangs up (weights.proto). Started and ended on the event loop, by `delivery`.
 
-From a file of this machine the bytes go to the connection without passing through this process (sendfile); from a
-server a piece is read whole before it is sent, so that an error can still be told.
+From a file of this machine the bytes go to the connection without passing through this process (sendfile), unless they
+must be encrypted; from a server a piece is read whole before it is sent, so that an error can still be told.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from coordinator.weights.hashes import TensorHashes
 from coordinator.weights.source import WeightReader, WeightSource
 from native import TensorLayout
 from protos.caravan.v1 import error_pb2, weights_pb2
+from protos.channels import Channels
 from protos.weights import PIECE_LIMIT_BYTES, ChannelError, greet, receive_message, send_message
 
 MAX_CONNECTIONS = 16
@@ -57,6 +59,7 @@ class Receiver:
     worker: str
     host: str
     port: int
+    channels: Channels
 
 
 class Giving:
@@ -142,6 +145,7 @@ class Giving:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.settimeout(_GREETING_TIMEOUT_S)
+            connection = receiver.channels.connected(connection)
             with self._cancellation.wakes(connection):
                 greet(connection, self._hello)
             # From here on the load bounds the time: when it ends, so does this.
@@ -187,7 +191,7 @@ class _Answers:
         self._reader = reader
         self._on_error = on_error
         self._buffer = bytearray()
-        self._sends_files = hasattr(os, "sendfile")
+        self._sends_files = hasattr(os, "sendfile") and not isinstance(connection, ssl.SSLSocket)
 
     def give(self, ask: weights_pb2.WeightsAsk) -> None:
         """Answers; with an error, if the source has one.

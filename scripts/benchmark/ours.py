@@ -125,6 +125,7 @@ def caravan(
         bounds = [n_layer * number // len(addresses) for number in range(len(addresses) + 1)]
         options: OpenOptions = {
             "workers": addresses,
+            "insecure_workers": True,
             "discover": False,
             "layer_ranges": [LayerRange(first, end) for first, end in pairwise(bounds)],
             "context": -(-context // _CELLS) * _CELLS,
@@ -141,7 +142,7 @@ def caravan(
 @contextlib.contextmanager
 def _worker(number: int, core: int, network: Network, place: Place) -> Iterator[str]:
     """The address of a worker with one thread."""
-    beyond = ("--insecure", "--listen", f"{place.host}:{_WORKER_PORT}") if place.prefix else ()
+    beyond = ("--listen", f"{place.host}:{_WORKER_PORT}") if place.prefix else ()
     with (
         started_worker(f"w{number}", *ON_CPU, *beyond, core=core, prefix=place.prefix) as worker,
         network.address(place, worker.port) as address,

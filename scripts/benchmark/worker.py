@@ -45,7 +45,7 @@ def started_worker(
     """
     # With a parent it is the worker itself, and not its supervisor.
     command = [*prefix, sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", name]
-    command += ["--parent-pid", str(os.getpid()), *options]
+    command += ["--parent-pid", str(os.getpid()), "--insecure", *options]
     with process(command, core=core, environment=environment) as running:
         assert running.stdout is not None
         yield Started(running.pid, json.loads(running.stdout.readline())["address"])

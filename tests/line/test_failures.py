@@ -31,6 +31,7 @@ from coordinator import (
     WorkerLostError,
 )
 from coordinator.control import WorkerClient
+from protos.channels import PLAIN
 from tests.line.conftest import N_CTX, StartWorker, open_mesh
 from tests.line.giant import write_giant
 from tests.line.processes import WorkerProcess
@@ -106,7 +107,7 @@ def test_a_worker_that_drops_the_session_under_way_is_named(start_worker: StartW
     workers = [start_worker(name) for name in ("one", "two")]
 
     async def unload() -> None:
-        client = WorkerClient(workers[1].address)
+        client = WorkerClient(workers[1].address, PLAIN)
         (stage,) = (await client.describe()).loaded
         assert await client.unload(stage.session_id)
         await client.close()

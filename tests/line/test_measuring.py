@@ -13,6 +13,7 @@ import pytest_asyncio
 from coordinator.control import BenchmarkOrder, StageOrder, StageSources, WorkerClient
 from coordinator.errors import PlanError, WorkerBusyError, WorkerLostError
 from native import ContextParams, LayerRange, read_layout
+from protos.channels import PLAIN
 from tests.line.conftest import StartWorker
 from tests.line.processes import WorkerProcess
 
@@ -37,7 +38,7 @@ async def client(
     """The control side of a fresh worker, which remembers nothing."""
     monkeypatch.setenv("CARAVAN_CACHE", str(tmp_path))
     worker = start_worker("shed")
-    client = WorkerClient(worker.address, worker.name)
+    client = WorkerClient(worker.address, PLAIN, worker.name)
     yield client
     await client.close()
 

@@ -35,8 +35,8 @@ _LIMIT_BYTES = 64 << 20
 
 
 def worker_command(*arguments: str) -> list[str]:
-    """The command line of a worker."""
-    return [sys.executable, "-m", "worker", *arguments]
+    """The command line of a worker, on loopback unless told otherwise: else it would make a cluster."""
+    return [sys.executable, "-m", "worker", "--listen", "127.0.0.1:0", *arguments]
 
 
 class WorkerProcess:

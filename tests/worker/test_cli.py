@@ -49,7 +49,7 @@ def assert_one_sentence(result: subprocess.CompletedProcess[str], code: int) -> 
 def test_help_holds_a_line_to_paste() -> None:
     result = run("--help")
     assert result.returncode == 0
-    assert "\n    caravan worker\n" in result.stdout
+    assert "\n    caravan worker  " in result.stdout
     assert result.stdout.startswith("Usage: caravan worker")
 
 
@@ -159,11 +159,12 @@ def test_a_port_that_another_program_has_is_one_sentence() -> None:
         assert_one_sentence(run("--no-mdns", "--listen", f"127.0.0.1:{port}"), 3)
 
 
-def test_listening_beyond_this_machine_wants_insecure_typed_out() -> None:
-    complaint = assert_one_sentence(run("--no-mdns", "--listen", "0.0.0.0:0"), 1)
+def test_listening_beyond_this_machine_without_a_cluster_wants_insecure_typed_out() -> None:
+    beyond = ("--no-mdns", "--listen", "0.0.0.0:0", "--parent-pid", str(os.getpid()))
+    complaint = assert_one_sentence(run(*beyond), 1)
     assert "--insecure" in complaint
-    assert_one_sentence(run("--no-mdns", "--listen", "0.0.0.0:0", CARAVAN_WORKER_INSECURE="1"), 1)
-    assert run("--no-mdns", "--listen", "0.0.0.0:0", "--insec").returncode == 2
+    assert_one_sentence(run(*beyond, CARAVAN_WORKER_INSECURE="1"), 1)
+    assert run(*beyond, "--insec").returncode == 2
 
 
 def test_insecure_listens_on_every_interface(start_worker: StartWorker) -> None:
@@ -175,14 +176,14 @@ def test_insecure_listens_on_every_interface(start_worker: StartWorker) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
 def test_loopback_is_allowed(host: str) -> None:
-    check_allowed(Endpoint(host, 0), insecure=False)
+    check_allowed(Endpoint(host, 0), is_member=False, insecure=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "8.8.8.8", "fe80::1"])
 def test_everything_else_is_not(host: str) -> None:
     with pytest.raises(NotLoopbackError):
-        check_allowed(Endpoint(host, 0), insecure=False)
-    check_allowed(Endpoint(host, 0), insecure=True)
+        check_allowed(Endpoint(host, 0), is_member=False, insecure=False)
+    check_allowed(Endpoint(host, 0), is_member=False, insecure=True)
 
 
 def test_addresses_are_read_as_people_write_them() -> None:

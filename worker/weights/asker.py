@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from protos.caravan.v1 import weights_pb2
+from protos.channels import hang_up
 from protos.weights import HASH_BYTES, ChannelError, receive_into, receive_message, send_message
 from worker.weights.sources import COORDINATOR, Source
 from worker.weights.steps import Ask, AskAddress, AskHash, AskPiece
@@ -90,7 +91,7 @@ class Asker:
             self._ask_and_receive()
         except FetchOverError:
             pass
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             reason = f"{self.source} gave nothing for {self._stall_s:.0f} s"
         except ChannelError as error:
             reason = f"{self.source}: {error}"
@@ -112,7 +113,7 @@ class Asker:
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                hang_up(connection)
 
     def _ask_and_receive(self) -> None:
         while True:

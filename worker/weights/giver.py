@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Gives what is here of a model to another worker that asks for it: one connection, on the thread of its caller.
 
-From the file to the socket by the system itself (sendfile); where there is none, through a buffer.
+From the file to the socket by the system itself (sendfile); where there is none, or it must be encrypted, through a
+buffer.
 """
 
 import os
 import socket
+import ssl
 from collections.abc import Callable
 
 from protos.caravan.v1 import error_pb2, weights_pb2
@@ -74,7 +76,7 @@ def _send_file(connection: socket.socket, fd: int, offset: int, n_bytes: int) ->
 
 def _send_some(connection: socket.socket, fd: int, offset: int, n_bytes: int) -> int:
     """As sendfile: how much was sent; 0 at the end of the file."""
-    if hasattr(os, "sendfile"):
+    if hasattr(os, "sendfile") and not isinstance(connection, ssl.SSLSocket):
         return os.sendfile(connection.fileno(), fd, offset, n_bytes)
     data = os.pread(fd, min(n_bytes, _BUFFER_BYTES), offset)
     connection.sendall(data)

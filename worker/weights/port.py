@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from protos.caravan.v1 import error_pb2, weights_pb2
+from protos.channels import Channels, greet_tls, hang_up
 from protos.weights import ChannelError, receive_greeting, welcome
 from worker.errors import PortError
 from worker.listening import Endpoint
@@ -37,12 +38,13 @@ Take = Callable[[socket.socket], bool]
 class WeightsPort:
     """A listening socket, from the moment it is made until `close`."""
 
-    def __init__(self, endpoint: Endpoint, open_model: Open) -> None:
+    def __init__(self, endpoint: Endpoint, open_model: Open, channels: Channels) -> None:
         """Listens on the host of `endpoint`, at any free port.
 
         Raises:
             PortError: it cannot.
         """
+        self.channels = channels
         self._open = open_model
         self._lock = threading.Lock()
         self._expected: dict[tuple[str, int], tuple[str, Take]] = {}
@@ -74,15 +76,15 @@ class WeightsPort:
         # Closing a socket does not wake a thread that waits for it.
         for each in (self._listener, *connections):
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                hang_up(each)
         self._listener.close()
         self._thread.join()
 
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._listener.accept()
-            except OSError:
+                connection = self.channels.accepted(self._listener.accept()[0])
+            except (OSError, ValueError):
                 if self._is_closed:
                     return
                 # Too many open files, or whoever connected is gone already.
@@ -96,7 +98,7 @@ class WeightsPort:
                 stranger = self._strangers.pop(0) if len(self._strangers) > _MAX_STRANGERS else None
             if stranger is not None:
                 with contextlib.suppress(OSError):
-                    stranger.shutdown(socket.SHUT_RDWR)
+                    hang_up(stranger)
             if not is_welcome:
                 connection.close()
                 continue
@@ -107,6 +109,7 @@ class WeightsPort:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.settimeout(_GREETING_S)
+            greet_tls(connection)
             hello = receive_greeting(connection)
             with self._lock:
                 self._forget_stranger(connection)

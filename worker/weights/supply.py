@@ -12,6 +12,7 @@ from native import ModelLayout
 from native.partial_file import can_be_streamed
 from native.placement import tensors_elsewhere
 from protos.caravan.v1 import weights_pb2
+from protos.channels import Channels
 from protos.weights import greet
 from worker.loading import Reporter
 from worker.model_files import ModelFiles
@@ -80,7 +81,7 @@ class Supply:
             if tensor.n_bytes and tensor not in elsewhere and (tensor.layer is None or tensor.layer < layout.n_layer)
         ]
         needed.sort(key=lambda number: (layout.tensors[number].file_index, layout.tensors[number].offset_bytes))
-        connect = partial(_connect, layout.identity)
+        connect = partial(_connect, self._port.channels, layout.identity)
         sources = order.sources or _NO_SOURCES
         may_read = len(sources.addresses) == len(layout.files) and self._internet.may_try(sources.addresses)
         fetch = Fetch(
@@ -103,12 +104,13 @@ class Supply:
             fetch.close()
 
 
-def _connect(identity: str, peer: Peer) -> socket.socket:
+def _connect(channels: Channels, identity: str, peer: Peer) -> socket.socket:
     """A connection to a peer that is welcome there. Raises ChannelError, OSError."""
     connection = socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(_GREETING_S)
+        connection = channels.connected(connection)
         greet(connection, weights_pb2.WeightsHello(role=weights_pb2.WEIGHTS_ROLE_ASKER, identity=identity))
     except BaseException:
         connection.close()

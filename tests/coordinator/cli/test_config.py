@@ -140,7 +140,7 @@ def test_what_the_file_says_of_workers_is_not_about_an_inventory(tmp_path: Path)
             ": [run] queue = 3: caravan run has no option of that name: `caravan run --help` lists th",
         ),
         ("[rnu]\nbatch = 3", ": [rnu] is no command's table: is it [run]?"),
-        ("[garden]", ": [garden] is no command's table: there are [cache], [demo], "),
+        ("[garden]", ": [garden] is no command's table: there are [cache], [cluster], [demo], "),
         ("run = 3", ": run = 3: run is a command: write its options below [run]"),
         ("batch = 3\n[caravan]\nbatch = 4", ": [caravan] batch = 4: it is at the top of the file too"),
         ("max-tokens = 3\nmax_tokens = 4", ": max-tokens is there with - and with _: take one of them out"),
@@ -206,6 +206,7 @@ def test_the_workers_table_reaches_its_program(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(
         'batch = 8\n[worker]\nname = "attic"\nreserve = "900TiB"\nno-mdns = true\njson = true\nthreads = 1\n'
+        'listen = "127.0.0.1:0"\n'
     )
     with started("--config", config, "worker", CARAVAN_WORKER_NAME="cellar") as process:
         assert process.stdout is not None
@@ -241,7 +242,7 @@ def test_help_tells_every_option_s_variable_which_is_called_like_its_flag() -> N
     for name, flag, option, context in _every_option():
         record = option.get_help_record(context)
         assert record is not None
-        if flag != "insecure":
+        if flag not in ("insecure", "insecure-workers", "join"):
             flags.add(f"{name} {flag}")
             assert f"[env var: CARAVAN_{name.upper()}_{flag.upper().replace('-', '_')}" in record[1], (name, flag)
         else:

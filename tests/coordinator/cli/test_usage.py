@@ -10,7 +10,7 @@ import pytest
 
 from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan
 
-_COMMANDS = ("cache", "demo", "doctor", "nodes", "plan", "run", "serve", "top", "worker")
+_COMMANDS = ("cache", "cluster", "demo", "doctor", "keys", "nodes", "plan", "run", "serve", "top", "worker")
 
 
 def test_help_names_every_command_and_a_line_to_paste() -> None:
@@ -48,7 +48,9 @@ def test_help_of_a_command_holds_a_line_to_paste(command: str) -> None:
         (("run", "demo", "hello", "--system", "be brief"), "--system needs --chat"),
         (("run", "demo", "hello", "--grammar-file", "nowhere.gbnf"), "'nowhere.gbnf' does not exist"),
         (("serve", "demo", "--listen", "8080"), "'8080' is not HOST:PORT"),
-        (("serve", "demo", "--listen", "0.0.0.0:0"), "add --insecure"),
+        (("serve", "demo", "--cors", "*"), "add --require-key"),
+        (("serve", "demo", "--cors", "example.org"), "is no web page's origin"),
+        (("serve", "demo", "--insecure", "--require-key"), "leave it out, or the keys"),
     ],
 )
 def test_wrong_usage_is_told_in_one_sentence(args: tuple[str, ...], sentence: str) -> None:

@@ -36,6 +36,16 @@ def test_addresses_and_own_names_are_let_in(header: str) -> None:
     assert HostCheck(_unused).allows(f"{socket.gethostname()}:8080")
 
 
+@pytest.mark.parametrize("header", ["localhost:8080", "127.0.0.1", "[::1]:1", "llama.home"])
+def test_on_this_machine_localhost_and_names_that_were_given_are_let_in(header: str) -> None:
+    assert HostCheck(_unused, ["Llama.home."], is_local=True).allows(header)
+
+
+@pytest.mark.parametrize("header", ["192.168.1.9:80", socket.gethostname(), "llama.home:8080"])
+def test_on_this_machine_others_are_not(header: str) -> None:
+    assert not HostCheck(_unused, is_local=True).allows(header)
+
+
 @pytest.mark.parametrize("header", ["", "evil.example", "localhost.evil.example:8080", "127.0.0.1.evil.example", "["])
 def test_foreign_names_are_turned_away(header: str) -> None:
     assert not HostCheck(_unused).allows(header)

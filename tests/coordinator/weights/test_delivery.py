@@ -22,6 +22,7 @@ from coordinator.weights.progress import LoadReport
 from coordinator.workers import BuildVersions, FoundWorker, StageMemory, WorkerDevice
 from native import ContextParams, LayerRange
 from protos.caravan.v1 import error_pb2
+from protos.channels import PLAIN
 from protos.weights import held_bits
 from tests.coordinator.weights.contract_worker import ContractWorker, contract_worker
 from tests.coordinator.weights.reading import true_tensor
@@ -53,7 +54,7 @@ async def _load(
 ) -> StageMemory:
     """As a line does it."""
     found = _found(worker.name, worker.address, worker.port.number)
-    client = WorkerClient(worker.address, worker.name)
+    client = WorkerClient(worker.address, PLAIN, worker.name)
     layout = delivery.source.layout
     layers = LayerRange(0, layout.n_layer)
     order = StageOrder(delivery.source.told_path, layout.identity, layers, ContextParams())
@@ -72,7 +73,7 @@ async def test_a_worker_without_the_header_gets_it_and_says_what_it_holds(
 ) -> None:
     worker.held = {1, 9}
     found, silent = _found("attic", worker.address, worker.port.number), _found("old", "127.0.0.1:9", 0)
-    client = WorkerClient(worker.address, "attic")
+    client = WorkerClient(worker.address, PLAIN, "attic")
     offered = await offer_all(source, [found, silent], {"attic": client, "old": client})
     attic, old = offered.workers
     assert attic.held_tensors == held_bits([number in (1, 9) for number in range(len(source.layout.tensors))])
@@ -93,7 +94,7 @@ async def test_headers_of_all_parts_are_put(tmp_path: Path, model: Path) -> None
     paths = split_model(model, tmp_path / "big")
     source = LocalSource.open("big", paths[0])
     async with contract_worker("attic", source.layout) as worker:
-        client = WorkerClient(worker.address, "attic")
+        client = WorkerClient(worker.address, PLAIN, "attic")
         await offer_all(source, [_found("attic", worker.address, worker.port.number)], {"attic": client})
         await client.close()
     sizes = enumerate(source.layout.header_bytes)
@@ -104,7 +105,7 @@ async def test_who_has_no_room_for_the_header_is_left_out_with_the_reason(
     source: LocalSource, worker: ContractWorker
 ) -> None:
     worker.put_error = error_pb2.ErrorDetail(code=error_pb2.ERROR_CODE_DISK_FULL, message="the disk is full")
-    client = WorkerClient(worker.address, "attic")
+    client = WorkerClient(worker.address, PLAIN, "attic")
     offered = await offer_all(source, [_found("attic", worker.address, worker.port.number)], {"attic": client})
     await client.close()
     assert offered.workers == ()
@@ -117,7 +118,7 @@ async def test_a_load_gets_every_tensor_that_it_asks_for(
     source: LocalSource, worker: ContractWorker, model_bytes: bytes
 ) -> None:
     reports: list[LoadReport] = []
-    memory = await _load(Delivery(source, 12345), worker, on_report=reports.append)
+    memory = await _load(Delivery(source, 12345, PLAIN), worker, on_report=reports.append)
     assert memory.weights_bytes == source.layout.n_bytes == reports[-1].fetched_bytes == reports[0].to_fetch_bytes
     for number, tensor in enumerate(source.layout.tensors):
         true = true_tensor(source, tensor.name, model_bytes)
@@ -137,7 +138,7 @@ async def test_a_load_is_told_of_peers_that_hold_what_it_needs(source: LocalSour
         _found("empty", "10.0.0.8:5000", 5001, held_bits([False] * n_tensors)),
         _found("closed", "10.0.0.9:5000", 0, has_one),
     ]
-    delivery = Delivery(source, None)
+    delivery = Delivery(source, None, PLAIN)
     peers = (Peer("cellar", "10.0.0.7:5001", has_one), Peer("v6", "[fe80::1]:5001", has_one))
     assert delivery.sources(others[0], LayerRange(2, 4), others).peers == peers
     assert delivery.sources(others[0], LayerRange(0, 3), others).peers == ()
@@ -161,7 +162,7 @@ async def test_why_the_source_fails_is_why_the_load_fails(tmp_path: Path, model:
         worker.during = lambda: path.write_bytes(b"GGUF")
         worker.failure = error_pb2.ErrorDetail(code=error_pb2.ERROR_CODE_NO_SOURCE, message="nobody gives it")
         with pytest.raises(SourceError, match=r"attic: .*mine\.gguf changed after it was opened"):
-            await _load(Delivery(source, None), worker)
+            await _load(Delivery(source, None, PLAIN), worker)
         assert [error.code for error in worker.errors] == [error_pb2.ERROR_CODE_NO_SOURCE]
 
 
@@ -173,7 +174,7 @@ async def test_a_weights_port_that_cannot_be_reached_ends_the_load(source: Local
     with pytest.raises(
         WeightsError, match=r"weights cannot be given to attic: port 1 of 127\.0\.0\.1 cannot be reached"
     ):
-        await _load(Delivery(source, None), worker)
+        await _load(Delivery(source, None, PLAIN), worker)
     waiting.set()
     port.close()
 
@@ -187,7 +188,7 @@ async def test_a_load_that_is_called_off_leaves_nothing_behind(source: LocalSour
         if report.fetched_bytes:
             begun.set()
 
-    loading = asyncio.ensure_future(_load(Delivery(source, None), worker, on_report=note))
+    loading = asyncio.ensure_future(_load(Delivery(source, None, PLAIN), worker, on_report=note))
     await begun.wait()
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):

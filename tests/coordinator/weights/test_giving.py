@@ -26,6 +26,7 @@ from coordinator.weights.giving import Giving, Receiver
 from coordinator.weights.hashes import TensorHashes
 from coordinator.weights.source import WeightSource
 from protos.caravan.v1 import error_pb2, weights_pb2
+from protos.channels import PLAIN
 from protos.weights import PIECE_LIMIT_BYTES, ChannelClosedError, send_message
 from tests.coordinator.weights.asker import Asker, Port, open_port
 from tests.coordinator.weights.conftest import Finder
@@ -55,7 +56,7 @@ def giving_to(port: Port, source: WeightSource, hashes: TensorHashes | None = No
     hello = weights_pb2.WeightsHello(
         role=weights_pb2.WEIGHTS_ROLE_GIVER, identity=source.layout.identity, session_id="s", epoch=3
     )
-    receiver = Receiver("attic", "127.0.0.1", port.number)
+    receiver = Receiver("attic", "127.0.0.1", port.number, PLAIN)
     giving = Giving(source, hashes or TensorHashes(source), receiver, hello, lost.append)
     try:
         giving.connect(1)
@@ -245,7 +246,7 @@ def test_a_worker_that_takes_nothing_is_told_of(model: Path, find: Finder, is_th
     source = find(model)
     lost: queue.SimpleQueue[WeightsError] = queue.SimpleQueue()
     with open_port() as port:
-        receiver = Receiver("attic", "127.0.0.1", port.number)
+        receiver = Receiver("attic", "127.0.0.1", port.number, PLAIN)
         if not is_there:
             port.close()
         giving = Giving(source, TensorHashes(source), receiver, weights_pb2.WeightsHello(), lost.put)
@@ -265,7 +266,11 @@ def test_a_worker_that_takes_nothing_is_told_of(model: Path, find: Finder, is_th
 def test_no_worker_gets_any_number_of_connections(port: Port, model: Path, find: Finder) -> None:
     source = find(model)
     giving = Giving(
-        source, TensorHashes(source), Receiver("attic", "127.0.0.1", port.number), weights_pb2.WeightsHello(), print
+        source,
+        TensorHashes(source),
+        Receiver("attic", "127.0.0.1", port.number, PLAIN),
+        weights_pb2.WeightsHello(),
+        print,
     )
     giving.connect(1 << 31)
     giving.connect(5)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from protos.caravan.v1 import weights_pb2
+from protos.channels import PLAIN, Channels
+from protos.cluster import Cluster
 from protos.weights import (
     MAGIC,
     MESSAGE_LIMIT_BYTES,
@@ -32,9 +34,10 @@ _CONTENT = bytes(range(256)) * 100
 _TENSORS = ((100, 5000), (5100, 20000))
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[WeightsPort]:
+@pytest.fixture(params=["plain", "of a cluster"])
+def port(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WeightsPort]:
     """One that has two tensors of the model "held"."""
+    channels = PLAIN if request.param == "plain" else Channels(Cluster.new())
     path = tmp_path / "model"
     path.write_bytes(_CONTENT)
     with path.open("rb") as file:
@@ -46,13 +49,13 @@ def port(tmp_path: Path) -> Iterator[WeightsPort]:
         def open_model(identity: str) -> Iterator[Find | None]:
             yield find if identity == "held" else None
 
-        port = WeightsPort(Endpoint("127.0.0.1", 0), open_model)
+        port = WeightsPort(Endpoint("127.0.0.1", 0), open_model, channels)
         yield port
         port.close()
 
 
 def _connect(port: WeightsPort) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port.port), timeout=5)
+    return port.channels.connected(socket.create_connection(("127.0.0.1", port.port), timeout=5))
 
 
 @contextmanager
