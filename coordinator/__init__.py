@@ -23,6 +23,7 @@ from coordinator.errors import (
     DoesNotFitError,
     DuplicateNameError,
     EngineError,
+    FrameRefusedError,
     InvalidRequestError,
     InventoryError,
     ModelError,
@@ -30,6 +31,7 @@ from coordinator.errors import (
     NoWorkersError,
     OverloadedError,
     PlanError,
+    PoisonError,
     PromptTooLongError,
     RequestError,
     SessionLostError,
@@ -41,14 +43,16 @@ from coordinator.errors import (
     WorkerBusyError,
     WorkerError,
     WorkerLostError,
+    WorkerSilentError,
     WorkerStartError,
 )
-from coordinator.events import LoadEvent, LoadPhase
+from coordinator.events import LineChange, LineEvent, LoadEvent, LoadPhase
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
 from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
 from coordinator.prediction import Prediction
+from coordinator.recovery import Recovered
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import LineFigures
@@ -82,6 +86,7 @@ __all__ = [
     "FinishReason",
     "FlashAttention",
     "FoundWorker",
+    "FrameRefusedError",
     "Generation",
     "InvalidRequestError",
     "InventoryError",
@@ -90,6 +95,8 @@ __all__ = [
     "Limit",
     "LimitKind",
     "LineActivity",
+    "LineChange",
+    "LineEvent",
     "LineFigures",
     "LoadEvent",
     "LoadPhase",
@@ -105,8 +112,10 @@ __all__ = [
     "OverloadedError",
     "Plan",
     "PlanError",
+    "PoisonError",
     "Prediction",
     "PromptTooLongError",
+    "Recovered",
     "RequestError",
     "SamplingParams",
     "SessionLostError",
@@ -125,6 +134,7 @@ __all__ = [
     "WorkerDevice",
     "WorkerError",
     "WorkerLostError",
+    "WorkerSilentError",
     "WorkerStartError",
     "discover",
 ]

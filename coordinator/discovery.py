@@ -17,7 +17,7 @@ from typing import TypeAlias
 from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from coordinator.control import WorkerClient
+from coordinator.control import DESCRIBE_TIMEOUT_S, WorkerClient
 from coordinator.errors import CaravanError, DuplicateNameError, VersionMismatchError
 from coordinator.workers import FoundWorker, LeftOutWorker
 from native import Versions, versions
@@ -51,6 +51,7 @@ async def discover(
     wanted: int | None = None,
     own: Versions | None = None,
     telemetry: bool = True,
+    answer_timeout_s: float = DESCRIBE_TIMEOUT_S,
 ) -> Discovery:
     """Finds workers.
 
@@ -61,11 +62,12 @@ async def discover(
         wanted: Stop listening when so many that can take part are known.
         own: The build that workers must have; None: this process's.
         telemetry: Whether to ask for what the drivers of their cards tell, which may take a tenth of a second.
+        answer_timeout_s: How long each of them has to answer.
 
     Raises:
         DuplicateNameError: Two workers that can take part have one name.
     """
-    search = _Search(own or versions(), given=tuple(dict.fromkeys(addresses)), telemetry=telemetry)
+    search = _Search(own or versions(), tuple(dict.fromkeys(addresses)), answer_timeout_s, telemetry=telemetry)
     try:
         if mdns:
             async with _browsing(search.hear):
@@ -81,8 +83,9 @@ _Answer: TypeAlias = FoundWorker | LeftOutWorker
 class _Search:
     """The questions under way: one per address given, one per record heard."""
 
-    def __init__(self, own: Versions, given: Sequence[str], *, telemetry: bool) -> None:
+    def __init__(self, own: Versions, given: Sequence[str], answer_timeout_s: float, *, telemetry: bool) -> None:
         self._own = own
+        self._answer_timeout_s = answer_timeout_s
         self._telemetry = telemetry
         self._changed = asyncio.Event()
         self._asked: list[asyncio.Task[_Answer | None]] = []
@@ -149,7 +152,7 @@ class _Search:
     async def _ask(self, address: str, name: str = "") -> _Answer:
         client = WorkerClient(address, name)
         try:
-            worker = await client.describe(telemetry=self._telemetry)
+            worker = await client.describe(self._answer_timeout_s, telemetry=self._telemetry)
         except CaravanError as error:
             return LeftOutWorker(name or address, address, error)
         finally:

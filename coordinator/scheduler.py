@@ -170,6 +170,33 @@ class Scheduler:
             self.end(request_id)
         return ids
 
+    def under_way(self) -> list[int]:
+        """The requests that frames in the line may be of."""
+        in_flight = {sequence.request.id for frame in self._in_flight for sequence, _, _ in frame.rows}
+        prefilling = {sequence.request.id for sequence in self._sequences.values() if sequence.is_prefilling}
+        return sorted((in_flight & self._sequences.keys()) | (prefilling if self._in_flight else set()))
+
+    def restart(self, limits: Limits, pace: Pace) -> None:
+        """The line is another one, whose caches are empty: what was in flight is forgotten, and every sequence that has
+        a slot is prefilled again and then goes on from its last token.
+
+        Args:
+            limits: As before, but for the stages.
+            pace: Of the new line.
+        """
+        self.limits, self.pace = limits, pace
+        self.speculation.restart(limits, pace)
+        self._in_flight.clear()
+        self._lanes_in_flight.clear()
+        self._operations, self._ended_slots = [], []
+        self._n_frames = self._n_chunks_in_flight = self._n_decode_frames = self._last_lane = 0
+        self._slots.clear()
+        running = [each for each in self._sequences.values() if each.phase is not Phase.WAITING]
+        for sequence in running:
+            sequence.restart(self._slots.tokens(sequence.slot))
+        self._decoding.clear()
+        self._prefilling = deque(sorted(running, key=_slot_of))
+
     def offer(self, offer: Offer) -> bool:
         """A draft model has guessed; whether there may be something to send."""
         sequence = self._sequences.get(offer.request_id)
@@ -258,9 +285,7 @@ class Scheduler:
         """A sampled token: whether it was guessed, and is in the line already; else it is one to send next."""
         position, cached = len(sequence.text), sequence.cached
         if sequence.phase is Phase.PREFILL:
-            sequence.phase = Phase.DECODE
-            if not sequence.is_paused:
-                bisect.insort(self._decoding, sequence, key=_slot_of)
+            self._begin_decoding(sequence)
             self.speculation.begin(sequence)
         sequence.text.append(token)
         self.speculation.note_token(sequence, token)
@@ -275,6 +300,11 @@ class Scheduler:
             sequence.n_wrong += 1
         sequence.is_ready = True
         return False
+
+    def _begin_decoding(self, sequence: RunningSequence) -> None:
+        sequence.phase = Phase.DECODE
+        if not sequence.is_paused:
+            bisect.insort(self._decoding, sequence, key=_slot_of)
 
     def _admit(self) -> None:
         while self._waiting and self._slots.n_free:
@@ -380,15 +410,13 @@ class Scheduler:
 
     def _prefill_frame(self) -> PlannedFrame:
         sequence = self._prefilling.popleft()
-        prompt, cached = sequence.request.prompt, sequence.cached
+        text, cached = sequence.to_prefill, sequence.cached
         start = len(cached)
         frame = self._new_frame()
         if not sequence.n_chunk:
-            sequence.n_chunk = self.pace.n_chunk(len(prompt) - start, self._n_largest_chunk)
-            frame.starts.append(Start(sequence.slot, sequence.request, sequence.n_reused))
-            self.n_prompt_tokens += len(prompt)
-            self.n_reused_tokens += sequence.n_reused
-        chunk = prompt[start : start + self._n_chunk_now(sequence)]
+            sequence.n_chunk = self.pace.n_chunk(len(text) - start, self._n_largest_chunk)
+            frame.starts.append(self._start_of(sequence))
+        chunk = text[start : start + self._n_chunk_now(sequence)]
         end = start + len(chunk)
         frame.tokens = list(chunk)
         frame.positions = list(range(start, end))
@@ -397,14 +425,26 @@ class Scheduler:
         self._n_decode_frames = 0
         self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
-        if end < len(prompt):
+        if end < len(text):
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
             self._prefilling.append(sequence)
+        elif sequence.n_generated:
+            # Its last token follows as any other does.
+            sequence.is_ready = True
+            self._begin_decoding(sequence)
         else:
             frame.outputs = [len(chunk) - 1]
             rows = ((sequence, 1, 0),)
         self._in_flight.append(_InFlight(frame.number, _Kind.PREFILL, rows))
         return frame
+
+    def _start_of(self, sequence: RunningSequence) -> Start:
+        prompt = sequence.request.prompt
+        if not sequence.is_resumed:
+            self.n_prompt_tokens += len(prompt)
+            self.n_reused_tokens += sequence.n_reused
+        generated = tuple(sequence.text[len(prompt) :])
+        return Start(sequence.slot, sequence.request, sequence.n_reused, generated)
 
     @property
     def _n_largest_chunk(self) -> int:

@@ -23,11 +23,12 @@ from coordinator.workers import LeftOutWorker
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The workers that know the model, and what is wished of them."""
+    """The workers that know the model, and what is wished of them; `local`: those of its own, if it started some."""
 
     found: Discovery
     clients: Mapping[str, WorkerClient]
     wishes: Wishes
+    local: LocalWorkers | None = None
 
 
 async def gather_team(
@@ -41,14 +42,15 @@ async def gather_team(
     Raises:
         CaravanError: There is none, one that was asked for cannot take part, or they are not as the options say.
     """
-    found, wishes = await _find_workers(options, on_progress), options.wishes
+    found, wishes, local = await _find_workers(options, on_progress), options.wishes, None
     if not found.found:
-        found = await _start_workers(options, found.left_out, on_progress, resources)
+        local = LocalWorkers()
+        found = await _start_workers(options, local, found.left_out, on_progress, resources)
         if wishes.distribution is Distribution.AUTO:
             # So many were asked for.
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, resources)
-    return Team(await _offer(options, source, found, clients, on_progress), clients, wishes)
+    return Team(await _offer(options, source, found, clients, on_progress), clients, wishes, local)
 
 
 async def _offer(
@@ -95,6 +97,7 @@ def _tell_left_out(left_out: Sequence[LeftOutWorker], options: MeshOptions, on_p
 
 async def _start_workers(
     options: MeshOptions,
+    local: LocalWorkers,
     left_out: tuple[LeftOutWorker, ...],
     on_progress: OnProgress,
     resources: contextlib.AsyncExitStack,
@@ -108,7 +111,6 @@ async def _start_workers(
             f"no worker was found: starting {counted(options.local_workers, 'worker')} on this machine",
         )
     )
-    local = LocalWorkers()
     resources.push_async_callback(local.close)
     started = await discover(await local.start(options.local_workers), mdns=False, telemetry=False)
     if started.left_out:
