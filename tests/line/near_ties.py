@@ -36,6 +36,7 @@ def check_same(
     tokens: Sequence[Token],
     *,
     greedy: bool = True,
+    forbidden: Sequence[int] = (),
 ) -> None:
     """Fails unless the tokens are the expected ones, or differ first at a near tie.
 
@@ -44,6 +45,7 @@ def check_same(
 
     Args:
         tokens: With their logprobs and those of the likeliest tokens.
+        forbidden: Tokens that could not be drawn.
     """
     COUNT.compared += 1
     ids = [token.id for token in tokens]
@@ -60,6 +62,7 @@ def check_same(
         gaps = abs(float(logits[theirs] - logits[ours])), abs(logprobs[theirs] - logprobs[ours])
         assert max(gaps) <= limit, f"token {first} is {ours}, not {theirs}, and they are {gaps} apart"
     else:
+        logits[list(forbidden)] = -np.inf
         order = list(np.argsort(-logits, kind="stable"))
         assert abs(order.index(theirs) - order.index(ours)) == 1, f"token {first} is {ours}, not {theirs}"
     COUNT.near_ties += 1
