@@ -147,7 +147,8 @@ class Session:
         assert self._line is None, "a session has one line at a time"
         self._line, self._error = line, None
         self._sending = asyncio.Lock()  # who still sends into the old line has the old one
-        self._scheduler.restart(limits, pace)
+        is_doubtful = any(running.n_breaks > 1 for running in self._running.values())
+        self._scheduler.restart(limits, pace, one_by_one=is_doubtful)
         self.frames, self._timings = FrameLog(limits.n_stages), TokenTimings()
         for work in (self._work(line), line.wait_until_fed(), self._send_ready()):
             self._line_tasks.add(self._spawn(work, line))

@@ -433,7 +433,7 @@ _EVENTS = st.lists(
         st.tuples(st.just("submit"), st.integers(1, 50), st.integers(1, 6)),
         st.tuples(st.just("end"), st.integers(0, 12), st.just(0)),
         st.tuples(st.just("answer"), st.sampled_from([_END, _WORD, _WORD, _WORD, -1]), st.just(0)),
-        st.tuples(st.sampled_from(["send", "restart"]), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["send", "restart"]), st.integers(0, 1), st.just(0)),
         st.tuples(st.sampled_from(["pause", "resume"]), st.integers(0, 12), st.just(0)),
     ),
     max_size=60,
@@ -479,7 +479,7 @@ def test_whatever_happens_every_request_ends_and_no_slot_leaks(
         elif kind == "send":
             send_all()
         elif kind == "restart":
-            scheduler.restart(limits, Pace(n_stages))
+            scheduler.restart(limits, Pace(n_stages), one_by_one=bool(first))
             line = _WatchedLine(limits)
         elif kind == "pause":
             scheduler.pause(first)

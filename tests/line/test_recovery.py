@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from coordinator import Generation, LineChange, LineEvent, Mesh, SamplingParams, WorkerLostError
+from coordinator import Generation, LineChange, LineEvent, Mesh, PoisonError, SamplingParams, WorkerLostError
 from tests.line.conftest import StartWorker, open_mesh
 from tests.line.near_ties import check_same
 from tests.line.processes import WorkerProcess
@@ -15,6 +15,9 @@ from tests.line.reference import Reference
 PROMPTS = ["Once upon a time", "Maya the llama", "The river was", "One day"]
 N_TOKENS = 120
 """As many as take longer than it takes to kill somebody."""
+
+_POISON = 400
+"""A token that no story has."""
 
 _GRAMMAR = 'root ::= ("la " | "li " | "lu ")+'
 
@@ -38,11 +41,14 @@ def mesh(team: list[WorkerProcess], events: list[LineEvent]) -> Iterator[Mesh]:
         yield mesh
 
 
+def _ends(mesh: Mesh) -> list[int]:
+    vocabulary = mesh.vocabulary
+    return [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
+
+
 def endless(mesh: Mesh, **parameters: object) -> SamplingParams:
     """No end before `max_tokens`."""
-    vocabulary = mesh.vocabulary
-    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
-    bias = tuple((token, float("-inf")) for token in ends)
+    bias = tuple((token, float("-inf")) for token in _ends(mesh))
     chosen: dict[str, object] = {"temperature": 0, "logprobs": True, "n_top_logprobs": 10, **parameters}
     return SamplingParams(logit_bias=bias, **chosen)  # type: ignore[arg-type]
 
@@ -71,7 +77,8 @@ def _disturb(
     disturb()
     for generation, expected in zip(generations, undisturbed, strict=True):
         generation.wait()
-        check_same(reference, generation.prompt_tokens, expected, generation.tokens, greedy=greedy)
+        prompt, tokens = generation.prompt_tokens, generation.tokens
+        check_same(reference, prompt, expected, tokens, greedy=greedy, forbidden=_ends(mesh))
 
 
 def test_streams_go_on_while_one_worker_after_another_dies(
@@ -164,3 +171,25 @@ def test_requests_wait_for_workers_to_return_and_fail_when_none_does(
         while mesh.error is not None and time.monotonic() < deadline_s:
             time.sleep(0.1)
         assert mesh.generate(PROMPTS[0], max_tokens=3).wait().usage.completion_tokens == 3
+
+
+def test_a_request_that_breaks_every_line_fails_and_those_beside_it_go_on(
+    events: list[LineEvent], reference: Reference
+) -> None:
+    module = ("tests.line.poisoned_worker", str(_POISON))
+    workers = [WorkerProcess(name, module=module) for name in ("one", "two")]
+    try:
+        with open_mesh(workers, on_event=events.append) as mesh:
+            others = _begin(mesh, endless(mesh))[:3]
+            next(others[2])
+            poison = mesh.generate([*mesh.prompt_tokens(PROMPTS[0]), _POISON], max_tokens=5)
+            with pytest.raises(PoisonError, match="because the line broke 3 times"):
+                poison.wait()
+            for generation in others:
+                expected = reference.greedy_tokens(generation.wait().prompt_tokens, N_TOKENS, forbidden=_ends(mesh))
+                check_same(reference, generation.prompt_tokens, expected, generation.tokens)
+            assert len(mesh.recovered) == 3
+            assert mesh.error is None
+    finally:
+        for worker in workers:
+            worker.stop()
