@@ -23,6 +23,7 @@ from coordinator.errors import (
     DoesNotFitError,
     DuplicateNameError,
     EngineError,
+    FrameRefusedError,
     IdentityError,
     InvalidRequestError,
     InventoryError,
@@ -31,6 +32,7 @@ from coordinator.errors import (
     NoWorkersError,
     OverloadedError,
     PlanError,
+    PoisonError,
     PromptTooLongError,
     RequestError,
     SessionLostError,
@@ -42,14 +44,16 @@ from coordinator.errors import (
     WorkerBusyError,
     WorkerError,
     WorkerLostError,
+    WorkerSilentError,
     WorkerStartError,
 )
-from coordinator.events import LoadEvent, LoadPhase
+from coordinator.events import LineChange, LineEvent, LoadEvent, LoadPhase
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
 from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
 from coordinator.prediction import Prediction
+from coordinator.recovery import Recovered
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import LineFigures
@@ -83,6 +87,7 @@ __all__ = [
     "FinishReason",
     "FlashAttention",
     "FoundWorker",
+    "FrameRefusedError",
     "Generation",
     "IdentityError",
     "InvalidRequestError",
@@ -92,6 +97,8 @@ __all__ = [
     "Limit",
     "LimitKind",
     "LineActivity",
+    "LineChange",
+    "LineEvent",
     "LineFigures",
     "LoadEvent",
     "LoadPhase",
@@ -107,8 +114,10 @@ __all__ = [
     "OverloadedError",
     "Plan",
     "PlanError",
+    "PoisonError",
     "Prediction",
     "PromptTooLongError",
+    "Recovered",
     "RequestError",
     "SamplingParams",
     "SessionLostError",
@@ -127,6 +136,7 @@ __all__ = [
     "WorkerDevice",
     "WorkerError",
     "WorkerLostError",
+    "WorkerSilentError",
     "WorkerStartError",
     "discover",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.bottleneck import Limit, Load, limit_of
-from coordinator.frame_log import KEPT_S, FrameRecord
+from coordinator.frame_log import KEPT_S, FrameLog, FrameRecord
 from coordinator.plan import Plan
 from coordinator.session import Session
 from coordinator.waterfall import LineFigures, figures_of
@@ -54,9 +54,12 @@ def activity_of(session: Session, plan: Plan, *, n_lines: int, window_s: float, 
     """
     if not 0 < window_s <= KEPT_S:
         raise ValueError(f"a window of {window_s} s: frames are remembered for {KEPT_S:.0f} s")
-    in_flight_since = session.frames.in_flight_since
+    frames = session.frames
+    if frames.n_stages != len(plan.stages):
+        frames = FrameLog(len(plan.stages))  # another line carries on since the plan was taken
+    in_flight_since = frames.in_flight_since
     end_s = min([now_s, *in_flight_since[:1]])
-    records = session.frames.since(end_s - window_s)
+    records = frames.since(end_s - window_s)
     figures = figures_of(records, end_s - window_s, end_s, len(plan.stages))
     load = Load(
         n_running=session.n_running,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from coordinator.candidates import Candidate, candidates_of, dealt
 from coordinator.control import StageOrder, WorkerClient
@@ -18,7 +18,7 @@ from coordinator.cost_store import ModelCosts, keep_costs, recalled_costs
 from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, PlanError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
-from coordinator.measuring import HostedSpeeds, Measured, Subject, measure_all
+from coordinator.measuring import HostedSpeeds, Measured, Measurements, Subject
 from coordinator.plan import Demand, Plan, shown
 from coordinator.planner import make_plan, needs_hosted_experts
 from coordinator.prediction import Links
@@ -75,6 +75,8 @@ class PlanOrder:
         predicted: Whether speed is measured also where it decides nothing.
         delivery: Of the model's weights.
         left_out: Who cannot take part, for the plan's notes.
+        measurements: Taken so far.
+        session_id: Of the line that is to go on with another plan; empty: there is none yet.
     """
 
     model: ModelOrder
@@ -85,6 +87,8 @@ class PlanOrder:
     predicted: bool
     delivery: Delivery
     left_out: Sequence[LeftOutWorker] = ()
+    measurements: Measurements = field(default_factory=Measurements)
+    session_id: str = ""
 
 
 async def measure(order: ModelOrder) -> Demand:
@@ -166,18 +170,20 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
     measured = Measured({}, Links({}), {})
     if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
-        measured = await measure_all(subject)
+        measured = await order.measurements.of(subject)
     basis = _Basis(
         demand,
         measured,
         HostedSpeeds(subject, measured.speeds),
         await _least_compute(model, demand, workers, clients),
         await asyncio.to_thread(read_corrections, model.layout.identity),
-        [*notes, *_notes(workers, order.left_out)],
+        [*notes, *_notes(order)],
     )
     try:
         return await _plans(order, basis)
     except DoesNotFitError:
+        if order.session_id:
+            raise
         # What a smaller KV cache would save is told where it may help.
         return await _plans(order, replace(basis, demand=await _with_compact_kv(model, demand)))
 
@@ -306,15 +312,15 @@ async def _least_compute(
     }
 
 
-def _notes(workers: Sequence[FoundWorker], left_out: Sequence[LeftOutWorker]) -> list[str]:
+def _notes(order: PlanOrder) -> list[str]:
     """What a plan over these workers has to say beside its stages."""
     return [
-        *(f"left out: {worker.name}: {worker.reason}" for worker in left_out),
+        *(f"left out: {worker.name}: {worker.reason}" for worker in order.left_out),
         *(
             f"taken over: {worker.name} holds {shown(stage.layers)} of another session, which ends when this one loads"
-            for worker in workers
+            for worker in order.workers
             for stage in worker.loaded
-            if not stage.is_warm
+            if not stage.is_warm and stage.session_id != order.session_id
         ),
     ]
 

@@ -161,6 +161,14 @@ class OfferAnswer:
     held_tensors: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Which session and epoch a worker has; none: "" and 0."""
+
+    session_id: str
+    epoch: int
+
+
 class WorkerClient:
     """The control side of one worker. Every call raises the errors of `statuses`; close it when done."""
 
@@ -333,13 +341,13 @@ class WorkerClient:
             raise error_of_call(error, self._callee) from None
         return answer.was_loaded
 
-    async def holds(self, session_id: str, epoch: int, timeout_s: float) -> bool:
-        """Whether it answers and still has this session and epoch."""
+    async def health(self) -> Health:
+        """What it holds now; answered at once also while it computes. Whoever asks says how long that may take."""
         try:
-            answer = await self._stub.Health(control_pb2.HealthRequest(), timeout=timeout_s)
-        except grpc.aio.AioRpcError:
-            return False
-        return answer.session_id == session_id and answer.epoch == epoch
+            answer = await self._stub.Health(control_pb2.HealthRequest())
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self._callee) from None
+        return Health(answer.session_id, answer.epoch)
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -18,7 +18,7 @@ from typing import TypeAlias
 from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from coordinator.control import WorkerClient
+from coordinator.control import DESCRIBE_TIMEOUT_S, WorkerClient
 from coordinator.errors import CaravanError, DuplicateNameError, IdentityError, VersionMismatchError
 from coordinator.membership import note_members, own_channels
 from coordinator.workers import FoundWorker, LeftOutWorker
@@ -59,6 +59,7 @@ async def discover(
     wanted: int | None = None,
     own: Versions | None = None,
     telemetry: bool = True,
+    answer_timeout_s: float = DESCRIBE_TIMEOUT_S,
 ) -> Discovery:
     """Finds workers.
 
@@ -72,13 +73,14 @@ async def discover(
         wanted: Stop listening when so many that can take part are known.
         own: The build that workers must have; None: this process's.
         telemetry: Whether to ask for what the drivers of their cards tell, which may take a tenth of a second.
+        answer_timeout_s: How long each of them has to answer.
 
     Raises:
         DuplicateNameError: Two workers that can take part have one name.
         IdentityError: The file of this machine's cluster cannot be used.
     """
     channels = channels or own_channels(insecure=insecure)
-    asking = _Asking(own or versions(), channels, insecure, telemetry)
+    asking = _Asking(own or versions(), channels, insecure, telemetry, answer_timeout_s)
     search = _Search(asking, given=tuple(dict.fromkeys(addresses)))
     try:
         if mdns:
@@ -102,6 +104,7 @@ class _Asking:
     channels: Channels
     insecure: bool
     telemetry: bool
+    answer_timeout_s: float
 
 
 class _Search:
@@ -186,7 +189,7 @@ class _Search:
             return LeftOutWorker(name or address, address, _unprotected(address))
         client = WorkerClient(address, asking.channels, name)
         try:
-            worker = await client.describe(telemetry=asking.telemetry)
+            worker = await client.describe(asking.answer_timeout_s, telemetry=asking.telemetry)
         except CaravanError as error:
             return LeftOutWorker(name or address, address, error)
         finally:

@@ -17,10 +17,13 @@ HTTP API and the CLI catch them by the branch they can act on.
     ├── WorkerError                    one worker failed; it says which, and whether trying again is safe
     │   ├── WorkerStartError           a worker process of this machine did not come up
     │   ├── WorkerLostError            it does not answer any more
+    │   │   └── WorkerSilentError      nobody says that it is gone; it froze, or its network is down
     │   ├── WorkerBusyError            another session is loading there
     │   ├── SessionLostError           it holds this session no more: restarted, or taken by another coordinator
     │   ├── WeightsError               its layers' weights did not get there: nobody gives them, or no room on its disk
-    │   └── EngineError                llama.cpp, or a frame, failed there
+    │   └── EngineError                llama.cpp failed there
+    │       ├── FrameRefusedError      a frame could not be carried out there: a fault of ours
+    │       └── PoisonError            lines broke again and again while they computed this request
     ├── RequestError                   one request cannot be served; others are not touched
     │   ├── InvalidRequestError        its parameters make no sense
     │   ├── PromptTooLongError         the prompt leaves no room in the context
@@ -161,7 +164,11 @@ class WorkerStartError(WorkerError):
 
 
 class WorkerLostError(WorkerError):
-    """A worker stopped answering: power, network, a crash. Requests that were running have failed with it."""
+    """A worker stopped answering: power, network, a crash."""
+
+
+class WorkerSilentError(WorkerLostError):
+    """A worker answers nothing while its connections stand: it froze, or vanished from the network."""
 
 
 class WorkerBusyError(WorkerError):
@@ -178,7 +185,29 @@ class WeightsError(WorkerError):
 
 
 class EngineError(WorkerError):
-    """llama.cpp failed on a worker, or a frame could not be carried out there. The session is over."""
+    """llama.cpp failed on a worker."""
+
+
+class FrameRefusedError(EngineError):
+    """A worker could not carry out a frame as it came. The session is over: the next one would be no better."""
+
+
+class PoisonError(EngineError):
+    """The line broke several times while it computed this request, which had no token in between.
+
+    Attributes:
+        n_breaks: How often.
+    """
+
+    def __init__(self, n_breaks: int, reason: CaravanError) -> None:
+        self.n_breaks = n_breaks
+        worker, layers = (reason.worker, reason.layers) if isinstance(reason, WorkerError) else ("", None)
+        super().__init__(
+            f"the request was given up, because the line broke {n_breaks} times while it was computed and no token of "
+            f"it came in between; at last: {reason}",
+            worker=worker,
+            layers=layers,
+        )
 
 
 class RequestError(CaravanError):

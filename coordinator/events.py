@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What can be told while a mesh opens, for progress displays. Values; made by `opening`, `confirming`, `loading` and
-`weights.telling`.
+"""What can be told while a mesh opens, for progress displays, and of its lines while it serves. Values; made by
+`opening`, `confirming`, `loading` and `weights.telling`, and by `recovery`.
 """
 
 from __future__ import annotations
@@ -57,9 +57,45 @@ class LoadEvent:
     total: Transfer = _NOTHING
 
 
+class LineChange(str, Enum):
+    """What became of a line that serves."""
+
+    LOST = "lost"
+    """It broke; its requests wait for another."""
+    WAITING = "waiting"
+    """Those who are left cannot hold the model, or not yet."""
+    RESUMED = "resumed"
+    """Another line carries on."""
+    GAVE_UP = "gave up"
+    """Its requests failed; workers are still looked for."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class LineEvent:
+    """What became of a line, for a log.
+
+    Attributes:
+        message: A sentence for a person.
+        worker: Who was lost, if one was.
+        n_streams: Requests that go on, with RESUMED.
+        pause_s: Since the line broke, in seconds.
+    """
+
+    change: LineChange
+    message: str
+    worker: str | None = None
+    n_streams: int = 0
+    pause_s: float = 0.0
+
+
+OnLineEvent = Callable[[LineEvent], object]
+
 OnProgress = Callable[[LoadEvent], object]
 """What it returns is not looked at but where a mesh is opened: False there calls everything off."""
 
 
-def ignore(_event: LoadEvent) -> None:
+def ignore(_event: LoadEvent | LineEvent) -> None:
     """For whom progress is of no interest."""

@@ -62,7 +62,7 @@ class FrameLog:
     is not remembered."""
 
     def __init__(self, n_stages: int) -> None:
-        self._n_stages = n_stages
+        self.n_stages = n_stages
         self._in_flight: deque[tuple[PlannedFrame, float]] = deque()
         self._records: deque[FrameRecord] = deque(maxlen=_MOST)
 
@@ -93,7 +93,7 @@ class FrameLog:
         if not self._in_flight or self._in_flight[0][0].number != number:
             return None
         frame, sent_s = self._in_flight.popleft()
-        if len(stages) != self._n_stages:
+        if len(stages) != self.n_stages:
             return None
         counts = len(frame.tokens), len(frame.outputs)
         record = FrameRecord(number, frame.is_decode, *counts, sent_s, now_s, stages, n_generated, len(frame.drafts))

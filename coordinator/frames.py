@@ -54,15 +54,17 @@ CacheOperation = Remove | Copy
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A sequence that begins with this frame: its slot gets a fresh sampler.
+    """A sequence that begins with this frame, or goes on in another line: its slot gets a fresh sampler.
 
     Attributes:
         n_reused: Tokens of its prompt that were in the cache already.
+        generated: What was sampled of it before, in a line that broke: its sampler goes on from there.
     """
 
     seq_id: int
     request: Request
     n_reused: int = 0
+    generated: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -14,10 +14,10 @@ from typing import cast
 import grpc
 import grpc.aio
 
-from coordinator.control import WorkerClient
+from coordinator.control import Health, WorkerClient
 from coordinator.errors import CancelledError, CaravanError, SessionLostError, WorkerLostError
 from coordinator.frames import LineResult, PlannedFrame, Remove, SampledRow, StageTime, Start
-from coordinator.statuses import Callee, Metadata, error_of_status, lost
+from coordinator.statuses import Callee, Metadata, error_of_status, forgotten, lost, silent
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
 from protos.channels import Channels
@@ -83,6 +83,7 @@ class Line:
         self._first, self._last = (frame_pb2_grpc.LineServiceStub(channel) for channel in self._channels)
         self._feed: _Feed | None = None
         self._collect: _Collect | None = None
+        self._reason: CaravanError | None = None
 
     @classmethod
     async def open(cls, spec: LineSpec, clients: Sequence[WorkerClient]) -> Line:
@@ -137,13 +138,19 @@ class Line:
             LineBrokenError: The stream has ended.
         """
         assert self._collect is not None
-        try:
-            response = await self._collect.read()
-        except _STREAM_ENDS:
-            raise LineBrokenError from None
-        if not isinstance(response, frame_pb2.CollectResponse):
-            raise LineBrokenError
-        return decode_result(response.result)
+        while True:
+            try:
+                response = await self._collect.read()
+            except _STREAM_ENDS:
+                raise LineBrokenError from None
+            except asyncio.CancelledError:
+                if self._reason is None:
+                    raise
+                raise LineBrokenError from None  # so grpc.aio tells who reads a stream that was cancelled here
+            if not isinstance(response, frame_pb2.CollectResponse):
+                raise LineBrokenError
+            if response.result.epoch == self._spec.epoch:  # what is of another concerns nobody any more
+                return decode_result(response.result)
 
     async def wait_until_fed(self) -> None:
         """Returns never while the line works: raises when the Feed ends, even if no result is awaited.
@@ -155,6 +162,12 @@ class Line:
         await self._feed.code()
         raise LineBrokenError
 
+    def abandon(self, reason: CaravanError) -> None:
+        """Breaks the line, for this reason: a stage is silent, while its streams stand."""
+        if self._reason is None:
+            self._reason = reason
+            self._cancel()
+
     async def diagnose(self, clients: Sequence[WorkerClient]) -> CaravanError:
         """Why the line broke: the error that names the culprit, not one that only felt it.
 
@@ -164,6 +177,8 @@ class Line:
         Args:
             clients: The control side of every stage, in line order.
         """
+        if self._reason is not None:
+            return self._reason
         spec = self._spec
         first, last = spec.stages[0], spec.stages[-1]
         said = [
@@ -174,13 +189,21 @@ class Line:
         described = [error for error in said if not isinstance(error, _SECONDARY)]
         if described:
             return described[0]
-        alive = await asyncio.gather(
-            *(client.holds(spec.session_id, spec.epoch, _PROBE_TIMEOUT_S) for client in clients)
-        )
-        for stage, holds in zip(spec.stages, alive, strict=True):
-            if not holds:
-                return lost(stage, "its part of the line is gone")
+        probes = [self._probe(stage, client) for stage, client in zip(spec.stages, clients, strict=True)]
+        for error in await asyncio.gather(*probes):
+            if error is not None:
+                return error
         return said[0] if said else lost(first, f"the line did not stand after {_CONNECT_TIMEOUT_S:.0f} s")
+
+    async def _probe(self, stage: Callee, client: WorkerClient) -> CaravanError | None:
+        """What is wrong with a stage, if anything is."""
+        try:
+            health = await asyncio.wait_for(client.health(), _PROBE_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            return silent(stage, _PROBE_TIMEOUT_S)
+        except CaravanError:
+            return lost(stage, "its part of the line is gone")
+        return None if health == Health(self._spec.session_id, self._spec.epoch) else forgotten(stage)
 
     @property
     def last_worker(self) -> str:
@@ -203,11 +226,14 @@ class Line:
 
     async def close(self) -> None:
         """Ends the streams as they are and closes the connections. Safe to repeat."""
+        self._cancel()
+        for channel in self._channels:
+            await channel.close()
+
+    def _cancel(self) -> None:
         for call in (self._feed, self._collect):
             if call is not None:
                 call.cancel()
-        for channel in self._channels:
-            await channel.close()
 
 
 def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.FeedRequest:
@@ -261,7 +287,12 @@ def _sampled_row(row: frame_pb2.RowResult) -> SampledRow:
 
 def _sampler_open(start: Start) -> frame_pb2.SamplerOpen:
     request = start.request
-    return frame_pb2.SamplerOpen(seq_id=start.seq_id, params=_sampling(request.sampling), prompt_tokens=request.prompt)
+    return frame_pb2.SamplerOpen(
+        seq_id=start.seq_id,
+        params=_sampling(request.sampling),
+        prompt_tokens=request.prompt,
+        generated_tokens=start.generated,
+    )
 
 
 def _sampling(params: SamplingParams) -> frame_pb2.SamplingParams:

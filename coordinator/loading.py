@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """From plans to loaded lines: all stages of a line at once, and once more from the start where memory has gone
-meanwhile. Used when a mesh opens, on its event loop.
+meanwhile. Used when a mesh opens and when a line goes on with another plan, on its event loop.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def load_lines(order: PlanOrder, on_progress: OnProgress, *, epoch: int) -
 
 async def _load_all(order: PlanOrder, plans: Sequence[Plan], epoch: int, on_progress: OnProgress) -> list[LoadedLine]:
     """One line after another; if one fails, those before are unloaded again."""
-    await _let_go(order, plans)
+    await let_go(order, plans)
     async with contextlib.AsyncExitStack() as loaded:
         lines = []
         for plan in plans:
@@ -62,7 +62,7 @@ async def _load_all(order: PlanOrder, plans: Sequence[Plan], epoch: int, on_prog
         return lines
 
 
-async def _let_go(order: PlanOrder, plans: Sequence[Plan]) -> None:
+async def let_go(order: PlanOrder, plans: Sequence[Plan]) -> None:
     """Has workers free what they keep warm and these plans do not use, on the machines that they use: there it may be
     in another worker's way."""
     stages = {stage.worker: stage for plan in plans for stage in plan.stages}
@@ -107,17 +107,28 @@ async def load_stages(order: PlanOrder, plan: Plan, *, session_id: str, epoch: i
     Raises:
         CaravanError: The first failure; the other loads are cancelled, and what was loaded is unloaded again.
     """
-    clients = [order.clients[stage.worker] for stage in plan.stages]
+    try:
+        return await load_stages_over(order, plan, session_id=session_id, epoch=epoch, on_progress=on_progress)
+    except BaseException:
+        await unload_stages([order.clients[stage.worker] for stage in plan.stages], session_id)
+        raise
+
+
+async def load_stages_over(
+    order: PlanOrder, plan: Plan, *, session_id: str, epoch: int, on_progress: OnProgress
+) -> Plan:
+    """The same over what the session has on these workers already, with a later epoch: what is loaded of it stays
+    loaded when another load fails, for the next try.
+
+    Raises:
+        CaravanError: The first failure; the other loads are cancelled.
+    """
     telling = LineTelling(plan.stages, on_progress)
     loads = [
         functools.partial(_load, order, stage, next_stage, session_id, epoch, telling)
         for stage, next_stage in zip(plan.stages, [*plan.stages[1:], None], strict=True)
     ]
-    try:
-        memory = await telling.during(loads)
-    except BaseException:
-        await unload_stages(clients, session_id)
-        raise
+    memory = await telling.during(loads)
     return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
 
 

@@ -61,6 +61,14 @@ class LocalWorkers:
             await self.close()
             raise
 
+    async def revive(self) -> list[str]:
+        """Starts those anew that have ended; gives the addresses of all that run. One that does not come up again is
+        left as it is."""
+        await asyncio.gather(
+            *(worker.restart() for worker in self._workers if worker.has_ended), return_exceptions=True
+        )
+        return [worker.address for worker in self._workers if not worker.has_ended]
+
     async def close(self) -> None:
         """Ends all of them and waits until they are gone."""
         workers, self._workers = self._workers, []
@@ -78,6 +86,7 @@ class _LocalWorker:
             self._command += ["--device", device]
         else:
             self._command += ["--threads", str(n_threads)]
+        self.address = ""
         self._process: asyncio.subprocess.Process | None = None
         self._log: deque[str] = deque(maxlen=_LAST_LINES)
         self._drain: asyncio.Task[None] | None = None
@@ -93,11 +102,30 @@ class _LocalWorker:
         except asyncio.TimeoutError:
             raise self._start_error(f"was not ready after {_START_TIMEOUT_S:.0f} s") from None
         try:
-            return str(json.loads(line)["address"])
+            self.address = str(json.loads(line)["address"])
+            return self.address
         except (ValueError, KeyError, TypeError):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._drain), _TERM_TIMEOUT_S)
             raise self._start_error("ended before it was ready") from None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process was started, and is gone."""
+        return self._process is not None and self._process.returncode is not None
+
+    async def restart(self) -> None:
+        """Starts a process in place of the one that has ended.
+
+        Raises:
+            WorkerStartError: It did not become ready, and is gone too.
+        """
+        await self.stop()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         """Takes milliseconds, and is not to be cancelled half-way: asyncio would forget the process."""

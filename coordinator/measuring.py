@@ -31,6 +31,9 @@ _N_PINGS = 5
 _PING_BYTES = 4096
 _BULK_BYTES = 1 << 20
 
+_PATIENCE_S = 10.0
+"""With a worker that is new, while requests wait for a line: it may have to load a layer to be measured."""
+
 _MAX_PAIRED = 8
 """Machines whose links to each other are all measured; of more, only those to the coordinator are."""
 
@@ -67,6 +70,41 @@ async def measure_all(subject: Subject) -> Measured:
     there = {*speeds, *(name for name, error in errors.items() if isinstance(error, DoesNotFitError))}
     links = await _measure_links([worker for worker in subject.workers if worker.name in there], subject.clients)
     return Measured(speeds, links, errors)
+
+
+class Measurements:
+    """What was measured for one model while its mesh is open. Who was measured once is not measured again: when a line
+    broke, its requests wait for the plan."""
+
+    def __init__(self) -> None:
+        self._known: Measured | None = None
+        self._devices: dict[str, tuple[str, str]] = {}
+
+    async def of(self, subject: Subject) -> Measured:
+        """Of these workers; the first time as `measure_all`, later only what is not known, for a few seconds."""
+        known = self._known
+        if known is None:
+            known = await measure_all(subject)
+        new = [worker for worker in subject.workers if self._devices.get(worker.name) != _place(worker)]
+        if self._known is not None and new:
+            known = await self._with(known, replace(subject, workers=new), subject)
+        self._known = known
+        self._devices |= {worker.name: _place(worker) for worker in subject.workers}
+        return known
+
+    async def _with(self, known: Measured, new: Subject, everybody: Subject) -> Measured:
+        """With those workers; where that takes long, they are taken as they come."""
+        try:
+            speeds, errors = await asyncio.wait_for(_measure_devices(new, new.workers, hosted=False), _PATIENCE_S)
+            links = await asyncio.wait_for(_measure_links(everybody.workers, everybody.clients), _PATIENCE_S)
+        except asyncio.TimeoutError:
+            return known
+        between = {**known.links.between, **links.between}
+        return Measured({**known.speeds, **speeds}, Links(between), {**known.errors, **errors})
+
+
+def _place(worker: FoundWorker) -> tuple[str, str]:
+    return worker.host_name, worker.device.name
 
 
 class HostedSpeeds:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, TypedDict
 from coordinator.activity import LineActivity, activity_of
 from coordinator.admission import AdmittedRequest, Messages, RequestOptions
 from coordinator.errors import CaravanError
-from coordinator.events import OnProgress, ignore
+from coordinator.events import OnLineEvent, OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
+from coordinator.recovery import Recovered
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import WINDOW_S
@@ -65,6 +66,8 @@ class OpenOptions(TypedDict, total=False):
     draft_threads: int | None
     client_limit: int | None
     request_timeout: float | None
+    worker_timeout: float
+    recovery_timeout: float
     predicted: bool
     max_bandwidth: int | None
 
@@ -118,6 +121,11 @@ class _Face:
     def error(self) -> CaravanError | None:
         """Why the mesh serves no more; None while it does."""
         return self._mesh.error
+
+    @property
+    def recovered(self) -> tuple[Recovered, ...]:
+        """The times that a line broke and another carried on, of all lines, in no order."""
+        return tuple(each for line in self._mesh.lines for each in line.recovery.recovered)
 
     @property
     def n_running(self) -> int:
@@ -186,6 +194,7 @@ class AsyncMesh(_Face):
         model: str | Path,
         *,
         on_progress: OnProgress | None = None,
+        on_event: OnLineEvent | None = None,
         **options: Unpack[OpenOptions],
     ) -> AsyncMesh:
         """Finds workers, makes a plan, loads the model and connects the line.
@@ -197,6 +206,8 @@ class AsyncMesh(_Face):
             model: Path of a GGUF file, "https://...", "hf:OWNER/REPO[:QUANT or FILE]", "ollama:NAME", or "demo".
             on_progress: Called on the loop with each step: its phase, the fraction and the bytes of what is loaded.
                 When it returns False or raises, everything is called off.
+            on_event: Called on the loop with what becomes of the line while the mesh is open: a worker was lost,
+                others go on.
             options: Those of `MeshOptions`, which tells their meanings and defaults.
 
         Raises:
@@ -205,7 +216,7 @@ class AsyncMesh(_Face):
             WorkerError: A worker failed.
             CancelledError: `on_progress` returned False.
         """
-        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore))
+        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore, on_event or ignore))
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]) -> AsyncGeneration:
         """Continues a text, or tokens.
@@ -280,13 +291,14 @@ class Mesh(_Face):
         model: str | Path,
         *,
         on_progress: OnProgress | None = None,
+        on_event: OnLineEvent | None = None,
         **options: Unpack[OpenOptions],
     ) -> Mesh:
-        """As `AsyncMesh.open`, blocking, and as there no configuration file is read; `on_progress` is called on the
-        mesh's own thread. Ctrl-C ends what was started."""
+        """As `AsyncMesh.open`, blocking, and as there no configuration file is read; `on_progress` and `on_event`
+        are called on the mesh's own thread. Ctrl-C ends what was started."""
         thread = LoopThread("caravan-mesh")
         try:
-            opened = thread.run(AsyncMesh.open(model, on_progress=on_progress, **options))
+            opened = thread.run(AsyncMesh.open(model, on_progress=on_progress, on_event=on_event, **options))
         except BaseException:
             thread.stop()
             raise

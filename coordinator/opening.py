@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from coordinator.admission import Admission
 from coordinator.confirming import ModelOrder, PlanOrder, confirmed_plans, measure
+from coordinator.connecting import connect, limits_of
 from coordinator.draft_opening import check_can_draft, open_draft_model, start_drafter
 from coordinator.errors import (
     CancelledError,
@@ -23,16 +24,15 @@ from coordinator.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from coordinator.events import LoadEvent, LoadPhase, OnProgress
-from coordinator.line import Line, LineSpec
+from coordinator.events import LoadEvent, LoadPhase, OnLineEvent, OnProgress, ignore
 from coordinator.loading import LoadedLine, end_session, load_lines
-from coordinator.options import N_DRAFTS, NO_DRAFT, MeshOptions
-from coordinator.pace import Pace
+from coordinator.local_workers import LocalWorkers
+from coordinator.options import MeshOptions
 from coordinator.plan import Demand, Plan
+from coordinator.recovery import Recovery
+from coordinator.regrouping import Regrouping
 from coordinator.scheduler import Scheduler
-from coordinator.sequence import Limits
 from coordinator.session import Session
-from coordinator.statuses import Callee
 from coordinator.team import counted, gather_team
 from coordinator.waiting import Clients
 from coordinator.weights.delivery import Delivery
@@ -58,10 +58,15 @@ _Asked = TypeVar("_Asked")
 
 @dataclass(frozen=True, slots=True)
 class OpenLine:
-    """A line that serves, and the plan it was loaded by."""
+    """A session, and what keeps it on a line."""
 
-    plan: Plan
     session: Session
+    recovery: Recovery
+
+    @property
+    def plan(self) -> Plan:
+        """Of the line that serves; while there is none, of the last one."""
+        return self.recovery.plan
 
 
 class OpenMesh:
@@ -93,10 +98,7 @@ class OpenMesh:
     @property
     def least_loaded(self) -> Session:
         """Of the lines that still serve, if any does."""
-        return min(
-            (line.session for line in self.lines),
-            key=lambda session: (session.error is not None, session.n_running + session.n_waiting),
-        )
+        return min((line.session for line in self.lines), key=_load_of)
 
     async def close(self) -> None:
         """Closes everything, once; whoever else calls waits for it."""
@@ -105,18 +107,23 @@ class OpenMesh:
         await asyncio.shield(self._closing)
 
 
-async def open_mesh(options: MeshOptions, on_progress: OnProgress) -> OpenMesh:
+def _load_of(session: Session) -> tuple[bool, bool, int]:
+    return session.error is not None, session.is_suspended, session.n_running + session.n_waiting
+
+
+async def open_mesh(options: MeshOptions, on_progress: OnProgress, on_event: OnLineEvent = ignore) -> OpenMesh:
     """Opens a mesh.
 
     Args:
         on_progress: Called with each step; what it raises, or False, calls everything off.
+        on_event: Told of what becomes of its lines while it is open.
 
     Raises:
         CaravanError: What went wrong; nothing is left open.
     """
     async with contextlib.AsyncExitStack() as resources:
         with native_errors():
-            return await _open(options, _obeyed(on_progress), resources)
+            return await _open(options, _obeyed(on_progress), on_event, resources)
 
 
 async def plan_mesh(options: MeshOptions, on_progress: OnProgress) -> tuple[Plan, ...]:
@@ -196,12 +203,16 @@ class _Prepared:
     """All that is known before anything is planned; `ends` are all end-of-generation tokens."""
 
     order: PlanOrder
+    source: WeightSource
+    local: LocalWorkers | None
     vocabulary: Vocabulary
     ends: frozenset[int]
     admission: Admission
 
 
-async def _open(options: MeshOptions, on_progress: OnProgress, resources: contextlib.AsyncExitStack) -> OpenMesh:
+async def _open(
+    options: MeshOptions, on_progress: OnProgress, on_event: OnLineEvent, resources: contextlib.AsyncExitStack
+) -> OpenMesh:
     # Before workers of this machine tell how much memory they have.
     draft_model = await open_draft_model(options, on_progress, resources)
     prepared = await _prepare(options, on_progress, resources)
@@ -210,15 +221,11 @@ async def _open(options: MeshOptions, on_progress: OnProgress, resources: contex
     loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
     for line in loaded:
         resources.push_async_callback(end_session, line.clients, line.session_id)
-    opened = []
-    clients = Clients(options.client_limit)
-    for line in loaded:
-        session = await _start_session(options, clients, prepared, line)
-        resources.push_async_callback(session.close)
-        if draft_model is not None:
-            params, n_vocab = prepared.order.model.params, prepared.vocabulary.n_tokens
-            await start_drafter(draft_model, params, n_vocab, session, on_progress, resources)
-        opened.append(OpenLine(line.plan, session))
+    opened = await _start_lines(options, prepared, loaded, on_event, resources)
+    if draft_model is not None:
+        params, n_vocab = prepared.order.model.params, prepared.vocabulary.n_tokens
+        for each in opened:
+            await start_drafter(draft_model, params, n_vocab, each.session, on_progress, resources)
     resources.callback(prepared.admission.close)
     on_progress(LoadEvent(LoadPhase.READY, "\n".join(line.plan.explain() for line in opened)))
     return OpenMesh(prepared, tuple(opened), resources.pop_all())
@@ -236,7 +243,7 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     plan_order = PlanOrder(
         order, model.demand, found.found, workers, wishes, options.predicted, delivery, found.left_out
     )
-    return _Prepared(plan_order, model.vocabulary, model.ends, model.admission)
+    return _Prepared(plan_order, source, team.local, model.vocabulary, model.ends, model.admission)
 
 
 async def _both(reading: Coroutine[Any, Any, _Read], asking: Coroutine[Any, Any, _Asked]) -> tuple[_Read, _Asked]:
@@ -278,31 +285,28 @@ def _read_vocabulary(order: ModelOrder) -> tuple[Vocabulary, frozenset[int]]:
     return vocabulary, frozenset(filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens)))
 
 
-async def _start_session(options: MeshOptions, clients: Clients, prepared: _Prepared, loaded: LoadedLine) -> Session:
+async def _start_lines(
+    options: MeshOptions,
+    prepared: _Prepared,
+    loaded: Sequence[LoadedLine],
+    on_event: OnLineEvent,
+    resources: contextlib.AsyncExitStack,
+) -> list[OpenLine]:
+    """A session on each line, and what keeps it on one."""
     model, vocabulary = prepared.order.model, prepared.vocabulary
-    params, stages = model.params, loaded.plan.stages
-    limits = Limits(
-        n_slots=params.n_seq_max,
-        n_batch=params.n_batch,
-        n_ctx=params.n_ctx_seq,
-        n_stages=len(stages),
-        n_waiting=options.queue,
-        n_ubatch=params.n_ubatch,
-        can_forget_part=vocabulary.can_forget_part,
-        n_drafts=N_DRAFTS if options.draft != NO_DRAFT and vocabulary.can_forget_part else 0,
-        has_draft_model=options.draft_model is not None,
-    )
-    spec = LineSpec(
-        loaded.session_id,
-        _FIRST_EPOCH,
-        stages=tuple(Callee(stage.worker, stage.address, stage.layers) for stage in stages),
-        n_batch=params.n_batch,
-        n_embd=model.layout.n_embd,
-    )
-    line = await Line.open(spec, loaded.clients)
-    prediction = loaded.plan.prediction
-    pace = Pace(len(stages), None if prediction is None else prediction.frame_s)
-    scheduler = Scheduler(limits, prepared.ends, pace, clients)
-    session = Session(line, scheduler, vocabulary.piece, lambda: line.diagnose(loaded.clients))
-    session.start()
-    return session
+    regrouping = Regrouping(options, prepared.source, prepared.order, prepared.local)
+    limits, clients = limits_of(options, model.params, vocabulary), Clients(options.client_limit)
+    recoveries: list[Recovery] = []
+    opened = []
+    turn = asyncio.Lock()
+    for line in loaded:
+        standing = await connect(model, line, _FIRST_EPOCH)
+        recovery = Recovery(regrouping, limits, recoveries, turn, on_event)
+        scheduler = Scheduler(limits, prepared.ends, clients=clients)
+        session = Session(scheduler, vocabulary.piece, recovery.note_broken)
+        recovery.begin(session, standing)
+        resources.push_async_callback(recovery.close)
+        resources.push_async_callback(session.close)
+        recoveries.append(recovery)
+        opened.append(OpenLine(session, recovery))
+    return opened

@@ -24,6 +24,9 @@ NO_DRAFT, LOOKUP = "off", "lookup"
 N_DRAFTS = 16
 """Tokens guessed at a time, at most."""
 
+LEAST_WORKER_TIMEOUT_S = 1.0
+"""Workers are asked every second whether they are there."""
+
 _DEFAULT_UBATCH = 512
 """llama.cpp's own."""
 
@@ -77,6 +80,9 @@ class MeshOptions:
             number.
         request_timeout: How long a request may take from its submission, in seconds, whatever it asks for itself;
             beyond that DeadlineError. None: any time.
+        worker_timeout: How long a worker may be silent while it is needed, in seconds, before it counts as lost.
+        recovery_timeout: How long requests wait, in seconds, when a worker was lost and those that are left cannot hold
+            the model; then they fail. 0: they do at once.
         predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
             layer ranges by hand.
         max_bandwidth: Bytes per second at which each worker may fetch weights, from all sources together; None: no
@@ -112,6 +118,8 @@ class MeshOptions:
     draft_threads: int | None = None
     client_limit: int | None = None
     request_timeout: float | None = None
+    worker_timeout: float = 5.0
+    recovery_timeout: float = 120.0
     predicted: bool = False
     max_bandwidth: int | None = None
 
@@ -188,6 +196,11 @@ class MeshOptions:
             raise PlanError(f"a client_limit of {self.client_limit} lets nobody in: give at least 1, or None")
         if self.request_timeout is not None and not 0 < self.request_timeout < math.inf:
             raise PlanError(f"a request_timeout of {self.request_timeout} s lets nothing finish: give more than 0")
+        if not LEAST_WORKER_TIMEOUT_S <= self.worker_timeout < math.inf or not 0 <= self.recovery_timeout < math.inf:
+            raise PlanError(
+                f"a worker_timeout of {self.worker_timeout} s or a recovery_timeout of {self.recovery_timeout} s "
+                f"cannot be: give at least {LEAST_WORKER_TIMEOUT_S:g} s for the first, and 0 or more for the second"
+            )
         try:
             params = ContextParams(
                 n_ctx_seq=n_ctx,

@@ -19,6 +19,8 @@ class RunningRequest:
     Attributes:
         deadline: Ends it when its time is over; None: it may take any time.
         patience: Runs while it is paused.
+        n_breaks: Lines that broke while frames of it were in them, since it had a token last.
+        n_at_break: Its tokens when the last one did.
         is_stuck: It has been paused for so long that others may have its slot.
     """
 
@@ -33,6 +35,13 @@ class RunningRequest:
     deadline: asyncio.TimerHandle | None = None
     patience: asyncio.TimerHandle | None = None
     is_stuck: bool = False
+    n_breaks: int = 0
+    n_at_break: int = 0
+
+    def note_break(self) -> None:
+        """The line broke while frames of it were in it."""
+        self.n_breaks = self.n_breaks + 1 if self.n_tokens == self.n_at_break else 1
+        self.n_at_break = self.n_tokens
 
     def usage(self, now_s: float) -> Usage:
         """What it took until now."""

@@ -87,6 +87,8 @@ class Scheduler:
         self._sequences: dict[int, RunningSequence] = {}
         self._waiting = WaitingRoom(limits.n_waiting, Clients() if clients is None else clients)
         self._prefilling: deque[RunningSequence] = deque()
+        self._held: deque[RunningSequence] = deque()  # until the one before them has a token
+        self._tried: tuple[RunningSequence, int] | None = None
         self._decoding: list[RunningSequence] = []  # by slot; without those that are paused
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
         self._operations: list[CacheOperation] = []
@@ -170,6 +172,36 @@ class Scheduler:
             self.end(request_id)
         return ids
 
+    def under_way(self) -> list[int]:
+        """The requests that frames in the line may be of."""
+        in_flight = {sequence.request.id for frame in self._in_flight for sequence, _, _ in frame.rows}
+        prefilling = {sequence.request.id for sequence in self._sequences.values() if sequence.is_prefilling}
+        return sorted((in_flight & self._sequences.keys()) | (prefilling if self._in_flight else set()))
+
+    def restart(self, limits: Limits, pace: Pace, *, one_by_one: bool = False) -> None:
+        """The line is another one, whose caches are empty: what was in flight is forgotten, and every sequence that has
+        a slot is prefilled again and then goes on from its last token.
+
+        Args:
+            limits: As before, but for the stages.
+            pace: Of the new line.
+            one_by_one: Each only when the one before it has a token: one of them may be what breaks lines.
+        """
+        self.limits, self.pace = limits, pace
+        self.speculation.restart(limits, pace)
+        self._in_flight.clear()
+        self._lanes_in_flight.clear()
+        self._operations, self._ended_slots = [], []
+        self._n_frames = self._n_chunks_in_flight = self._n_decode_frames = self._last_lane = 0
+        self._slots.clear()
+        running = [each for each in self._sequences.values() if each.phase is not Phase.WAITING]
+        for sequence in running:
+            sequence.restart(self._slots.tokens(sequence.slot))
+        self._decoding.clear()
+        self._prefilling, self._held, self._tried = deque(sorted(running, key=_slot_of)), deque(), None
+        if one_by_one:
+            self._prefilling, self._held = self._held, self._prefilling
+
     def offer(self, offer: Offer) -> bool:
         """A draft model has guessed; whether there may be something to send."""
         sequence = self._sequences.get(offer.request_id)
@@ -213,6 +245,8 @@ class Scheduler:
 
     def next_frame(self) -> PlannedFrame | None:
         """The frame to send now; None if there is nothing to do before a result or an event comes."""
+        if self._held:
+            self._try_next()
         if self._decoding and (frame := self._decode_frame()) is not None:
             return frame
         if self._prefilling and self._may_prefill():
@@ -258,9 +292,7 @@ class Scheduler:
         """A sampled token: whether it was guessed, and is in the line already; else it is one to send next."""
         position, cached = len(sequence.text), sequence.cached
         if sequence.phase is Phase.PREFILL:
-            sequence.phase = Phase.DECODE
-            if not sequence.is_paused:
-                bisect.insort(self._decoding, sequence, key=_slot_of)
+            self._begin_decoding(sequence)
             self.speculation.begin(sequence)
         sequence.text.append(token)
         self.speculation.note_token(sequence, token)
@@ -276,6 +308,11 @@ class Scheduler:
         sequence.is_ready = True
         return False
 
+    def _begin_decoding(self, sequence: RunningSequence) -> None:
+        sequence.phase = Phase.DECODE
+        if not sequence.is_paused:
+            bisect.insort(self._decoding, sequence, key=_slot_of)
+
     def _admit(self) -> None:
         while self._waiting and self._slots.n_free:
             sequence = self._sequences[self._waiting.take().id]
@@ -286,7 +323,7 @@ class Scheduler:
             sequence.slot, sequence.n_reused = place.slot, place.n_reused
             sequence.cached = self._slots.tokens(place.slot)
             sequence.phase = Phase.PREFILL
-            self._prefilling.append(sequence)
+            (self._held or self._prefilling).append(sequence)
             self._tell_draft_model(self.speculation.admit(sequence))
 
     def _release(self, sequence: RunningSequence) -> None:
@@ -378,17 +415,28 @@ class Scheduler:
             return False
         return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
+    def _try_next(self) -> None:
+        """Of the sequences that are held: when nothing more is to be learned of the one that was tried last."""
+        while self._held:
+            if self._tried is not None:
+                sequence, n_generated = self._tried
+                is_done = sequence.phase is Phase.ENDED or sequence.is_paused or sequence.n_generated > n_generated
+                if not is_done:
+                    return
+            sequence = self._held.popleft()
+            self._tried = sequence, sequence.n_generated
+            if sequence.phase is not Phase.ENDED:
+                self._prefilling.append(sequence)
+
     def _prefill_frame(self) -> PlannedFrame:
         sequence = self._prefilling.popleft()
-        prompt, cached = sequence.request.prompt, sequence.cached
+        text, cached = sequence.to_prefill, sequence.cached
         start = len(cached)
         frame = self._new_frame()
         if not sequence.n_chunk:
-            sequence.n_chunk = self.pace.n_chunk(len(prompt) - start, self._n_largest_chunk)
-            frame.starts.append(Start(sequence.slot, sequence.request, sequence.n_reused))
-            self.n_prompt_tokens += len(prompt)
-            self.n_reused_tokens += sequence.n_reused
-        chunk = prompt[start : start + self._n_chunk_now(sequence)]
+            sequence.n_chunk = self.pace.n_chunk(len(text) - start, self._n_largest_chunk)
+            frame.starts.append(self._start_of(sequence))
+        chunk = text[start : start + self._n_chunk_now(sequence)]
         end = start + len(chunk)
         frame.tokens = list(chunk)
         frame.positions = list(range(start, end))
@@ -397,14 +445,26 @@ class Scheduler:
         self._n_decode_frames = 0
         self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
-        if end < len(prompt):
+        if end < len(text):
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
             self._prefilling.append(sequence)
+        elif sequence.n_generated:
+            # Its last token follows as any other does.
+            sequence.is_ready = True
+            self._begin_decoding(sequence)
         else:
             frame.outputs = [len(chunk) - 1]
             rows = ((sequence, 1, 0),)
         self._in_flight.append(_InFlight(frame.number, _Kind.PREFILL, rows))
         return frame
+
+    def _start_of(self, sequence: RunningSequence) -> Start:
+        prompt = sequence.request.prompt
+        if not sequence.is_resumed:
+            self.n_prompt_tokens += len(prompt)
+            self.n_reused_tokens += sequence.n_reused
+        generated = tuple(sequence.text[len(prompt) :])
+        return Start(sequence.slot, sequence.request, sequence.n_reused, generated)
 
     @property
     def _n_largest_chunk(self) -> int:

@@ -5,7 +5,8 @@ it."""
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from coordinator.drafting import Lookup
@@ -42,6 +43,10 @@ class Limits:
     has_draft_model: bool = False
     runs_ahead: bool = True
 
+    def with_stages(self, n_stages: int) -> Limits:
+        """The same for a line of so many."""
+        return replace(self, n_stages=n_stages)
+
     def __post_init__(self) -> None:
         if self.n_batch < self.n_slots:
             raise ValueError(f"a batch of {self.n_batch} cannot carry one token of each of {self.n_slots} sequences")
@@ -65,6 +70,7 @@ class RunningSequence:
             guesses at what follows it. The number of these tokens is the next one's position.
         n_wrong: Guesses that turned out wrong, each of which made void what was sent after it.
         is_ready: It has a token to decode that was not sent.
+        is_resumed: It was begun in another line, which broke.
         is_paused: Its reader is behind: nothing more of it is sent.
         offers: Of the draft model, if there is one.
         n_wanted: Guesses beyond the text that it was asked for.
@@ -75,6 +81,7 @@ class RunningSequence:
         "drafted",
         "is_paused",
         "is_ready",
+        "is_resumed",
         "lookup",
         "n_chunk",
         "n_reused",
@@ -98,11 +105,35 @@ class RunningSequence:
         self.n_wrong = 0
         self.is_ready = False
         self.is_paused = False
+        self.is_resumed = False
         self.lookup: Lookup | None = None
         self.offers: Offers | None = None
         self.n_wanted = 0
         # The class of the guesses in flight and where they begin in the text, for each frame.
         self.drafted: deque[Drafted] = deque()
+
+    def restart(self, cached: list[int]) -> None:
+        """It is to be prefilled again, into an empty slot; guesses in flight are forgotten.
+
+        Args:
+            cached: Its slot's, empty.
+        """
+        self.is_resumed = self.is_resumed or self.n_chunk > 0
+        self.phase, self.cached = Phase.PREFILL, cached
+        self.n_reused = self.n_chunk = 0
+        self.is_ready = False
+        self.drafted.clear()
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Frames of its prompt were sent, and its first token has not come."""
+        return self.phase is Phase.PREFILL and self.n_chunk > 0
+
+    @property
+    def to_prefill(self) -> Sequence[int]:
+        """What is computed before its next token is decoded: its prompt, whose last token the first one is sampled
+        after; where some were sampled before the line broke, all but the last."""
+        return self.text[:-1] if self.n_generated else self.request.prompt
 
     @property
     def n_generated(self) -> int:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A session: one model, one plan, one epoch. Drives the scheduler with what the line brings, and the line with what the
-scheduler says; hands tokens to the streams of their requests. Lives on one event loop, and everything here runs there.
+"""A session: the requests of one line of workers, and of the lines that follow it where it breaks. Drives the scheduler
+with what the line brings, and the line with what the scheduler says; hands tokens to the streams of their requests.
+Lives on one event loop, and everything here runs there.
 
 The main path is `_work`: receive a result, let the scheduler decide, send what is ready, and only then, while the line
 computes, turn tokens into text. A decoded token costs one read and one write.
+
+When the line breaks, the session has none for a while: requests keep their slots, texts and streams, new ones queue.
+`recovery` is told, and brings another line (`carry_on`), or says that there is none (`give_up`).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from coordinator.admission import AdmittedRequest
 from coordinator.errors import (
@@ -22,6 +26,7 @@ from coordinator.errors import (
     DeadlineError,
     EngineError,
     InvalidRequestError,
+    PoisonError,
     SlowReaderError,
 )
 from coordinator.frame_log import FrameLog
@@ -29,8 +34,10 @@ from coordinator.frames import LineResult, Outcome, PlannedFrame, Request, Sampl
 from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob
 from coordinator.line import Line, LineBrokenError
 from coordinator.offers import DraftContext, Offer
+from coordinator.pace import Pace
 from coordinator.running import RunningRequest
 from coordinator.scheduler import Scheduler
+from coordinator.sequence import Limits
 from coordinator.text import TextStream
 from coordinator.timings import MeasuredTokens, TokenTimings
 
@@ -47,29 +54,28 @@ wait have not yet given up, which common clients do after ten minutes."""
 
 
 class Session:
-    """The requests that share one line.
+    """The requests that share one line. It has none before `carry_on`.
 
     Args:
-        line: Open; the session closes it.
         scheduler: Fresh.
         piece: The bytes of a token, none for control tokens.
-        diagnose: Why the line broke, asked once when it did.
+        on_broken: Called with a line that broke, once; the session has let go of it.
         patience_s: How long a paused request keeps its slot, in seconds, when others wait for it.
     """
 
     def __init__(
         self,
-        line: Line,
         scheduler: Scheduler,
         piece: Callable[[int], bytes],
-        diagnose: Callable[[], Awaitable[CaravanError]],
+        on_broken: Callable[[Line], None],
         patience_s: float = _PATIENCE_S,
     ) -> None:
-        self._line = line
+        self._line: Line | None = None
+        self._line_tasks: set[asyncio.Task[None]] = set()
+        self._on_broken = on_broken
         self._scheduler = scheduler
         self._piece_of = piece
         self._pieces: dict[int, bytes] = {}
-        self._diagnose = diagnose
         self._patience_s = patience_s
         self._running: dict[int, RunningRequest] = {}
         self._ids = itertools.count(1)
@@ -78,13 +84,28 @@ class Session:
         self.frames = FrameLog(scheduler.limits.n_stages)
         self._tell_draft_model: Callable[[Sequence[DraftContext]], None] | None = None
         self._error: CaravanError | None = None
-        self._breaking = False
+        self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def error(self) -> CaravanError | None:
         """Why it serves no more; None while it does."""
         return self._error
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is closed, or failed by a fault of ours: no line would help."""
+        return self._is_over
+
+    @property
+    def n_in_flight(self) -> int:
+        """Frames in the line."""
+        return 0 if self._line is None else self._scheduler.n_in_flight
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its line broke, and no other carries on yet."""
+        return self._line is None
 
     @property
     def n_running(self) -> int:
@@ -116,10 +137,43 @@ class Session:
         """How long tokens of lone streams took; None: there were none."""
         return self._timings.measured()
 
-    def start(self) -> None:
-        """Begins to receive. Call it once, on the loop."""
-        self._spawn(self._work())
-        self._spawn(self._watch())
+    def carry_on(self, line: Line, limits: Limits, pace: Pace) -> int:
+        """Goes on over this line, which the session closes from now on: what runs is prefilled again, what waits goes
+        on waiting. Gives the number of streams that run. The session has no other line.
+
+        Args:
+            limits: As the scheduler's, but for the stages.
+        """
+        assert self._line is None, "a session has one line at a time"
+        self._line, self._error = line, None
+        self._sending = asyncio.Lock()  # who still sends into the old line has the old one
+        is_doubtful = any(running.n_breaks > 1 for running in self._running.values())
+        self._scheduler.restart(limits, pace, one_by_one=is_doubtful)
+        self.frames, self._timings = FrameLog(limits.n_stages), TokenTimings()
+        for work in (self._work(line), line.wait_until_fed(), self._send_ready()):
+            self._line_tasks.add(self._spawn(work, line))
+        return self._scheduler.n_running
+
+    def give_up(self, error: CaravanError, *, for_good: bool = False) -> None:
+        """There is no line to carry on: all requests end with this error, and new ones are refused with it.
+
+        Args:
+            for_good: None is to be looked for; else there may be one again.
+        """
+        self._is_over |= for_good
+        self._fail(error)
+
+    def end_stuck_in(self, n_most: int, reason: CaravanError) -> int:
+        """Ends the requests that a line broke with for the `n_most`-th time, and none of their tokens came between;
+        gives their number.
+
+        Args:
+            reason: Why it broke the last time.
+        """
+        stuck = [number for number, running in self._running.items() if running.n_breaks >= n_most]
+        for request_id in stuck:
+            self._end_with(request_id, PoisonError(n_most, reason))
+        return len(stuck)
 
     def draft_with(self, tell: Callable[[Sequence[DraftContext]], None]) -> None:
         """A draft model takes what this tells it, and answers with `offer`. Before the first request."""
@@ -179,39 +233,46 @@ class Session:
 
     async def close(self) -> None:
         """Fails what still runs with ClosedError, lets the line finish what is in it, and closes that."""
-        self._breaking = True
+        self._is_over = True
         self._fail(ClosedError())
-        with contextlib.suppress(asyncio.TimeoutError, LineBrokenError):
-            await asyncio.wait_for(self._end_line(), _END_TIMEOUT_S)
+        line = self._line
+        if line is not None:
+            with contextlib.suppress(asyncio.TimeoutError, LineBrokenError):
+                await asyncio.wait_for(self._end_line(line), _END_TIMEOUT_S)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._line.close()
+        if line is not None:
+            await line.close()
 
     # ---- the main path ----
 
-    async def _work(self) -> None:
+    async def _work(self, line: Line) -> None:
         while True:
-            result = await self._line.receive()
+            result = await line.receive()
             outcomes = self._scheduler.result(result.number, result.rows)
             self._note_result(result, len(outcomes))
-            await self._send_ready()
-            if self._deliver(outcomes):
+            try:
+                await self._send_ready()
+            finally:  # also where the line breaks just now: what came of it counts
+                stopped = self._deliver(outcomes)
+            if stopped:
                 await self._send_ready()
 
     async def _send_ready(self) -> None:
         """Sends all frames that may go now. If another task is at it, that one takes these along."""
         if self._tell_draft_model is not None:
             self._tell_draft_model(self._scheduler.take_draft_contexts())
-        if self._sending.locked():
+        line = self._line
+        if line is None or self._sending.locked():
             return
         async with self._sending:
-            while (frame := self._scheduler.next_frame()) is not None:
+            while line is self._line and (frame := self._scheduler.next_frame()) is not None:
                 if frame.starts:
                     self._note_starts(frame)
                 self._timings.sent(frame.number, is_decode_of_one=frame.is_decode and len(frame.tokens) == 1)
                 self.frames.sent(frame, time.monotonic())
-                await self._line.send(frame)
+                await line.send(frame)
 
     def _note_result(self, result: LineResult, n_generated: int) -> None:
         now_s = time.monotonic()
@@ -268,7 +329,7 @@ class Session:
         now_s = time.monotonic()
         for start in frame.starts:
             running = self._running.get(start.request.id)
-            if running is not None:
+            if running is not None and not running.started_s:
                 running.started_s = now_s
                 running.n_reused = start.n_reused
 
@@ -330,30 +391,44 @@ class Session:
 
     # ---- the end ----
 
-    async def _end_line(self) -> None:
+    async def _end_line(self, line: Line) -> None:
         async with self._sending:
-            await self._line.finish()
+            await line.finish()
 
-    async def _watch(self) -> None:
-        await self._line.wait_until_fed()
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(work))
+    def _spawn(self, work: Coroutine[object, object, None], line: Line | None = None) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._guard(work, line))
+        for tasks in (self._tasks, self._line_tasks):
+            task.add_done_callback(tasks.discard)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _guard(self, work: Coroutine[object, object, None]) -> None:
-        """Runs a part of the session; whatever it fails with fails the session, once."""
+    async def _guard(self, work: Coroutine[object, object, None], line: Line | None) -> None:
+        """Runs a part of the session.
+
+        Args:
+            line: What it receives from, so that it knows best when that breaks.
+        """
         try:
             await work
         except LineBrokenError:
-            if not self._breaking:
-                self._breaking = True
-                self._fail(await self._diagnose())
+            if line is not None and line is self._line and not self._is_over:
+                self._suspend(line)
         except Exception as error:
             # Nothing may hang because of a fault of ours: all requests end, and the log has the place.
             _LOG.exception("the session failed")
-            self._fail(EngineError(f"the session failed: {error}", worker=self._line.last_worker))
+            worker = "" if self._line is None else self._line.last_worker
+            self.give_up(EngineError(f"the session failed: {error}", worker=worker), for_good=True)
+
+    def _suspend(self, line: Line) -> None:
+        """The line broke: nothing more is sent or taken, and whoever else uses it ends."""
+        self._line = None
+        for request_id in self._scheduler.under_way():
+            running = self._running.get(request_id)
+            if running is not None:
+                running.note_break()
+        for task in self._line_tasks:
+            task.cancel()
+        self._on_broken(line)
 
     def _fail(self, error: CaravanError) -> None:
         if self._error is not None:

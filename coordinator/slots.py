@@ -104,6 +104,11 @@ class Slots:
         held.last_used = self._n_given_back
         self.n_free += 1
 
+    def clear(self) -> None:
+        """The caches are new and empty; who has a slot keeps it."""
+        for slot in self._slots:
+            slot.tokens, slot.is_exact = [], True
+
     def _longest(self, prompt: list[int]) -> tuple[int, int]:
         """The slot that has most of the prompt, and how many tokens. Among equals one that is free."""
         best, n_best = 0, 0

@@ -46,6 +46,10 @@ class Speculation:
         self.rates = Rates()
         self.has_draft_model = limits.has_draft_model and limits.n_drafts > 0
 
+    def restart(self, limits: Limits, pace: Pace) -> None:
+        """The line is another one: what is known of texts and rates stays."""
+        self.limits, self._pace = limits, pace
+
     def admit(self, sequence: RunningSequence) -> DraftContext | None:
         """It has a slot: what the draft model is told, if there is one."""
         if not self.has_draft_model:

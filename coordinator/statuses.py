@@ -16,6 +16,7 @@ from coordinator.errors import (
     CaravanError,
     DoesNotFitError,
     EngineError,
+    FrameRefusedError,
     ModelError,
     ModelNotFoundError,
     PlanError,
@@ -26,6 +27,7 @@ from coordinator.errors import (
     WorkerBusyError,
     WorkerError,
     WorkerLostError,
+    WorkerSilentError,
 )
 from native import LayerRange
 from protos.caravan.v1 import error_pb2
@@ -46,7 +48,7 @@ _WORKER_ERRORS: dict[int, type[WorkerError]] = {
     error_pb2.ERROR_CODE_BUSY: WorkerBusyError,
     error_pb2.ERROR_CODE_NO_SUCH_SESSION: SessionLostError,
     error_pb2.ERROR_CODE_WRONG_EPOCH: SessionLostError,
-    error_pb2.ERROR_CODE_BAD_FRAME: EngineError,
+    error_pb2.ERROR_CODE_BAD_FRAME: FrameRefusedError,
     error_pb2.ERROR_CODE_CROSSING: EngineError,
     error_pb2.ERROR_CODE_ENGINE: EngineError,
     error_pb2.ERROR_CODE_NEIGHBOUR_LOST: WorkerLostError,
@@ -143,10 +145,27 @@ def _stranger(callee: Callee, reason: str) -> WorkerLostError | None:
     )
 
 
-def lost(callee: Callee, reason: str = "") -> WorkerLostError:
+def forgotten(callee: Callee) -> SessionLostError:
+    """The error for a worker that has the session no more."""
+    return SessionLostError(
+        f"worker {callee.place} holds its part of the line no more: it was restarted, or told to let go of it",
+        worker=callee.name,
+        layers=callee.layers,
+        retry_safe=True,
+    )
+
+
+def silent(callee: Callee, waited_s: float) -> WorkerSilentError:
+    """The error for a worker that has answered nothing for so long."""
+    error = lost(callee, f"it was silent for {waited_s:g} s", WorkerSilentError)
+    assert isinstance(error, WorkerSilentError)
+    return error
+
+
+def lost(callee: Callee, reason: str = "", kind: type[WorkerLostError] = WorkerLostError) -> WorkerLostError:
     """The error for a worker that does not answer."""
     because = f" ({reason})" if reason else ""
-    return WorkerLostError(
+    return kind(
         f"worker {callee.place} does not answer{because}: check that it runs and that the network lets it through",
         worker=callee.name,
         layers=callee.layers,

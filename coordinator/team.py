@@ -25,12 +25,13 @@ from protos.channels import Channels
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The workers that know the model, and what is wished of them."""
+    """The workers that know the model, and what is wished of them; `local`: those of its own, if it started some."""
 
     found: Discovery
     clients: Mapping[str, WorkerClient]
     wishes: Wishes
     channels: Channels
+    local: LocalWorkers | None = None
 
 
 async def gather_team(
@@ -45,14 +46,15 @@ async def gather_team(
         CaravanError: There is none, one that was asked for cannot take part, or they are not as the options say.
     """
     channels = own_channels(insecure=options.insecure_workers)
-    found, wishes = await _find_workers(options, channels, on_progress), options.wishes
+    found, wishes, local = await _find_workers(options, channels, on_progress), options.wishes, None
     if not found.found:
-        found = await _start_workers(options, channels, found, on_progress, resources)
+        local = LocalWorkers(plain=not channels.is_secure)
+        found = await _start_workers(options, channels, local, found, on_progress, resources)
         if wishes.distribution is Distribution.AUTO:
             # So many were asked for.
             wishes = replace(wishes, distribution=Distribution.ON)
     clients = _connect(found, channels, resources)
-    return Team(await _offer(options, source, found, clients, on_progress), clients, wishes, channels)
+    return Team(await _offer(options, source, found, clients, on_progress), clients, wishes, channels, local)
 
 
 async def _offer(
@@ -102,6 +104,7 @@ def _tell_left_out(left_out: Sequence[LeftOutWorker], options: MeshOptions, on_p
 async def _start_workers(
     options: MeshOptions,
     channels: Channels,
+    local: LocalWorkers,
     found: Discovery,
     on_progress: OnProgress,
     resources: contextlib.AsyncExitStack,
@@ -117,7 +120,6 @@ async def _start_workers(
             f"no worker was found: starting {counted(options.local_workers, 'worker')} on this machine",
         )
     )
-    local = LocalWorkers(plain=not channels.is_secure)
     resources.push_async_callback(local.close)
     started = await discover(await local.start(options.local_workers), channels=channels, mdns=False, telemetry=False)
     if started.left_out:

@@ -15,6 +15,7 @@ from coordinator.cli.console import emit, say
 from coordinator.cli.options import LineOptions
 from coordinator.cli.progress import layers_text, load_progress
 from coordinator.corrections import MIN_TOKENS
+from coordinator.events import LineEvent
 from coordinator.generation import Generation
 from coordinator.last_plan import keep_plan
 from coordinator.mesh import Mesh
@@ -51,6 +52,8 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "kv_type_k": line.kv_type,
         "kv_type_v": line.kv_type,
         "max_bandwidth": line.max_bandwidth,
+        "worker_timeout": line.worker_timeout,
+        "recovery_timeout": line.recovery_timeout,
         "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
@@ -65,7 +68,7 @@ def opened(
 ) -> Iterator[Mesh]:
     """A mesh, its loading and its line told on stderr; closed at the end, with all it started."""
     with load_progress(starting, as_json=json_progress) as progress:
-        mesh = Mesh.open(model, on_progress=progress, **arguments)
+        mesh = Mesh.open(model, on_progress=progress, on_event=tell_event, **arguments)
     with mesh:
         tell_lines(mesh.plans)
         yield mesh
@@ -94,6 +97,11 @@ def _tell_line(plan: Plan) -> None:
         tell(f"predicted: {plan.prediction.tokens_per_s:.1f} tokens per second for one stream")
     for note in plan.sentences:
         tell(note)
+
+
+def tell_event(event: LineEvent) -> None:
+    """What became of a line, on stderr."""
+    say(f"caravan: {event.message}")
 
 
 def print_text(generation: Generation) -> None:

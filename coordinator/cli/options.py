@@ -18,6 +18,7 @@ import click
 from coordinator.cli.console import say
 from coordinator.cli.exits import UserError
 from coordinator.inventory.quantities import parse_bandwidth
+from coordinator.options import LEAST_WORKER_TIMEOUT_S
 from native import LayerRange, SamplingParams
 from protos.cluster import Cluster
 from protos.joining import JoinCode, OtherClusterError, join
@@ -65,6 +66,8 @@ class LineOptions:
     main: str | None
     gpu_layers: int | None
     max_bandwidth: int | None
+    worker_timeout: float
+    recovery_timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,10 @@ def line_options(command: Command) -> Command:
                help="This worker has the output layer and samples; with --distribution off it is the one used."),
         option("--gpu-layers", type=click.IntRange(min=0), metavar="N",
                help="Put the last so many layers on GPU workers and all others on CPU workers; 0: none on GPUs."),
+        option("--worker-timeout", default=5.0, type=click.FloatRange(LEAST_WORKER_TIMEOUT_S), metavar="SECONDS",
+               help="How long a worker may be silent while it is needed, before others go on without it."),
+        option("--recovery-timeout", default=120.0, type=click.FloatRange(0), metavar="SECONDS",
+               help="How long requests wait for workers to return when those that are left cannot hold the model."),
         option("--max-bandwidth", type=_Bandwidth(), metavar="RATE",
                help="How fast each worker may fetch weights: 50MB/s, 400Mbit/s."),
     ]  # fmt: skip

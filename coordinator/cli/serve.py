@@ -17,7 +17,7 @@ from coordinator.cli.access import AccessOptions, access_of, access_options
 from coordinator.cli.console import say
 from coordinator.cli.exits import ExitCode, StartError, StoppedError
 from coordinator.cli.interrupts import on_stop_signals
-from coordinator.cli.line import open_arguments, tell_lines
+from coordinator.cli.line import open_arguments, tell_event, tell_lines
 from coordinator.cli.options import LineOptions, json_progress_option, line_options, local_option, option
 from coordinator.cli.progress import JsonProgress, LoadProgress, load_progress
 from coordinator.cli.settings import debug_option
@@ -29,8 +29,6 @@ from coordinator.mesh import AsyncMesh
 from coordinator.weights.sources import model_name
 
 _log = logging.getLogger(__name__)
-_LOOK_EVERY_S = 1.0
-"""How soon a lost line is told on stderr; requests learn of it at once."""
 
 
 class _ListenAddress(click.ParamType[ListenAddress]):
@@ -136,9 +134,7 @@ async def _serve(
                 tell_lines(mesh.plans)
                 host, port = listening.getsockname()[:2]
                 say(f"{name} is ready on http://{ListenAddress(host, port)}/v1")
-                telling = asyncio.create_task(_tell_loss(service))
                 await serving
-                telling.cancel()
         except asyncio.CancelledError:
             if stop.signal_number is None:
                 raise
@@ -171,15 +167,10 @@ async def _load(
     model: str, service: Service, progress: LoadProgress | JsonProgress, arguments: dict[str, Any]
 ) -> AsyncMesh:
     with progress:
-        return await AsyncMesh.open(model, on_progress=functools.partial(_note, progress, service), **arguments)
+        note = functools.partial(_note, progress, service)
+        return await AsyncMesh.open(model, on_progress=note, on_event=tell_event, **arguments)
 
 
 def _note(progress: LoadProgress | JsonProgress, service: Service, event: LoadEvent) -> None:
     progress(event)
     service.note_progress(event)
-
-
-async def _tell_loss(service: Service) -> None:
-    while service.error is None:  # noqa: ASYNC110 -- it comes from another room, as a property
-        await asyncio.sleep(_LOOK_EVERY_S)
-    say(f"caravan: {service.error}; requests are refused until caravan serve is started again")

@@ -45,6 +45,12 @@ def test_a_frame_says_what_goes_before_it_starts_and_before_it_computes() -> Non
     assert [(output.row, output.sample, output.logits) for output in frame.outputs] == [(1, True, False)]
 
 
+def test_a_sequence_that_goes_on_tells_its_sampler_what_it_sampled() -> None:
+    start = Start(0, Request(1, (10, 11), 8, SamplingParams()), generated=(12, 13))
+    (operation,) = encode_frame(PlannedFrame(1, starts=[start]), "s", 2).frame.sampler_operations
+    assert (list(operation.open.prompt_tokens), list(operation.open.generated_tokens)) == ([10, 11], [12, 13])
+
+
 def test_every_sampling_parameter_travels() -> None:
     changed = SamplingParams(
         temperature=0.25, top_k=3, top_p=0.5, min_p=0.125, typical_p=0.75, repeat_penalty=1.5, frequency_penalty=0.5,

@@ -321,6 +321,47 @@ def test_a_paused_request_that_ends_frees_its_slot() -> None:
     assert _step(scheduler, line).seq_ids == [1]
 
 
+def test_in_another_line_a_sequence_is_prefilled_up_to_its_last_token_and_goes_on_from_that() -> None:
+    scheduler = _scheduler(n_batch=4, n_stages=2)
+    scheduler.submit(_request(1, n_prompt=3))
+    (prompt,) = _frames(scheduler)
+    _answer(scheduler, prompt, token=41)
+    for token in (42, 43):
+        (frame,) = _frames(scheduler)
+        _answer(scheduler, frame, token=token)
+    (lost,) = _frames(scheduler)
+    scheduler.restart(_limits(n_batch=4, n_stages=3), Pace(3))
+    first, second, decode = _frames(scheduler)
+    assert [frame.number for frame in (first, second, decode)] == [1, 2, 3]
+    assert (first.tokens + second.tokens, first.positions + second.positions) == ([100, 101, 102, 41, 42], [*range(5)])
+    assert [frame.outputs for frame in (first, second, decode)] == [[], [], [0]]
+    assert [(start.request.id, start.generated, start.n_reused) for start in first.starts] == [(1, (41, 42, 43), 0)]
+    assert (decode.tokens, decode.positions, decode.is_decode) == (lost.tokens, lost.positions, True)
+    assert (scheduler.n_prompt_tokens, scheduler.under_way()) == (3, [1])
+
+
+def test_what_was_paused_waited_or_had_no_token_yet_goes_on_in_another_line_as_it_was() -> None:
+    scheduler = _scheduler(n_batch=4, n_stages=2)
+    for number, n_prompt in ((1, 3), (2, 7), (3, 2)):
+        scheduler.submit(_request(number, n_prompt=n_prompt))
+    (prompt, *_) = _frames(scheduler)
+    _answer(scheduler, prompt)
+    scheduler.pause(1)
+    scheduler.restart(_limits(n_batch=4, n_stages=2), Pace(2))
+    frames = _frames(scheduler)
+    assert [start.request.id for frame in frames for start in frame.starts] == [1, 2]
+    assert scheduler.n_waiting == 1
+    for frame in frames:  # of 1 nothing is decoded, and 2 has its first token
+        outcomes = _answer(scheduler, frame)
+    assert [outcome.request_id for outcome in outcomes] == [2]
+    (decode,) = _frames(scheduler)
+    assert decode.seq_ids == [1]
+    scheduler.resume(1)
+    _answer(scheduler, decode)
+    next_positions = [pair for frame in _frames(scheduler) for pair in zip(frame.seq_ids, frame.positions, strict=True)]
+    assert sorted(next_positions) == [(0, 3), (1, 8)]
+
+
 def test_an_answer_to_another_frame_is_refused() -> None:
     scheduler = _scheduler()
     scheduler.submit(_request(1))
@@ -349,6 +390,7 @@ class _WatchedLine:
         # What each sequence's cache holds when all that was sent is computed, and the request it serves.
         self.caches: dict[int, list[int]] = {seq_id: [] for seq_id in range(limits.n_slots)}
         self.requests: dict[int, Request] = {}
+        self.n_generated: dict[int, int] = {}
 
     def send(self, frame: PlannedFrame) -> None:
         self.n_frames += 1
@@ -366,6 +408,7 @@ class _WatchedLine:
         for start in frame.starts:
             assert start.seq_id not in self.requests, "a slot is used again before its sampler was dropped"
             self.requests[start.seq_id] = start.request
+            self.n_generated[start.seq_id] = len(start.generated)
             assert start.n_reused == len(self.caches[start.seq_id])
             assert self.caches[start.seq_id] == list(start.request.prompt[: start.n_reused])
         for row in range(len(frame.tokens)):
@@ -381,7 +424,8 @@ class _WatchedLine:
         if len(cache) < len(request.prompt):
             assert frame.tokens[row] == request.prompt[len(cache)]
         cache.append(frame.tokens[row])
-        assert (row in frame.outputs) == (len(cache) >= len(request.prompt))
+        n_known = len(request.prompt) + self.n_generated[seq_id]
+        assert (row in frame.outputs) == (len(cache) >= n_known)
 
 
 _EVENTS = st.lists(
@@ -389,7 +433,7 @@ _EVENTS = st.lists(
         st.tuples(st.just("submit"), st.integers(1, 50), st.integers(1, 6)),
         st.tuples(st.just("end"), st.integers(0, 12), st.just(0)),
         st.tuples(st.just("answer"), st.sampled_from([_END, _WORD, _WORD, _WORD, -1]), st.just(0)),
-        st.tuples(st.just("send"), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["send", "restart"]), st.integers(0, 1), st.just(0)),
         st.tuples(st.sampled_from(["pause", "resume"]), st.integers(0, 12), st.just(0)),
     ),
     max_size=60,
@@ -402,6 +446,7 @@ def test_whatever_happens_every_request_ends_and_no_slot_leaks(
     n_slots: int, n_batch: int, n_stages: int, n_waiting: int, events: list[tuple[str, int, int]]
 ) -> None:
     limits = _limits(n_slots=n_slots, n_batch=n_batch, n_stages=n_stages, n_waiting=n_waiting, n_ctx=64)
+    line: _WatchedLine
     scheduler, line = Scheduler(limits, [_END]), _WatchedLine(limits)
     alive: set[int] = set()
     n_submitted = 0
@@ -433,6 +478,9 @@ def test_whatever_happens_every_request_ends_and_no_slot_leaks(
             answer(first)
         elif kind == "send":
             send_all()
+        elif kind == "restart":
+            scheduler.restart(limits, Pace(n_stages), one_by_one=bool(first))
+            line = _WatchedLine(limits)
         elif kind == "pause":
             scheduler.pause(first)
         elif kind == "resume":

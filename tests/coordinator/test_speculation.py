@@ -44,6 +44,13 @@ class _Model:
         """Repeats itself, but for some surprises."""
         return self._surprises.get(len(text), self._table[(len(text) + text[0]) % len(self._table)])
 
+    def break_line(self) -> None:
+        """All that is in it is lost."""
+        self.in_flight.clear()
+        self._last.clear()
+        for cache in self.caches.values():
+            cache.clear()
+
     def answer(self) -> tuple[int, list[SampledRow]]:
         frame = self.in_flight.popleft()
         self.n_trips += 1
@@ -112,9 +119,13 @@ class _DraftModel:
 
 
 def _texts(
-    limits: Limits, requests: list[Request], *, repeats: int, seed: int, n_offers: int = 0
+    limits: Limits, requests: list[Request], *, repeats: int, seed: int, n_offers: int = 0, breaks: float = 0.0
 ) -> tuple[dict[int, list[int]], int]:
-    """What each request gets, and the trips it took; with up to so many offers before each result."""
+    """What each request gets, and the trips it took; with up to so many offers before each result.
+
+    Args:
+        breaks: How likely the line breaks before each result, and another carries on.
+    """
     scheduler = Scheduler(limits, [_END], _pace(limits.n_stages))
     model = _Model(limits, repeats=repeats, seed=seed)
     drafts, chance = _DraftModel(model, seed), random.Random(seed)
@@ -138,6 +149,11 @@ def _texts(
                 model.in_flight.append(frame)
         if not model.in_flight:
             break
+        if chance.random() < breaks:
+            n_stages = chance.randrange(1, 4)
+            scheduler.restart(limits.with_stages(n_stages), _pace(n_stages))
+            model.break_line()
+            continue
         for outcome in scheduler.result(*model.answer()):
             assert outcome.row.token is not None
             texts[outcome.request_id].append(outcome.row.token)
@@ -187,6 +203,19 @@ def test_whatever_a_draft_model_offers_and_whenever_the_tokens_are_the_same(
     guessed, _ = _texts(limits, requests, repeats=repeats, seed=seed, n_offers=n_offers)
     plain, _ = _texts(replace(limits, n_drafts=0), requests, repeats=repeats, seed=seed)
     assert guessed == plain
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 12), st.integers(0, 999), st.booleans())
+def test_wherever_the_line_breaks_the_tokens_are_the_same(
+    n_requests: int, max_tokens: int, repeats: int, seed: int, has_draft_model: bool
+) -> None:
+    limits = replace(_LIMITS, has_draft_model=has_draft_model)
+    requests = _requests(n_requests, max_tokens)
+    n_offers = 2 if has_draft_model else 0
+    broken, _ = _texts(limits, requests, repeats=repeats, seed=seed, n_offers=n_offers, breaks=0.1)
+    plain, _ = _texts(replace(limits, n_drafts=0), requests, repeats=repeats, seed=seed)
+    assert broken == plain
 
 
 def test_a_text_that_repeats_itself_comes_in_a_third_of_the_trips() -> None:

@@ -36,14 +36,17 @@ def check_same(
     tokens: Sequence[Token],
     *,
     greedy: bool = True,
+    forbidden: Sequence[int] = (),
 ) -> None:
     """Fails unless the tokens are the expected ones, or differ first at a near tie.
 
     Where tokens are drawn, a draw that falls on the border between two candidates flips as a tie does: then the two
-    must be neighbours in the order of likelihood, which is the order in which llama.cpp lays out what it draws from.
+    must be neighbours in the order of likelihood, which is the order in which llama.cpp lays out what it draws from;
+    or have only such between them as are nearly tied with one of the two, and may stand beyond it as well.
 
     Args:
         tokens: With their logprobs and those of the likeliest tokens.
+        forbidden: Tokens that could not be drawn.
     """
     COUNT.compared += 1
     ids = [token.id for token in tokens]
@@ -54,12 +57,16 @@ def check_same(
         return
     logits = reference.logits_after([*prompt, *expected[:first]])
     theirs, ours = expected[first], ids[first]
+    limit = NEAR * float(logits.max() - logits.min())
     if greedy:
-        limit = NEAR * float(logits.max() - logits.min())
         logprobs = {top.id: top.logprob for top in tokens[first].top_logprobs}
         gaps = abs(float(logits[theirs] - logits[ours])), abs(logprobs[theirs] - logprobs[ours])
         assert max(gaps) <= limit, f"token {first} is {ours}, not {theirs}, and they are {gaps} apart"
     else:
+        logits[list(forbidden)] = -np.inf
         order = list(np.argsort(-logits, kind="stable"))
-        assert abs(order.index(theirs) - order.index(ours)) == 1, f"token {first} is {ours}, not {theirs}"
+        low, high = sorted((order.index(theirs), order.index(ours)))
+        for other in order[low + 1 : high]:
+            gap = min(abs(float(logits[other] - logits[token])) for token in (theirs, ours))
+            assert gap <= limit, f"token {first} is {ours}, not {theirs}, and {other} is between them"
     COUNT.near_ties += 1

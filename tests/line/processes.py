@@ -53,6 +53,11 @@ class WorkerProcess:
         """Of the process."""
         return self._process.pid
 
+    def send_signal(self, signal_: signal.Signals) -> None:
+        """Whichever."""
+        self._is_frozen |= signal_ == signal.SIGSTOP
+        self._process.send_signal(signal_)
+
     def kill(self) -> None:
         """As a power cut would."""
         self._process.send_signal(signal.SIGKILL)

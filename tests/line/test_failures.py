@@ -27,7 +27,7 @@ from coordinator import (
     NoWorkersError,
     PlanError,
     SamplingParams,
-    SessionLostError,
+    WorkerError,
     WorkerLostError,
 )
 from coordinator.control import WorkerClient
@@ -46,55 +46,6 @@ def _endless(mesh: Mesh) -> SamplingParams:
     return SamplingParams(temperature=0, logit_bias=tuple((token, float("-inf")) for token in ends))
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
-@pytest.mark.parametrize("how", ["kill", "terminate"])
-def test_a_worker_that_dies_in_the_middle_is_named_and_nothing_hangs(
-    start_worker: StartWorker, victim: int, how: str
-) -> None:
-    workers = [start_worker(name) for name in ("one", "two", "three")]
-    with open_mesh(workers) as mesh:
-        requests = [mesh.generate(PROMPT, sampling=_endless(mesh)) for _ in range(3)]
-        next(requests[0])
-        getattr(workers[victim], how)()
-        for request in requests:
-            with pytest.raises(WorkerLostError) as lost:
-                request.wait()
-            assert lost.value.worker == workers[victim].name
-            assert lost.value.layers == mesh.plan.stages[victim].layers
-            assert request.finish_reason is None
-        assert isinstance(mesh.error, WorkerLostError)
-        with pytest.raises(WorkerLostError):
-            mesh.generate(PROMPT)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_worker_that_falls_silent_is_named_within_seconds(start_worker: StartWorker, victim: int) -> None:
-    workers = [start_worker(name) for name in ("one", "two", "three")]
-    with open_mesh(workers) as mesh:
-        request = mesh.generate(PROMPT, sampling=_endless(mesh))
-        next(request)
-        workers[victim].freeze()
-        started = time.monotonic()
-        with pytest.raises(WorkerLostError) as lost:
-            request.wait()
-        assert time.monotonic() - started < 40
-        assert lost.value.worker == workers[victim].name
-
-
-def test_after_a_worker_died_the_others_serve_a_new_mesh(start_worker: StartWorker) -> None:
-    workers = [start_worker(name) for name in ("one", "two", "three")]
-    with open_mesh(workers) as mesh:
-        request = mesh.generate(PROMPT, sampling=_endless(mesh))
-        next(request)
-        workers[1].kill()
-        with pytest.raises(WorkerLostError):
-            request.wait()
-    with open_mesh([workers[0], workers[2]]) as mesh:
-        assert mesh.generate(PROMPT, max_tokens=3).wait().usage.completion_tokens == 3
-
-
 def test_a_worker_that_is_gone_before_loading_is_named(start_worker: StartWorker) -> None:
     workers = [start_worker(name) for name in ("one", "two")]
     workers[1].kill()
@@ -103,7 +54,7 @@ def test_a_worker_that_is_gone_before_loading_is_named(start_worker: StartWorker
         open_mesh(workers)
 
 
-def test_a_worker_that_drops_the_session_under_way_is_named(start_worker: StartWorker) -> None:
+def test_a_worker_that_drops_the_session_under_way_is_given_it_again(start_worker: StartWorker) -> None:
     workers = [start_worker(name) for name in ("one", "two")]
 
     async def unload() -> None:
@@ -113,13 +64,15 @@ def test_a_worker_that_drops_the_session_under_way_is_named(start_worker: StartW
         await client.close()
 
     with open_mesh(workers) as mesh:
-        request = mesh.generate(PROMPT, sampling=_endless(mesh))
+        plan = mesh.plan
+        request = mesh.generate(PROMPT, sampling=_endless(mesh), max_tokens=200)
         next(request)
         asyncio.run(unload())
-        # Which of the two it is depends on whether the worker has finished unloading when it is asked.
-        with pytest.raises((WorkerLostError, SessionLostError)) as lost:
-            request.wait()
-        assert lost.value.worker == "two"
+        assert request.wait().usage.completion_tokens == 200
+        (recovered,) = mesh.recovered
+        assert isinstance(recovered.reason, WorkerError)
+        assert recovered.reason.worker == "two"
+        assert [stage.layers for stage in mesh.plan.stages] == [stage.layers for stage in plan.stages]
 
 
 def test_closing_ends_what_runs_and_leaves_no_thread_no_process_and_no_connection() -> None:

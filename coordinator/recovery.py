@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""Going on: when the line of a session breaks, another one is opened over whoever is there, with the next epoch of the
+session, and the session carries on over that. One path for whatever happened and to whom, a loop that begins again when
+it fails. On the session's event loop.
+
+The next epoch of the same session, not another session: a worker lets a stage of an older epoch go for it at once, also
+while its streams are open to a neighbour that is dead, and what comes of older epochs is told apart by its number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.connecting import StandingLine, connect
+from coordinator.control import Health
+from coordinator.errors import (
+    CaravanError,
+    EngineError,
+    FrameRefusedError,
+    SessionLostError,
+    WorkerError,
+    WorkerLostError,
+    WorkerSilentError,
+)
+from coordinator.events import LineChange, LineEvent, OnLineEvent, ignore
+from coordinator.line import Line
+from coordinator.loading import LoadedLine, end_session, let_go, load_stages_over, unload_stages
+from coordinator.plan import Plan
+from coordinator.regrouping import Group, Need, Regrouping
+from coordinator.sequence import Limits
+from coordinator.session import Session
+from coordinator.statuses import Callee, forgotten, silent
+from coordinator.vigil import Vigil, while_all_answer
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_BREAKS = 3
+"""Lines that may break while they compute a request, before it has another token: then it is the request."""
+
+_LOOK_EVERY_S = 1.0
+"""While requests wait for workers to return."""
+
+_LOOK_SLOWLY_S = 5.0
+"""When they do not wait any more."""
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 3.0
+"""Between tries that fail in another way, and before a line that follows one that brought nothing."""
+
+_MOST_STRIKES = 2
+"""Times that a worker is where a line fails, until it is done without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A line that carried on.
+
+    Attributes:
+        reason: Why the one before broke.
+        n_streams: Requests that were running.
+        pause_s: From the break until it stood, in seconds.
+    """
+
+    reason: CaravanError
+    n_streams: int
+    pause_s: float
+
+
+class Recovery:
+    """Keeps a session on a line.
+
+    Args:
+        limits: Of the session, whatever the line.
+        siblings: Those of all lines of the mesh, this one among them.
+        turn: Held by the one that chooses workers.
+    """
+
+    def __init__(
+        self,
+        regrouping: Regrouping,
+        limits: Limits,
+        siblings: Sequence[Recovery],
+        turn: asyncio.Lock,
+        on_event: OnLineEvent,
+    ) -> None:
+        self._regrouping = regrouping
+        self._options = regrouping.options
+        self._limits = limits
+        self._siblings = siblings
+        self._turn = turn
+        self._on_event = on_event
+        self._epoch = 0
+        self._strikes: Counter[str] = Counter()
+        self._n_barren = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._connections = contextlib.AsyncExitStack()
+        self.recovered: list[Recovered] = []
+
+    @property
+    def plan(self) -> Plan:
+        """Of the line that serves; while there is none, of the last one."""
+        return self._standing.plan
+
+    def begin(self, session: Session, standing: StandingLine) -> None:
+        """The first line stands. Call it once."""
+        self._session = session
+        self._epoch = standing.epoch
+        self._stand(standing)
+
+    def note_broken(self, line: Line) -> None:
+        """The session has let go of this line."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._spawn(self._recover(line))
+
+    async def close(self) -> None:
+        """Ends what is under way, and the session on its workers, whose stages may stay warm. The session is closed."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_session(self._standing.clients, self._standing.session_id)
+        await self._connections.aclose()
+
+    # ---- watching ----
+
+    def _stand(self, standing: StandingLine) -> int:
+        """From now on this line carries on; gives the number of streams that run."""
+        self._standing = standing
+        self._strikes.clear()
+        vigil = Vigil(
+            standing.clients,
+            self._options.worker_timeout,
+            is_needed=lambda: self._session.n_in_flight > 0,
+            on_silent=lambda callee: standing.line.abandon(silent(callee, self._options.worker_timeout)),
+            on_health=self._note_health,
+        )
+        self._watching = self._spawn(vigil.run())
+        return self._session.carry_on(standing.line, standing.limits(self._limits), standing.pace)
+
+    def _note_health(self, callee: Callee, health: Health) -> None:
+        standing = self._standing
+        if health != Health(standing.session_id, standing.epoch):
+            standing.line.abandon(forgotten(callee))
+
+    # ---- going on ----
+
+    async def _recover(self, broken: Line) -> None:
+        began_s = time.monotonic()
+        reason = await broken.diagnose(self._standing.clients)
+        await broken.close()
+        if isinstance(reason, FrameRefusedError):
+            self._session.give_up(reason, for_good=True)
+            self._tell(LineEvent(LineChange.GAVE_UP, f"{reason}; requests are refused until the mesh is opened again"))
+            return
+        self._tell(LineEvent(LineChange.LOST, f"the line broke: {reason}", _culprit(reason)))
+        self._session.end_stuck_in(_MOST_BREAKS, reason)
+        await self._pause_after_barren()
+        standing = await self._reopened(reason, began_s)
+        if standing is None:
+            return
+        if self._session.is_over:
+            await standing.line.close()
+            await end_session(standing.clients, standing.session_id)
+            return
+        n_streams, pause_s = self._stand(standing), time.monotonic() - began_s
+        self.recovered.append(Recovered(reason, n_streams, pause_s))
+        names = _listed([stage.worker for stage in standing.plan.stages])
+        culprit = _culprit(reason)
+        what = f"worker {culprit} was lost" if culprit else "the line broke"
+        streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
+        message = f"{what} ({reason}): going on with {names}, {streams} resumed after {pause_s:.1f} s"
+        self._tell(LineEvent(LineChange.RESUMED, message, culprit, n_streams, pause_s))
+
+    async def _pause_after_barren(self) -> None:
+        """Lines that break at once, one after the other, follow each other ever more slowly."""
+        self._n_barren = 0 if self._session.frames.records else self._n_barren + 1
+        if self._n_barren:
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._n_barren))
+
+    async def _reopened(self, reason: CaravanError, began_s: float) -> StandingLine | None:
+        """Another line, however long that takes; None: the session is over."""
+        self._note_strike(reason)
+        silent_worker = _silent_worker(reason)
+        n_failed, is_waiting = 0, False
+        while not self._session.is_over:
+            try:
+                return await self._reopen(silent_worker)
+            except CaravanError as error:
+                _LOG.info("no line yet: %s", error)
+                failure = error
+            self._note_strike(failure)
+            silent_worker = _silent_worker(failure)
+            n_failed += 1
+            if not is_waiting and _is_lack(failure):
+                is_waiting = True
+                self._tell(LineEvent(LineChange.WAITING, f"waiting for workers to return: {failure}"))
+            if self._session.error is None and time.monotonic() - began_s >= self._options.recovery_timeout:
+                self._give_up(reason, failure)
+            await asyncio.sleep(self._pause_s(failure, n_failed))
+        return None
+
+    def _pause_s(self, failure: CaravanError, n_failed: int) -> float:
+        if self._session.error is not None:
+            return _LOOK_SLOWLY_S
+        if _is_lack(failure):
+            return _LOOK_EVERY_S
+        return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**n_failed))
+
+    def _note_strike(self, error: CaravanError) -> None:
+        if isinstance(error, WorkerError):
+            self._strikes[error.worker] += 1
+
+    def _give_up(self, reason: CaravanError, failure: CaravanError) -> None:
+        waited = f"{self._options.recovery_timeout:g} s"
+        message = (
+            f"the line broke ({reason}), and {waited} later there was no other ({failure}); the workers are looked for"
+            " all the same: try again when they are back"
+        )
+        culprit = reason if isinstance(reason, WorkerError) else None
+        error = WorkerLostError(
+            message,
+            worker=culprit.worker if culprit else "",
+            layers=culprit.layers if culprit else None,
+            retry_safe=True,
+        )
+        self._session.give_up(error)
+        self._tell(LineEvent(LineChange.GAVE_UP, message, error.worker or None))
+
+    async def _reopen(self, silent: set[str]) -> StandingLine:
+        """One try.
+
+        Raises:
+            CaravanError: It failed; what was loaded stays loaded for the next one.
+        """
+        async with self._turn, contextlib.AsyncExitStack() as connections:
+            need = self._need(silent)
+            group = await self._regrouping.gather(need, connections)
+            clients = [group.clients[worker.name] for worker in group.workers]
+            opening = self._open(need, group)
+            try:
+                standing = await while_all_answer(opening, clients, self._options.worker_timeout)
+            except asyncio.CancelledError:
+                await end_session(clients, need.session_id)
+                raise
+            before, self._connections = self._connections, connections.pop_all()
+        await before.aclose()
+        return standing
+
+    def _need(self, silent: set[str]) -> Need:
+        others = [other for other in self._siblings if other is not self]
+        taken = {stage.worker for other in others for stage in other.plan.stages}
+        doubtful = {name for name, n_strikes in self._strikes.items() if n_strikes >= _MOST_STRIKES}
+        return Need(self._standing.session_id, self.plan, taken, silent, doubtful)
+
+    async def _open(self, need: Need, group: Group) -> StandingLine:
+        order, plan = await self._regrouping.plan(need, group)
+        session_id = need.session_id
+        used = {stage.worker for stage in plan.stages}
+        await unload_stages(
+            [group.clients[name] for name in _holding(group, session_id) if name not in used], session_id
+        )
+        await let_go(order, [plan])
+        self._epoch = epoch = max(self._epoch, *_epochs(group, session_id)) + 1
+        plan = await load_stages_over(order, plan, session_id=session_id, epoch=epoch, on_progress=ignore)
+        clients = tuple(group.clients[stage.worker] for stage in plan.stages)
+        return await connect(order.model, LoadedLine(plan, session_id, clients), epoch)
+
+    # ---- around it ----
+
+    def _tell(self, event: LineEvent) -> None:
+        _LOG.info("%s", event.message)
+        try:
+            self._on_event(event)
+        except Exception:
+            _LOG.exception("whoever is told of the line's events failed")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            # Nothing may hang because of a fault of ours.
+            _LOG.exception("no other line could be opened")
+            self._session.give_up(EngineError(f"the line could not go on: {error}", worker=""), for_good=True)
+
+
+def _is_lack(error: CaravanError) -> bool:
+    """Whether workers have to return before there can be a line."""
+    return not isinstance(error, WorkerError)
+
+
+def _silent_worker(error: CaravanError) -> set[str]:
+    return {error.worker} if isinstance(error, WorkerSilentError) else set()
+
+
+def _culprit(reason: CaravanError) -> str | None:
+    return reason.worker or None if isinstance(reason, WorkerLostError | SessionLostError) else None
+
+
+def _holding(group: Group, session_id: str) -> list[str]:
+    """The names of those who have something of the session."""
+    return [worker.name for worker in group.workers if any(held.session_id == session_id for held in worker.loaded)]
+
+
+def _epochs(group: Group, session_id: str) -> list[int]:
+    return [held.epoch for worker in group.workers for held in worker.loaded if held.session_id == session_id] or [0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
