@@ -29,11 +29,11 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def members(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WorkerProcess]]:
-    """Three, each with a store of its own, as on machines of their own."""
+    """Three, each with a store of its own, as on machines of their own; weights come from coordinator and peers."""
     monkeypatch.setenv("CARAVAN_CACHE", str(tmp_path / "coordinator"))
     started: list[WorkerProcess] = []
     try:
-        started += [WorkerProcess(name, cache=tmp_path / name) for name in ("attic", "cellar", "desk")]
+        started += [WorkerProcess(name, "--no-internet", cache=tmp_path / name) for name in ("attic", "cellar", "desk")]
         yield started
     finally:
         for worker in started:
