@@ -73,11 +73,12 @@ class WebAsker:
         """Blocks until there is nothing more to ask, or the server does not answer as it should."""
         reason = ""
         try:
+            # A client takes a while to make, and most loads after the first need none.
+            step = self._next()
             with contextlib.closing(self._internet.client()) as client:
                 while True:
-                    step = self._work.next(self.number, may_wait=True)
-                    assert isinstance(step, AskPiece), "servers are asked for pieces"
                     self._fetch(client, step)
+                    step = self._next()
         except FetchOverError:
             pass
         except (WrongAnswerError, ForbiddenAddressError, _PassingError) as error:
@@ -97,6 +98,11 @@ class WebAsker:
             with contextlib.suppress(OSError):
                 # Not `connection.shutdown`: that of TLS takes its state away under the thread that reads.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _next(self) -> AskPiece:
+        step = self._work.next(self.number, may_wait=True)
+        assert isinstance(step, AskPiece), "servers are asked for pieces"
+        return step
 
     def _fetch(self, client: "httpx2.Client", step: AskPiece) -> None:
         n_done = n_failed = 0

@@ -15,7 +15,9 @@ from blake3 import blake3
 from protos.caravan.v1 import weights_pb2
 from tests.coordinator.weights.stand_in import Asked, FileServer, serving
 from tests.models import write_model
+from tests.worker.weights.coordinator import Coordinator
 from tests.worker.weights.one_fetch import Fetching
+from worker.weights import model_server
 from worker.weights.address import Address
 from worker.weights.internet import ForbiddenAddressError, Internet
 from worker.weights.sources import COORDINATOR, INTERNET, Origin, Source
@@ -82,6 +84,19 @@ def test_peers_give_what_the_coordinator_told_the_hash_of(reading: Reading) -> N
     assert reading.from_source(Source(Origin.PEER, "a")) == tensor.n_bytes
     assert reading.from_source(INTERNET) == reading.layout.n_bytes - tensor.n_bytes
     assert reading.n_called == 0
+
+
+def test_a_server_that_is_not_needed_is_not_asked_and_not_missed(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(model_server, "_REACH_S", 0.0)
+    slowly = Coordinator(reading.layout.path, pace_bytes_per_s=reading.layout.n_bytes)
+    reading.peers = {"a": slowly.serve}
+    tensors = enumerate(reading.layout.tensors)
+    reading.read(hashes={n: blake3(reading.content[t.offset_bytes :][: t.n_bytes]).digest() for n, t in tensors})
+    assert reading.from_source(Source(Origin.PEER, "a")) == reading.layout.n_bytes
+    assert not reading.server.asked
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_bytes_that_are_not_what_their_hash_says_come_from_the_coordinator(reading: Reading) -> None:
