@@ -200,12 +200,28 @@ def test_a_worker_that_others_reach_reads_no_server_of_its_own_machine(reading: 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1%eth0"])
 def test_addresses_of_machines_own_services_are_not_read(address: str) -> None:
     with pytest.raises(ForbiddenAddressError, match="reads no weights"):
-        Internet().check("models.example", address)
+        Internet().check("models.example", 443, address)
 
 
 @pytest.mark.parametrize("address", ["192.168.1.20", "10.0.0.3", "fd00::7", "93.184.216.34"])
 def test_a_drive_in_the_house_is_read_as_the_internet_is(address: str) -> None:
-    Internet().check("nas.local", address)
+    Internet().check("nas.local", 80, address)
+
+
+def test_a_proxy_that_cannot_be_used_leaves_the_coordinator(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "ftp://proxy.example")
+    reading.read()
+    assert reading.from_source(COORDINATOR) == reading.layout.n_bytes
+    assert "no server can be asked from here" in caplog.text
+
+
+def test_the_proxy_of_this_machines_owner_may_be_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hush@localhost:3128")
+    Internet().check("localhost", 3128, "127.0.0.1")
+    with pytest.raises(ForbiddenAddressError):
+        Internet().check("localhost", 3129, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
