@@ -117,15 +117,19 @@ def _run(target: str, corpus: Path, findings: Path, seconds: int) -> tuple[int, 
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
         command = [sys.executable, "-m", "fuzzing.child", target, scratch, str(findings), *options, str(corpus)]
-        done = subprocess.run(
-            command,
-            # Else each new thread's address space would count as an input's.
-            env=os.environ | {"MALLOC_ARENA_MAX": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds + _GRACE_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                # Else each new thread's address space would count as an input's.
+                env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=seconds + _GRACE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            said = (error.stdout or b"").decode(errors="replace")
+            return 1, f"{said}\nFinding: it has not ended {_GRACE_S} s after its time"
     return done.returncode, done.stdout.decode(errors="replace")
 
 

@@ -86,6 +86,11 @@ def _messages() -> Iterator[tuple[str, bytes]]:
     where = weights_pb2.WeightsPiece(tensor=0, address=address)
     yield "asks", b"\0" + weights.MAGIC + _framed(hello) + _framed(ask) * 3
     yield "answers", b"\1" + _framed(piece) + bytes(8) + _framed(digest) + _framed(where)
+    for first, last, status in ((100, 101, "206 Partial Content"), (102, 109, "206 Partial Content"), (0, 0, "403 No")):
+        about = f'Content-Range: bytes {first}-{last}/1000\r\nETag: "1"\r\nContent-Length: {last - first + 1}'
+        body = "x" * (last - first + 1)
+        yield f"served-{first}", b"\6" + f"HTTP/1.1 {status}\r\n{about}\r\n\r\n{body}".encode()
+    yield "redirects", b"\6HTTP/1.1 302 There\r\nLocation: http://other.example/m\r\nContent-Length: 0\r\n\r\n"
     for number in (weights.MESSAGE_LIMIT_BYTES, weights.MESSAGE_LIMIT_BYTES + 1, (1 << 32) - 1):
         yield f"length-{number}", b"\1" + struct.pack("<I", number)
     context = control_pb2.ContextParams(

@@ -39,17 +39,23 @@ from protos.weights import ChannelError, receive_greeting
 from worker import control
 from worker.errors import CallError
 from worker.frames import FrameLimits, check_frame
+from worker.weights import web
 from worker.weights.address import Address
 from worker.weights.asker import Asker, FetchOverError
 from worker.weights.draft import HeaderChunk
 from worker.weights.files import LocalFiles
 from worker.weights.giver import give
+from worker.weights.internet import Internet
 from worker.weights.offers import Offers
 from worker.weights.parts import Part
 from worker.weights.piece import Piece
 from worker.weights.sources import COORDINATOR
 from worker.weights.steps import Ask, AskAddress, AskHash, AskPiece
 from worker.weights.store import ModelStore
+from worker.weights.web import WebAsker
+
+# What is to be tried again is, at once.
+web._FIRST_WAIT_S = 0.0
 
 Target = Callable[[bytes], None]
 
@@ -92,6 +98,7 @@ class _Targets:
         self._offers = Offers(self._store, LocalFiles([folder / "local"], folder / "models"))
         (folder / "local").mkdir()
         (folder / "tensor").write_bytes(bytes(_TENSOR_BYTES))
+        self._server = _Server()
         self._piece = Piece(os.open(folder / "tensor", os.O_RDONLY), 0, _TENSOR_BYTES)
 
     def layout(self, data: bytes) -> None:
@@ -143,7 +150,9 @@ class _Targets:
 
     def peer(self, data: bytes) -> None:
         """Its first byte says who reads the rest."""
-        readers = (self._asked, _answered, _load_order, _benchmark_order, _first_frame, _later_frame)
+        readers = (
+            self._asked, _answered, _load_order, _benchmark_order, _first_frame, _later_frame, self._served_by
+        )  # fmt: skip
         if data:
             readers[data[0] % len(readers)](data[1:])
 
@@ -152,6 +161,38 @@ class _Targets:
         with _sent(data[:8192]) as connection, contextlib.suppress(ChannelError):
             receive_greeting(connection)
             give(connection, lambda tensor: self._piece if tensor == 0 else None)
+
+    def _served_by(self, data: bytes) -> None:
+        """The model's own server, wherever it redirects to."""
+        self._server.be_read(data[:8192])
+
+
+class _Server:
+    """Answers everybody with the same bytes; whoever connects to anything connects to it."""
+
+    def __init__(self) -> None:
+        self._answer = b""
+        self._internet = Internet(may_read_itself=True)
+        listener = socket.create_server(("127.0.0.1", 0))
+        host, connect = listener.getsockname(), socket.create_connection
+        socket.create_connection = lambda _address, *more, **options: connect(host, *more, **options)
+        message = weights_pb2.WeightAddress(url=f"http://models.example:{host[1]}/m", n_bytes=1000, tag='"1"')
+        self._address = Address.parse(message)
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+        # What is imported for the first is no growth.
+        self.be_read(b"")
+
+    def be_read(self, answer: bytes) -> None:
+        """With that answer, whatever is asked."""
+        self._answer = answer
+        WebAsker(0, _Reads(self._address), self._internet).run()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(self._answer)
 
 
 def targets(folder: Path) -> dict[str, Target]:
@@ -179,8 +220,9 @@ def _sent(data: bytes) -> Iterator[socket.socket]:
 
 
 def _take_all(connection: socket.socket) -> None:
-    while connection.recv(1 << 16):
-        pass
+    with contextlib.suppress(OSError):
+        while connection.recv(1 << 16):
+            pass
 
 
 class _Wishes:
@@ -208,6 +250,47 @@ class _Wishes:
 
     def refused(self, number: int, reason: str) -> None:
         pass
+
+    def gone(self, number: int, reason: str) -> None:
+        pass
+
+
+class _Reads:
+    """What is read from a server: a few bytes."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._steps: list[Ask] = [AskPiece(0, 2, 8), AskPiece(0, 0, 2)]
+        self._left = (0, 0)
+
+    def next(self, number: int, *, may_wait: bool) -> Ask | None:
+        if not self._steps:
+            raise FetchOverError
+        step = self._steps.pop()
+        assert isinstance(step, AskPiece)
+        self._left = step.offset, step.n_bytes
+        return step
+
+    def address_of(self, tensor: int) -> tuple[Address, int]:
+        return self._address, 100
+
+    def piece_came(self, number: int, tensor: int, offset: int, view: memoryview) -> None:
+        at, n_bytes = self._left
+        assert offset == at, "bytes come in order"
+        assert 0 < len(view) <= n_bytes, "no more comes than was asked for"
+        self._left = at + len(view), n_bytes - len(view)
+
+    def expired(self, number: int, address: Address, reason: str) -> None:
+        pass
+
+    def hash_came(self, number: int, tensor: int, hash: bytes) -> None:
+        raise AssertionError("a server tells no hash")
+
+    def address_came(self, number: int, tensor: int, address: weights_pb2.WeightAddress) -> None:
+        raise AssertionError("a server tells no address")
+
+    def refused(self, number: int, reason: str) -> None:
+        raise AssertionError("a server refuses nothing but an address")
 
     def gone(self, number: int, reason: str) -> None:
         pass

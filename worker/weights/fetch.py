@@ -23,7 +23,8 @@ from worker.weights.asker import FetchOverError
 from worker.weights.claim import NO_STAMP
 from worker.weights.connections import Connections
 from worker.weights.copies import Copies
-from worker.weights.internet import CONNECT_S, Internet
+from worker.weights.internet import Internet
+from worker.weights.model_server import ModelServer
 from worker.weights.progress import FetchProgress, Tally
 from worker.weights.schedule import Schedule
 from worker.weights.sources import COORDINATOR, INTERNET, Origin, Peer, Source, WeightSources
@@ -36,10 +37,6 @@ _LOG = logging.getLogger(__name__)
 # One is for hashes (schedule.py); more of the others would not make a link faster.
 N_COORDINATOR_CONNECTIONS = 5
 _N_PEER_CONNECTIONS = 2
-# One begins, to see whether there is a way to the server at all.
-_N_INTERNET_CONNECTIONS = 8
-# For its name to be found, and it to be reached.
-_REACH_S = CONNECT_S + 2.0
 _N_CHECKERS = 2
 # For a coordinator to connect, after it was told to.
 _CONNECT_S = 30.0
@@ -95,13 +92,11 @@ class Fetch:
         if sources.max_bytes_per_s:
             limited_bytes = int(sources.max_bytes_per_s * _LIMITED_PIECE_S)
             piece_bytes = min(max(limited_bytes, _LEAST_PIECE_BYTES), _PIECE_BYTES)
-        self._internet = internet if sources.addresses else None
-        self._addresses = list(sources.addresses)
-        self._reach_until: float | None = None
+        self._server = ModelServer(sources.addresses, internet)
         self._schedule = Schedule(
             coordinator_gives=sources.coordinator_gives,
             piece_bytes=piece_bytes,
-            has_internet=self._internet is not None,
+            has_internet=self._server.internet is not None,
         )
         self._throttle = Throttle(sources.max_bytes_per_s, time.monotonic())
         self._tally = Tally()
@@ -122,9 +117,7 @@ class Fetch:
                 self._want(tensor)
             for peer in self._sources.peers * _N_PEER_CONNECTIONS:
                 self._add(Source(Origin.PEER, peer.worker), partial(self._connect, peer))
-            if self._internet is not None:
-                self._reach_until = time.monotonic() + _REACH_S
-                self._add_web(self._internet)
+            self._add_web(1)
             self._changed()
         for work in (*[self._check_copies] * _N_CHECKERS, self._look_up):
             thread = threading.Thread(target=self._run, args=(work,), name="fetch", daemon=True)
@@ -199,7 +192,7 @@ class Fetch:
         self._guarded(lambda: self._writers[tensor].write(offset, view, stamp))
         with self._lock:
             if source == INTERNET:
-                self._reached()
+                self._add_web(self._server.answered())
             self._tally.fetched(source, len(view))
             is_ready = self._schedule.came(number, len(view))
             if self._schedule.is_complete(tensor):
@@ -237,7 +230,7 @@ class Fetch:
             self.refused(number, f"the coordinator: {error}")
             return
         with self._lock:
-            self._addresses[self._tensors[tensor].file_index] = new
+            self._server.renew(self._tensors[tensor].file_index, new)
             self._schedule.address_came(number)
             self._changed()
 
@@ -300,6 +293,8 @@ class Fetch:
                 step = self._schedule.next(number) if pause_s == 0 else None
                 if isinstance(step, AskPiece):
                     self._throttle.take(step.n_bytes)
+                    if self._schedule.source_of(number) == INTERNET:
+                        self._server.asked(time.monotonic())
                 if step is not None or not may_wait:
                     return step
                 self._work_came.wait(pause_s or None)
@@ -389,10 +384,10 @@ class Fetch:
                 if is_late and self._schedule.needs_coordinator():
                     self._schedule.drop(COORDINATOR, "the coordinator does not connect to this worker's weights port")
                     self._changed()
-                if self._reach_until is not None and time.monotonic() > self._reach_until:
+                if self._server.is_late(time.monotonic()):
                     for number in self._connections.hang_up(INTERNET):
                         self._schedule.gone(number)
-                    self._schedule.drop(INTERNET, f"{self._addresses[0].shown} cannot be reached")
+                    self._schedule.drop(INTERNET, f"{self._server.shown} cannot be reached")
                     self._changed()
                 progress = self._tally.progress()
             for tensor in awaited:
@@ -403,7 +398,9 @@ class Fetch:
 
     def _changed(self) -> None:
         """After anything but progress: what follows from it."""
-        self._tell_of_no_internet()
+        no_server = self._schedule.why_dropped(INTERNET)
+        if no_server is not None and not self._over.is_set():
+            self._server.do_without(no_server)
         lost = self._schedule.lost()
         if lost is not None and self._error is None:
             number, reasons = lost
@@ -426,29 +423,16 @@ class Fetch:
     def _add(self, source: Source, connection: socket.socket | Callable[[], socket.socket]) -> None:
         self._schedule.connect(self._connections.add(source, connection), source)
 
-    def _add_web(self, internet: Internet) -> None:
-        self._schedule.connect(self._connections.add_web(internet), INTERNET)
+    def _add_web(self, n_connections: int) -> None:
+        """So many more to the model's own server."""
+        internet = self._server.internet
+        if internet is not None:
+            for _ in range(n_connections):
+                self._schedule.connect(self._connections.add_web(internet), INTERNET)
 
     def _address(self, tensor: int) -> Address:
         """Where its part is read by now."""
-        return self._addresses[self._tensors[tensor].file_index]
-
-    def _reached(self) -> None:
-        """Something came from the model's own server."""
-        if self._reach_until is not None and self._internet is not None:
-            self._reach_until = None
-            for _ in range(_N_INTERNET_CONNECTIONS - 1):
-                self._add_web(self._internet)
-
-    def _tell_of_no_internet(self) -> None:
-        """Once, and only here: the coordinator gives then, and nothing fails."""
-        reason = self._schedule.why_dropped(INTERNET)
-        if self._internet is None or reason is None or self._over.is_set():
-            return
-        _LOG.warning("%s: what is missing comes from the coordinator", reason)
-        if self._reach_until is not None:
-            self._internet.note_no_way(self._addresses[0])
-        self._internet = self._reach_until = None
+        return self._server.address(self._tensors[tensor].file_index)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:

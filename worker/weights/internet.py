@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from worker.weights.address import Address
 
@@ -66,15 +68,31 @@ class Internet:
             headers={"User-Agent": "llama-caravan"},
         )
 
-    def check(self, host: str, address: str) -> None:
-        """Whether to go on with a server of that name, now that it turned out to be at `address`.
+    def check(self, host: str, port: int, address: str) -> None:
+        """Whether to go on with a server of that name, now that it turned out to be at `address`. A proxy that this
+        machine's owner has set may be anywhere, and decides for itself.
 
         Raises:
             ForbiddenAddressError: no.
         """
+        if (host.lower(), port) in _proxies():
+            return
         found = ipaddress.ip_address(address.partition("%")[0])
         found = getattr(found, "ipv4_mapped", None) or found
         is_own = found.is_loopback and not self._may_read_itself
         # Link-local ones are those of machines' own services, too: in a data centre they hand out keys.
         if is_own or found.is_link_local or found.is_multicast or found.is_unspecified:
             raise ForbiddenAddressError(f"{host} is {found}, from where a worker reads no weights")
+
+
+def _proxies() -> set[tuple[str, int]]:
+    """Those of the environment, as httpx2 goes by them: host and port."""
+    found = set()
+    for scheme in ("http", "https", "all"):
+        address = getproxies().get(scheme, "")
+        try:
+            parts = urlsplit(address if "://" in address else f"http://{address}")
+            found.add(((parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)))
+        except ValueError:
+            continue
+    return found

@@ -276,7 +276,7 @@ class Schedule:
         asked = self._connections[connection].asked.popleft()
         self._put_back(asked)
         part = self._tensors[asked.tensor].part
-        if is_old or part in self._expired:
+        if is_old or part in self._expired or INTERNET in self._dropped:
             return
         if part in self._renewed or COORDINATOR in self._dropped:
             self.drop(INTERNET, reason)

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from protos.http_ranges import KnownFile, WrongAnswerError, check_answer, conditions, follow
 from worker.weights.address import Address
@@ -65,7 +64,6 @@ class WebAsker:
         self._internet = internet
         self._hung_up = threading.Event()
         self._connection: socket.socket | None = None
-        self._hop = ""
         self._has_read = False
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
@@ -73,11 +71,12 @@ class WebAsker:
         """Blocks until there is nothing more to ask, or the server does not answer as it should."""
         reason = ""
         try:
-            with contextlib.closing(self._internet.client()) as client:
+            # A client takes a while to make, and most loads after the first need none.
+            step = self._next()
+            with contextlib.closing(self._client()) as client:
                 while True:
-                    step = self._work.next(self.number, may_wait=True)
-                    assert isinstance(step, AskPiece), "servers are asked for pieces"
                     self._fetch(client, step)
+                    step = self._next()
         except FetchOverError:
             pass
         except (WrongAnswerError, ForbiddenAddressError, _PassingError) as error:
@@ -97,6 +96,18 @@ class WebAsker:
             with contextlib.suppress(OSError):
                 # Not `connection.shutdown`: that of TLS takes its state away under the thread that reads.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _client(self) -> "httpx2.Client":
+        try:
+            return self._internet.client()
+        except (ImportError, ValueError, OSError) as error:
+            # Of a proxy, or of certificates, that the environment names.
+            raise WrongAnswerError(f"no server can be asked from here ({error})") from None
+
+    def _next(self) -> AskPiece:
+        step = self._work.next(self.number, may_wait=True)
+        assert isinstance(step, AskPiece), "servers are asked for pieces"
+        return step
 
     def _fetch(self, client: "httpx2.Client", step: AskPiece) -> None:
         n_done = n_failed = 0
@@ -146,18 +157,13 @@ class WebAsker:
 
     def _answer(self, client: "httpx2.Client", address: Address, wanted: range) -> "httpx2.Response":
         asked = conditions(wanted, address.tag)
-
-        def headers_for(url: str) -> dict[str, str]:
-            self._hop = urlsplit(url).hostname or ""
-            return asked
-
         self.is_connecting = True
         try:
             if self._hung_up.is_set():
                 raise FetchOverError
             with _foreign_errors(address):
                 extensions = {"trace": self._watch()}
-                response = follow(client, address.url, headers_for, address.shown, extensions=extensions)
+                response = follow(client, address.url, lambda _: asked, address.shown, extensions=extensions)
         finally:
             self.is_connecting = False
         try:
@@ -173,12 +179,12 @@ class WebAsker:
 
     def _watch(self) -> _Trace:
         """Is told of each connection that is made, before anything is said on it."""
-        asked_host = ""
+        host, port = "", 0
 
         def note(event: str, info: dict[str, Any]) -> None:
-            nonlocal asked_host
-            if event == "connection.connect_tcp.started":
-                asked_host = str(info["host"])
+            nonlocal host, port
+            if event.endswith("connect_tcp.started"):
+                host, port = info["host"], info["port"]
             stream = info.get("return_value")
             if stream is None or not event.endswith(("connect_tcp.complete", "start_tls.complete")):
                 return
@@ -187,9 +193,8 @@ class WebAsker:
             try:
                 if self._hung_up.is_set():
                     raise FetchOverError
-                # Another host than the address names is a proxy's, which this machine's owner has set.
-                if event.endswith("connect_tcp.complete") and asked_host.lower() == self._hop.lower():
-                    self._internet.check(self._hop, connection.getpeername()[0])
+                if event.endswith("connect_tcp.complete"):
+                    self._internet.check(host, port, connection.getpeername()[0])
             except BaseException:
                 stream.close()
                 raise

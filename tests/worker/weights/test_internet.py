@@ -15,7 +15,9 @@ from blake3 import blake3
 from protos.caravan.v1 import weights_pb2
 from tests.coordinator.weights.stand_in import Asked, FileServer, serving
 from tests.models import write_model
+from tests.worker.weights.coordinator import Coordinator
 from tests.worker.weights.one_fetch import Fetching
+from worker.weights import model_server
 from worker.weights.address import Address
 from worker.weights.internet import ForbiddenAddressError, Internet
 from worker.weights.sources import COORDINATOR, INTERNET, Origin, Source
@@ -82,6 +84,19 @@ def test_peers_give_what_the_coordinator_told_the_hash_of(reading: Reading) -> N
     assert reading.from_source(Source(Origin.PEER, "a")) == tensor.n_bytes
     assert reading.from_source(INTERNET) == reading.layout.n_bytes - tensor.n_bytes
     assert reading.n_called == 0
+
+
+def test_a_server_that_is_not_needed_is_not_asked_and_not_missed(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(model_server, "_REACH_S", 0.0)
+    slowly = Coordinator(reading.layout.path, pace_bytes_per_s=reading.layout.n_bytes)
+    reading.peers = {"a": slowly.serve}
+    tensors = enumerate(reading.layout.tensors)
+    reading.read(hashes={n: blake3(reading.content[t.offset_bytes :][: t.n_bytes]).digest() for n, t in tensors})
+    assert reading.from_source(Source(Origin.PEER, "a")) == reading.layout.n_bytes
+    assert not reading.server.asked
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_bytes_that_are_not_what_their_hash_says_come_from_the_coordinator(reading: Reading) -> None:
@@ -185,12 +200,28 @@ def test_a_worker_that_others_reach_reads_no_server_of_its_own_machine(reading: 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1%eth0"])
 def test_addresses_of_machines_own_services_are_not_read(address: str) -> None:
     with pytest.raises(ForbiddenAddressError, match="reads no weights"):
-        Internet().check("models.example", address)
+        Internet().check("models.example", 443, address)
 
 
 @pytest.mark.parametrize("address", ["192.168.1.20", "10.0.0.3", "fd00::7", "93.184.216.34"])
 def test_a_drive_in_the_house_is_read_as_the_internet_is(address: str) -> None:
-    Internet().check("nas.local", address)
+    Internet().check("nas.local", 80, address)
+
+
+def test_a_proxy_that_cannot_be_used_leaves_the_coordinator(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "ftp://proxy.example")
+    reading.read()
+    assert reading.from_source(COORDINATOR) == reading.layout.n_bytes
+    assert "no server can be asked from here" in caplog.text
+
+
+def test_the_proxy_of_this_machines_owner_may_be_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hush@localhost:3128")
+    Internet().check("localhost", 3128, "127.0.0.1")
+    with pytest.raises(ForbiddenAddressError):
+        Internet().check("localhost", 3129, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
