@@ -57,6 +57,9 @@ _MEASURE_LINK_TIMEOUT_S = 60.0
 _UNLOAD_TIMEOUT_S = 5.0
 """Freeing memory; waits for the frame being computed."""
 
+_RETIREMENT_S = 3600.0
+"""For calls over a channel whose certificate has been renewed: a load may take long."""
+
 _KINDS: dict[int, str] = {
     control_pb2.DEVICE_KIND_CPU: "cpu",
     control_pb2.DEVICE_KIND_GPU: "gpu",
@@ -175,13 +178,25 @@ class WorkerClient:
     def __init__(self, address: str, channels: Channels, name: str = "") -> None:
         self.channels = channels
         self._callee = Callee(name or address, address)
+        self._mark: object = channels.mark
         self._channel = channels.aio_channel(address, channel_options())
-        self._stub = control_pb2_grpc.ControlServiceStub(self._channel)
+        self._retired: set[asyncio.Task[None]] = set()
 
     @property
     def callee(self) -> Callee:
         """Whom this talks to."""
         return self._callee
+
+    @property
+    def _stub(self) -> control_pb2_grpc.ControlServiceAsyncStub:
+        """For the next call: over a channel that is not older than our certificate."""
+        mark = self.channels.mark
+        if mark != self._mark:
+            retiring = asyncio.get_running_loop().create_task(self._channel.close(_RETIREMENT_S))
+            self._retired.add(retiring)
+            retiring.add_done_callback(self._retired.discard)
+            self._mark, self._channel = mark, self.channels.aio_channel(self._callee.address, channel_options())
+        return control_pb2_grpc.ControlServiceStub(self._channel)
 
     async def describe(self, timeout_s: float = DESCRIBE_TIMEOUT_S, *, telemetry: bool = False) -> FoundWorker:
         """Who it is and what it has, now; `telemetry`: what the drivers of its cards tell, too."""
@@ -352,6 +367,9 @@ class WorkerClient:
     async def close(self) -> None:
         """Closes the connection."""
         await self._channel.close()
+        for retiring in list(self._retired):
+            retiring.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
 
     def _with_layers(self, layers: LayerRange) -> Callee:
         return replace(self._callee, layers=layers)

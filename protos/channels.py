@@ -13,7 +13,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import grpc
@@ -25,12 +25,17 @@ from protos.cluster import Cluster
 _Options: TypeAlias = Sequence[tuple[str, int | str]]
 
 
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
 class Channels:
     """One process's, for as long as it lives; thread-safe."""
 
-    def __init__(self, cluster: Cluster | None) -> None:
-        """None: plain."""
+    def __init__(self, cluster: Cluster | None, now: Callable[[], datetime.datetime] = _now) -> None:
+        """`cluster`: None: plain."""
         self._cluster = cluster
+        self._now = now
         self._lock = threading.Lock()
         self._leaf: Leaf | None = None
         self._contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
@@ -44,6 +49,12 @@ class Channels:
     def is_secure(self) -> bool:
         """Whether peers are checked, and what goes over the network is encrypted."""
         return self._cluster is not None
+
+    @property
+    def mark(self) -> object:
+        """Another one as soon as new channels have a newer certificate: one that was made before then can go on, and
+        connect no more some time after."""
+        return None if self._cluster is None else self.fresh_leaf().made_at
 
     def channel(self, address: str, options: _Options) -> grpc.Channel:
         """To a worker; nothing happens before a call."""
@@ -92,8 +103,8 @@ class Channels:
             return self._fresh_leaf(self._cluster)
 
     def _fresh_leaf(self, cluster: Cluster) -> Leaf:
-        if self._leaf is None or not self._leaf.is_fresh(datetime.datetime.now(datetime.timezone.utc)):
-            self._leaf = cluster.authority.issue(socket.gethostname())
+        if self._leaf is None or not self._leaf.is_fresh(self._now()):
+            self._leaf = cluster.authority.issue(socket.gethostname(), self._now())
             self._contexts = None
         return self._leaf
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
@@ -30,6 +31,7 @@ from coordinator.http.forms import ChatForm, CompletionForm, Form, heading
 from coordinator.http.host_check import HostCheck
 from coordinator.http.key_check import IS_KNOWN, KeyCheck
 from coordinator.http.line_status import line_status, window_of
+from coordinator.http.openapi import document
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest, Prompt
@@ -52,7 +54,9 @@ def create_app(service: Service, access: Access) -> FastAPI:
         service: what is served, may still be loading.
         access: who may ask.
     """
-    app = FastAPI(title="Caravan", openapi_url=None)
+    # Without the pages that show it: they fetch their scripts from elsewhere.
+    app = FastAPI(title="Caravan", docs_url=None, redoc_url=None)
+    app.openapi = functools.partial(document, app)  # type: ignore[method-assign]
     # The last one is the first that a request meets.
     app.add_middleware(KeyCheck, keys=access.keys)
     if access.origins:

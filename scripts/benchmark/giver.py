@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Gives a model's weights as a coordinator does that knows their hashes: a process for scripts/bench_weights.
 
-    python -m benchmark.giver MODEL
+    python -m benchmark.giver MODEL [--member]
 
 Says "ready". Then it reads lines `HOST PORT SESSION EPOCH N`, connects so often to that weights port, and answers what
 is asked until it is hung up on. To `report` it answers with JSON: bytes given since the last one, and the seconds
@@ -23,13 +23,19 @@ from blake3 import blake3
 
 from native import read_layout
 from protos.caravan.v1 import weights_pb2
+from protos.channels import Channels
+from protos.cluster import load_cluster
 from protos.weights import ChannelError, greet, receive_message, send_message
+
+# As a coordinator sends what it must encrypt.
+_BUFFER_BYTES = 1 << 20
 
 
 class Giver:
     """What it gives of, and how much it gave."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, channels: Channels) -> None:
+        self._channels = channels
         self._layout = read_layout(model)
         self._file = model.open("rb")
         self._hashes = [
@@ -52,7 +58,10 @@ class Giver:
         hello = weights_pb2.WeightsHello(
             role=weights_pb2.WEIGHTS_ROLE_GIVER, identity=self._layout.identity, session_id=session_id, epoch=epoch
         )
-        with contextlib.suppress(OSError, ChannelError), socket.create_connection((host, port)) as connection:
+        with (
+            contextlib.suppress(OSError, ChannelError),
+            self._channels.connected(socket.create_connection((host, port))) as connection,
+        ):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             greet(connection, hello)
             while True:
@@ -67,6 +76,10 @@ class Giver:
         offset = self._layout.tensors[ask.tensor].offset_bytes + ask.piece.offset
         end = offset + ask.piece.n_bytes
         send_message(connection, weights_pb2.WeightsPiece(tensor=ask.tensor, piece=ask.piece))
+        while offset < end and self._channels.is_secure:
+            data = os.pread(self._file.fileno(), min(end - offset, _BUFFER_BYTES), offset)
+            connection.sendall(data)
+            offset += len(data)
         while offset < end:
             offset += os.sendfile(connection.fileno(), self._file.fileno(), offset, end - offset)
         with self._lock:
@@ -76,7 +89,8 @@ class Giver:
 
 def main() -> None:
     """Until there are no more lines."""
-    giver = Giver(Path(sys.argv[1]))
+    cluster = load_cluster() if "--member" in sys.argv else None
+    giver = Giver(Path(sys.argv[1]), Channels(cluster))
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "report":

@@ -30,7 +30,6 @@ from pathlib import Path
 # gRPC tells of every fork otherwise, and workers are started by forking.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-import grpc
 import psutil
 
 from benchmark.model import Shape, write_model
@@ -40,6 +39,9 @@ from benchmark.worker import started_worker
 from llama_source import ROOT
 from native import read_layout
 from protos.caravan.v1 import control_pb2, control_pb2_grpc
+from protos.channels import PLAIN, Channels
+from protos.cluster import create_cluster
+from protos.secret_file import IDENTITY_VARIABLE
 
 _PAGE = ROOT / "docs" / "benchmarks.md"
 _N_WORKERS = 2
@@ -66,8 +68,16 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench", help="folder for model and stores")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default 3)")
+    parser.add_argument("--members", action="store_true", help="of a cluster: encrypted, into a table of its own")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as identity:
+        os.environ[IDENTITY_VARIABLE] = identity
+        return measure(options, Channels(create_cluster()[0]) if options.members else PLAIN)
+
+
+def measure(options: argparse.Namespace, channels: Channels) -> int:
+    """Rounds, and the table."""
     model = options.work / "bench-weights-q8_0.gguf"
     if not model.exists():
         options.work.mkdir(parents=True, exist_ok=True)
@@ -77,18 +87,18 @@ def main() -> int:
     first: list[Load] = []
     second: list[Load] = []
     ceilings: list[float] = []
-    with giver(model) as given:
+    with giver(model, channels) as given:
         for _ in range(options.rounds):
             ceilings.append(ceiling(model))
             touch_memory(3 * model.stat().st_size)
             with tempfile.TemporaryDirectory(dir=options.work) as folder:
                 for loads in (first, second):
-                    loads.append(load(model, Path(folder), given))
+                    loads.append(load(model, Path(folder), given, channels))
             print(f"{rate(first[-1]) / 1e9:.2f} of {ceilings[-1] / 1e9:.2f} GB/s", flush=True)
     lines = table(first, second, ceilings, name, options.rounds)
     print("\n".join(lines))
     if options.write:
-        write_between(_PAGE, "bench_weights", lines)
+        write_between(_PAGE, "bench_weights_members" if channels.is_secure else "bench_weights", lines)
     return 0
 
 
@@ -124,18 +134,19 @@ def table(
 
 
 @contextlib.contextmanager
-def giver(model: Path) -> Iterator[subprocess.Popen[str]]:
+def giver(model: Path, channels: Channels) -> Iterator[subprocess.Popen[str]]:
     """The giver's process, ready; the file is in the page cache then."""
-    with process([sys.executable, "-m", "benchmark.giver", str(model)]) as given:
+    options = ["--member"] if channels.is_secure else []
+    with process([sys.executable, "-m", "benchmark.giver", str(model), *options]) as given:
         assert given.stdout is not None
         given.stdout.readline()
         yield given
 
 
-def load(model: Path, folder: Path, given: subprocess.Popen[str]) -> Load:
+def load(model: Path, folder: Path, given: subprocess.Popen[str], channels: Channels) -> Load:
     """Two new workers, with the stores in that folder, load half the model each, at once."""
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(worker(folder / f"w{number}")) for number in range(_N_WORKERS)]
+        workers = [stack.enter_context(worker(folder / f"w{number}", channels)) for number in range(_N_WORKERS)]
         with ThreadPoolExecutor() as threads:
             for each in workers:
                 offer(each, model)
@@ -160,11 +171,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(store: Path) -> Iterator[Worker]:
+def worker(store: Path, channels: Channels) -> Iterator[Worker]:
     """A worker whose store is below that folder."""
     with (
-        started_worker(store.name, environment={"CARAVAN_CACHE": str(store)}) as started,
-        grpc.insecure_channel(started.address) as channel,
+        started_worker(store.name, environment={"CARAVAN_CACHE": str(store)}, is_member=channels.is_secure) as started,
+        channels.channel(started.address, ()) as channel,
     ):
         control = control_pb2_grpc.ControlServiceStub(channel)
         port = control.Describe(control_pb2.DescribeRequest()).weights_port

@@ -35,6 +35,7 @@ def started_worker(
     core: int | None = None,
     prefix: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    is_member: bool = False,
 ) -> Iterator[Started]:
     """A worker, until the context ends.
 
@@ -42,10 +43,11 @@ def started_worker(
         options: Further ones of `caravan worker`.
         core: It is pinned there.
         prefix: What runs a command on its host.
+        is_member: Of this user's cluster; else of none.
     """
     # With a parent it is the worker itself, and not its supervisor.
     command = [*prefix, sys.executable, "-m", "worker", "--json", "--no-mdns", "--threads", "1", "--name", name]
-    command += ["--parent-pid", str(os.getpid()), "--insecure", *options]
+    command += ["--parent-pid", str(os.getpid()), *(() if is_member else ("--insecure",)), *options]
     with process(command, core=core, environment=environment) as running:
         assert running.stdout is not None
         yield Started(running.pid, json.loads(running.stdout.readline())["address"])

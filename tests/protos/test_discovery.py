@@ -33,6 +33,15 @@ def test_a_record_survives_the_txt_format_of_zeroconf() -> None:
     assert _read(received.properties) == _RECORD
 
 
+def test_a_member_shows_its_cluster_and_a_worker_of_none_says_nothing_of_one() -> None:
+    member = dataclasses.replace(_RECORD, cluster="0123456789abcdef")
+    shown = {key.encode(): value for key, value in member.to_properties().items()}
+    assert _read({**shown}) == member
+    assert shown.keys() - _PROPERTIES.keys() == {b"cluster"}
+    with pytest.raises(RecordError, match="cluster"):
+        _read({**shown, b"cluster": b"a\x1b[31m"})
+
+
 def test_properties_of_a_newer_version_are_ignored() -> None:
     assert _read({**_PROPERTIES, b"colour": b"red", b"flag": None}) == _RECORD
 
