@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.connecting import StandingLine, connect
-from coordinator.control import Health
+from coordinator.control import Health, WorkerClient
 from coordinator.errors import (
     CaravanError,
     EngineError,
@@ -102,6 +102,7 @@ class Recovery:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._connections = contextlib.AsyncExitStack()
+        self._loaded_on: dict[str, str] = {}
         self.recovered: list[Recovered] = []
 
     @property
@@ -126,7 +127,12 @@ class Recovery:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await end_session(self._standing.clients, self._standing.session_id)
+        for client in self._standing.clients:
+            self._loaded_on.pop(client.callee.address, None)
+        others = [WorkerClient(address, name) for address, name in self._loaded_on.items()]
+        await end_session([*self._standing.clients, *others], self._standing.session_id)
+        for client in others:
+            await client.close()
         await self._connections.aclose()
 
     # ---- watching ----
@@ -134,7 +140,6 @@ class Recovery:
     def _stand(self, standing: StandingLine) -> int:
         """From now on this line carries on; gives the number of streams that run."""
         self._standing = standing
-        self._strikes.clear()
         vigil = Vigil(
             standing.clients,
             self._options.worker_timeout,
@@ -176,13 +181,16 @@ class Recovery:
         culprit = _culprit(reason)
         what = f"worker {culprit} was lost" if culprit else "the line broke"
         streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
-        message = f"{what} ({reason}): going on with {names}, {streams} resumed after {pause_s:.1f} s"
+        message = f"{what}: going on with {names}, {streams} resumed after {pause_s:.1f} s"
         self._tell(LineEvent(LineChange.RESUMED, message, culprit, n_streams, pause_s))
 
     async def _pause_after_barren(self) -> None:
-        """Lines that break at once, one after the other, follow each other ever more slowly."""
-        self._n_barren = 0 if self._session.frames.records else self._n_barren + 1
-        if self._n_barren:
+        """Lines that break before they brought anything follow each other ever more slowly."""
+        if self._session.frames.records:
+            self._n_barren = 0
+            self._strikes.clear()
+        else:
+            self._n_barren += 1
             await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._n_barren))
 
     async def _reopened(self, reason: CaravanError, began_s: float) -> StandingLine | None:
@@ -215,7 +223,7 @@ class Recovery:
         return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**n_failed))
 
     def _note_strike(self, error: CaravanError) -> None:
-        if isinstance(error, WorkerError):
+        if isinstance(error, WorkerLostError | EngineError):
             self._strikes[error.worker] += 1
 
     def _give_up(self, reason: CaravanError, failure: CaravanError) -> None:
@@ -245,11 +253,7 @@ class Recovery:
             group = await self._regrouping.gather(need, connections)
             clients = [group.clients[worker.name] for worker in group.workers]
             opening = self._open(need, group)
-            try:
-                standing = await while_all_answer(opening, clients, self._options.worker_timeout)
-            except asyncio.CancelledError:
-                await end_session(clients, need.session_id)
-                raise
+            standing = await while_all_answer(opening, clients, self._options.worker_timeout)
             before, self._connections = self._connections, connections.pop_all()
         await before.aclose()
         return standing
@@ -269,6 +273,7 @@ class Recovery:
         )
         await let_go(order, [plan])
         self._epoch = epoch = max(self._epoch, *_epochs(group, session_id)) + 1
+        self._loaded_on |= {stage.address: stage.worker for stage in plan.stages}
         plan = await load_stages_over(order, plan, session_id=session_id, epoch=epoch, on_progress=ignore)
         clients = tuple(group.clients[stage.worker] for stage in plan.stages)
         return await connect(order.model, LoadedLine(plan, session_id, clients), epoch)

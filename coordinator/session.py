@@ -422,6 +422,7 @@ class Session:
     def _suspend(self, line: Line) -> None:
         """The line broke: nothing more is sent or taken, and whoever else uses it ends."""
         self._line = None
+        self.frames.forget_in_flight()
         for request_id in self._scheduler.under_way():
             running = self._running.get(request_id)
             if running is not None:
