@@ -30,7 +30,7 @@ from coordinator.errors import (
     WorkerSilentError,
 )
 from coordinator.events import LineChange, LineEvent, OnLineEvent, ignore
-from coordinator.line import Line
+from coordinator.line import Diagnosis, Line
 from coordinator.loading import LoadedLine, end_session, let_go, load_stages_over, unload_stages
 from coordinator.plan import Plan
 from coordinator.regrouping import Group, Need, Regrouping
@@ -159,7 +159,8 @@ class Recovery:
 
     async def _recover(self, broken: Line) -> None:
         began_s = time.monotonic()
-        reason = await broken.diagnose(self._standing.clients)
+        diagnosis = await broken.diagnose(self._standing.clients)
+        reason = diagnosis.reason
         await broken.close()
         if isinstance(reason, FrameRefusedError):
             self._session.give_up(reason, for_good=True)
@@ -168,7 +169,7 @@ class Recovery:
         self._tell(LineEvent(LineChange.LOST, f"the line broke: {reason}", _culprit(reason)))
         self._session.end_stuck_in(_MOST_BREAKS, reason)
         await self._pause_after_barren()
-        standing = await self._reopened(reason, began_s)
+        standing = await self._reopened(diagnosis, began_s)
         if standing is None:
             return
         if self._session.is_over:
@@ -193,19 +194,19 @@ class Recovery:
             self._n_barren += 1
             await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._n_barren))
 
-    async def _reopened(self, reason: CaravanError, began_s: float) -> StandingLine | None:
+    async def _reopened(self, diagnosis: Diagnosis, began_s: float) -> StandingLine | None:
         """Another line, however long that takes; None: the session is over."""
+        reason, gone = diagnosis.reason, diagnosis.gone
         self._note_strike(reason)
-        silent_worker = _silent_worker(reason)
         n_failed, is_waiting = 0, False
         while not self._session.is_over:
             try:
-                return await self._reopen(silent_worker)
+                return await self._reopen(gone)
             except CaravanError as error:
                 _LOG.info("no line yet: %s", error)
                 failure = error
             self._note_strike(failure)
-            silent_worker = _silent_worker(failure)
+            gone = frozenset((failure.worker,)) if isinstance(failure, WorkerSilentError) else frozenset()
             n_failed += 1
             if not is_waiting and _is_lack(failure):
                 is_waiting = True
@@ -242,14 +243,17 @@ class Recovery:
         self._session.give_up(error)
         self._tell(LineEvent(LineChange.GAVE_UP, message, error.worker or None))
 
-    async def _reopen(self, silent: set[str]) -> StandingLine:
+    async def _reopen(self, gone: frozenset[str]) -> StandingLine:
         """One try.
+
+        Args:
+            gone: Workers that are not worth asking now.
 
         Raises:
             CaravanError: It failed; what was loaded stays loaded for the next one.
         """
         async with self._turn, contextlib.AsyncExitStack() as connections:
-            need = self._need(silent)
+            need = self._need(gone)
             group = await self._regrouping.gather(need, connections)
             clients = [group.clients[worker.name] for worker in group.workers]
             opening = self._open(need, group)
@@ -258,11 +262,11 @@ class Recovery:
         await before.aclose()
         return standing
 
-    def _need(self, silent: set[str]) -> Need:
+    def _need(self, gone: frozenset[str]) -> Need:
         others = [other for other in self._siblings if other is not self]
         taken = {stage.worker for other in others for stage in other.plan.stages}
         doubtful = {name for name, n_strikes in self._strikes.items() if n_strikes >= _MOST_STRIKES}
-        return Need(self._standing.session_id, self.plan, taken, silent, doubtful)
+        return Need(self._standing.session_id, self.plan, taken, gone, doubtful)
 
     async def _open(self, need: Need, group: Group) -> StandingLine:
         order, plan = await self._regrouping.plan(need, group)
@@ -305,10 +309,6 @@ class Recovery:
 def _is_lack(error: CaravanError) -> bool:
     """Whether workers have to return before there can be a line."""
     return not isinstance(error, WorkerError)
-
-
-def _silent_worker(error: CaravanError) -> set[str]:
-    return {error.worker} if isinstance(error, WorkerSilentError) else set()
 
 
 def _culprit(reason: CaravanError) -> str | None:

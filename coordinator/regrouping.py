@@ -60,14 +60,14 @@ class Need:
         session_id: Whose stages are its own.
         broken: The plan that it had.
         taken: Names of workers that other lines use.
-        silent: Names of those that are not worth asking now.
+        gone: Names of those that are not worth asking now.
         doubtful: Names of those that a line broke at, again and again: to be left out where it goes without.
     """
 
     session_id: str
     broken: Plan
     taken: Collection[str] = ()
-    silent: Collection[str] = ()
+    gone: Collection[str] = ()
     doubtful: Collection[str] = ()
 
 
@@ -100,7 +100,7 @@ class Regrouping:
             NoWorkersError: There is none.
             CaravanError: Two have one name.
         """
-        workers = [worker for worker in await self._look(need.silent) if self._may_use(worker, need)]
+        workers = [worker for worker in await self._look(need.gone) if self._may_use(worker, need)]
         clients = {}
         for worker in workers:
             clients[worker.name] = client = WorkerClient(worker.address, worker.name)
@@ -122,11 +122,11 @@ class Regrouping:
                 return await self._plan_over(need, trusted, group.clients)
         return await self._plan_over(need, group.workers, group.clients)
 
-    async def _look(self, silent: Collection[str]) -> list[FoundWorker]:
+    async def _look(self, gone: Collection[str]) -> list[FoundWorker]:
         """All that answer, each once."""
         if self._local is not None:
             self._addresses |= {address: "" for address in await self._local.revive() if address not in self._addresses}
-        asked = [address for address, name in self._addresses.items() if not name or name not in silent]
+        asked = [address for address, name in self._addresses.items() if not name or name not in gone]
         present = [address for address in asked if address not in self._absent]
         ask = functools.partial(discover, telemetry=False)
         looks = await asyncio.gather(
