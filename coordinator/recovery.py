@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,9 @@ _LOOK_SLOWLY_S = 5.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
 """Between tries that fail in another way, and before a line that follows one that brought nothing."""
+
+_REMEMBERED = 1000
+"""Lines that carried on."""
 
 _MOST_STRIKES = 2
 """Times that a worker is where a line fails, until it is done without."""
@@ -103,7 +106,7 @@ class Recovery:
         self._watching: asyncio.Task[None] | None = None
         self._connections = contextlib.AsyncExitStack()
         self._loaded_on: dict[str, str] = {}
-        self.recovered: list[Recovered] = []
+        self.recovered: deque[Recovered] = deque(maxlen=_REMEMBERED)
 
     @property
     def plan(self) -> Plan:
@@ -178,11 +181,11 @@ class Recovery:
             return
         n_streams, pause_s = self._stand(standing), time.monotonic() - began_s
         self.recovered.append(Recovered(reason, n_streams, pause_s))
-        names = _listed([stage.worker for stage in standing.plan.stages])
+        names = [stage.worker for stage in standing.plan.stages]
         culprit = _culprit(reason)
-        what = f"worker {culprit} was lost" if culprit else "the line broke"
+        what = f"worker {culprit} was lost" if culprit and culprit not in names else "the line broke"
         streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
-        message = f"{what}: going on with {names}, {streams} resumed after {pause_s:.1f} s"
+        message = f"{what}: going on with {_listed(names)}, {streams} resumed after {pause_s:.1f} s"
         self._tell(LineEvent(LineChange.RESUMED, message, culprit, n_streams, pause_s))
 
     async def _pause_after_barren(self) -> None:
@@ -202,9 +205,8 @@ class Recovery:
         while not self._session.is_over:
             try:
                 return await self._reopen(gone)
-            except CaravanError as error:
-                _LOG.info("no line yet: %s", error)
-                failure = error
+            except Exception as error:
+                failure = _as_ours(error)
             self._note_strike(failure)
             gone = frozenset((failure.worker,)) if isinstance(failure, WorkerSilentError) else frozenset()
             n_failed += 1
@@ -304,6 +306,16 @@ class Recovery:
             # Nothing may hang because of a fault of ours.
             _LOG.exception("no other line could be opened")
             self._session.give_up(EngineError(f"the line could not go on: {error}", worker=""), for_good=True)
+
+
+def _as_ours(error: Exception) -> CaravanError:
+    """What a try failed with. Also where that was a fault of ours the next one may succeed, and if none does requests
+    fail in time."""
+    if isinstance(error, CaravanError):
+        _LOG.info("no line yet: %s", error)
+        return error
+    _LOG.error("opening another line failed for a reason nobody foresaw", exc_info=error)
+    return EngineError(f"opening another line failed: {error}", worker="")
 
 
 def _is_lack(error: CaravanError) -> bool:
