@@ -297,6 +297,7 @@ class Recovery:
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began never got to it
         return task
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:

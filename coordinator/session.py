@@ -399,6 +399,7 @@ class Session:
         task = asyncio.get_running_loop().create_task(self._guard(work, line))
         for tasks in (self._tasks, self._line_tasks):
             task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began never got to it
         self._tasks.add(task)
         return task
 
