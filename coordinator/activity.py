@@ -28,6 +28,7 @@ class LineActivity:
         n_in_flight: Frames in the line now.
         n_prompt_tokens: Of all requests since the line was opened.
         n_reused_tokens: Of these, those that were in the cache.
+        is_suspended: It broke, and no other carries on yet: what runs and waits waits for one.
         frames: The last ones that came back, oldest first; `waterfall.spans_of` lays each out.
     """
 
@@ -38,6 +39,7 @@ class LineActivity:
     n_prompt_tokens: int
     n_reused_tokens: int
     limit: Limit
+    is_suspended: bool
     frames: tuple[FrameRecord, ...]
 
 
@@ -76,5 +78,6 @@ def activity_of(session: Session, plan: Plan, *, n_lines: int, window_s: float, 
         n_prompt_tokens=session.n_prompt_tokens,
         n_reused_tokens=session.n_reused_tokens,
         limit=limit_of(figures, plan, load),
+        is_suspended=session.is_suspended,
         frames=tuple(records[-_FRAMES:]),
     )

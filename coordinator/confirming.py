@@ -170,7 +170,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
     measured = Measured({}, Links({}), {})
     if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
-        measured = await order.measurements.of(subject)
+        measured = await order.measurements.of(subject, hurries=bool(order.session_id))
     basis = _Basis(
         demand,
         measured,

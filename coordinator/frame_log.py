@@ -86,6 +86,10 @@ class FrameLog:
         """A frame goes into the line."""
         self._in_flight.append((frame, now_s))
 
+    def forget_in_flight(self) -> None:
+        """No more results come."""
+        self._in_flight.clear()
+
     def received(
         self, number: int, stages: tuple[StageTime, ...], now_s: float, n_generated: int = 0
     ) -> FrameRecord | None:

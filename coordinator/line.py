@@ -15,7 +15,14 @@ import grpc
 import grpc.aio
 
 from coordinator.control import Health, WorkerClient
-from coordinator.errors import CancelledError, CaravanError, SessionLostError, WorkerLostError
+from coordinator.errors import (
+    CancelledError,
+    CaravanError,
+    SessionLostError,
+    WorkerError,
+    WorkerLostError,
+    WorkerSilentError,
+)
 from coordinator.frames import LineResult, PlannedFrame, Remove, SampledRow, StageTime, Start
 from coordinator.statuses import Callee, Metadata, error_of_status, forgotten, lost, silent
 from native import SamplingParams
@@ -34,8 +41,8 @@ _CONNECT_TIMEOUT_S = 20.0
 _OTHER_END_GRACE_S = 1.0
 """When one stream breaks the other does too, and may know better why."""
 
-_PROBE_TIMEOUT_S = 2.0
-"""Health is answered at once also while a worker computes."""
+_PROBE_TIMEOUT_S = 1.0
+"""Health is answered at once also while a worker computes; and by now one of them is suspected."""
 
 _SECONDARY = (WorkerLostError, SessionLostError, CancelledError)
 """What a stage may report only because another one failed."""
@@ -69,6 +76,14 @@ class LineSpec:
     n_embd: int
 
 
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Why a line broke, and the names of workers that are not there any more."""
+
+    reason: CaravanError
+    gone: frozenset[str] = frozenset()
+
+
 class Line:
     """The open streams of one epoch. Send from one task at a time, receive from one other."""
 
@@ -99,9 +114,9 @@ class Line:
         try:
             await asyncio.wait_for(line._connect(), _CONNECT_TIMEOUT_S)
         except (asyncio.TimeoutError, *_STREAM_ENDS):
-            error = await line.diagnose(clients)
+            diagnosis = await line.diagnose(clients)
             await line.close()
-            raise error from None
+            raise diagnosis.reason from None
         except BaseException:
             await line.close()
             raise
@@ -168,7 +183,7 @@ class Line:
             self._reason = reason
             self._cancel()
 
-    async def diagnose(self, clients: Sequence[WorkerClient]) -> CaravanError:
+    async def diagnose(self, clients: Sequence[WorkerClient]) -> Diagnosis:
         """Why the line broke: the error that names the culprit, not one that only felt it.
 
         A failure that a stage described counts most; else a stage that does not answer any more, or has forgotten the
@@ -177,25 +192,22 @@ class Line:
         Args:
             clients: The control side of every stage, in line order.
         """
+        if isinstance(self._reason, WorkerSilentError):
+            return Diagnosis(self._reason, frozenset((self._reason.worker,)))
         if self._reason is not None:
-            return self._reason
-        spec = self._spec
-        first, last = spec.stages[0], spec.stages[-1]
-        said = [
-            error
-            for error in await asyncio.gather(_end_of(self._feed, first), _end_of(self._collect, last))
-            if error is not None
-        ]
+            return Diagnosis(self._reason)
+        stages = self._spec.stages
+        ends = asyncio.gather(_end_of(self._feed, stages[0]), _end_of(self._collect, stages[-1]))
+        probes = asyncio.gather(*map(self._probe, stages, clients))
+        said = [error for error in await ends if error is not None]
+        probed = [error for error in await probes if error is not None]
+        # One that is merely slow to answer may be asked again.
+        gone = frozenset(error.worker for error in probed if type(error) is WorkerLostError)
         described = [error for error in said if not isinstance(error, _SECONDARY)]
-        if described:
-            return described[0]
-        probes = [self._probe(stage, client) for stage, client in zip(spec.stages, clients, strict=True)]
-        for error in await asyncio.gather(*probes):
-            if error is not None:
-                return error
-        return said[0] if said else lost(first, f"the line did not stand after {_CONNECT_TIMEOUT_S:.0f} s")
+        timed_out = lost(stages[0], f"the line did not stand after {_CONNECT_TIMEOUT_S:.0f} s")
+        return Diagnosis([*described, *probed, *said, timed_out][0], gone)
 
-    async def _probe(self, stage: Callee, client: WorkerClient) -> CaravanError | None:
+    async def _probe(self, stage: Callee, client: WorkerClient) -> WorkerError | None:
         """What is wrong with a stage, if anything is."""
         try:
             health = await asyncio.wait_for(client.health(), _PROBE_TIMEOUT_S)

@@ -29,6 +29,9 @@ _START_TIMEOUT_S = 60.0
 _TERM_TIMEOUT_S = 5.0
 """From SIGTERM to SIGKILL: a worker finishes the step it computes."""
 
+_DEATH_S = 0.1
+"""From when a process has closed its connections until the system says that it is gone."""
+
 _LAST_LINES = 20
 """Of a worker's log, for the message when it does not start."""
 
@@ -64,6 +67,10 @@ class LocalWorkers:
     async def revive(self) -> list[str]:
         """Starts those anew that have ended; gives the addresses of all that run. One that does not come up again is
         left as it is."""
+        ends = [asyncio.ensure_future(worker.ended()) for worker in self._workers]
+        await asyncio.wait(ends, timeout=_DEATH_S)
+        for end in ends:
+            end.cancel()
         await asyncio.gather(
             *(worker.restart() for worker in self._workers if worker.has_ended), return_exceptions=True
         )
@@ -108,6 +115,11 @@ class _LocalWorker:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._drain), _TERM_TIMEOUT_S)
             raise self._start_error("ended before it was ready") from None
+
+    async def ended(self) -> None:
+        """Returns when its process is gone."""
+        if self._process is not None:
+            await self._process.wait()
 
     @property
     def has_ended(self) -> bool:

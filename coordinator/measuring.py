@@ -31,7 +31,7 @@ _N_PINGS = 5
 _PING_BYTES = 4096
 _BULK_BYTES = 1 << 20
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 3.0
 """With a worker that is new, while requests wait for a line: it may have to load a layer to be measured."""
 
 _MAX_PAIRED = 8
@@ -77,30 +77,35 @@ class Measurements:
     broke, its requests wait for the plan."""
 
     def __init__(self) -> None:
-        self._known: Measured | None = None
+        self._known = Measured({}, Links({}), {})
         self._devices: dict[str, tuple[str, str]] = {}
 
-    async def of(self, subject: Subject) -> Measured:
-        """Of these workers; the first time as `measure_all`, later only what is not known, for a few seconds."""
-        known = self._known
-        if known is None:
-            known = await measure_all(subject)
-        new = [worker for worker in subject.workers if self._devices.get(worker.name) != _place(worker)]
-        if self._known is not None and new:
-            known = await self._with(known, replace(subject, workers=new), subject)
-        self._known = known
-        self._devices |= {worker.name: _place(worker) for worker in subject.workers}
-        return known
+    async def of(self, subject: Subject, *, hurries: bool) -> Measured:
+        """Of these workers.
 
-    async def _with(self, known: Measured, new: Subject, everybody: Subject) -> Measured:
-        """With those workers; where that takes long, they are taken as they come."""
-        try:
-            speeds, errors = await asyncio.wait_for(_measure_devices(new, new.workers, hosted=False), _PATIENCE_S)
-            links = await asyncio.wait_for(_measure_links(everybody.workers, everybody.clients), _PATIENCE_S)
-        except asyncio.TimeoutError:
-            return known
+        Args:
+            hurries: Only what is not known is measured, and who takes long for that is taken as he comes.
+        """
+        if not hurries:
+            self._known = await measure_all(subject)
+            self._note(subject.workers)
+            return self._known
+        new = [worker for worker in subject.workers if self._devices.get(worker.name) != _place(worker)]
+        if new:
+            with contextlib.suppress(asyncio.TimeoutError):
+                self._known = await asyncio.wait_for(self._with(replace(subject, workers=new), subject), _PATIENCE_S)
+                self._note(new)
+        return self._known
+
+    async def _with(self, new: Subject, everybody: Subject) -> Measured:
+        speeds, errors = await _measure_devices(new, new.workers, hosted=False)
+        links = await _measure_links(everybody.workers, everybody.clients)
+        known = self._known
         between = {**known.links.between, **links.between}
         return Measured({**known.speeds, **speeds}, Links(between), {**known.errors, **errors})
+
+    def _note(self, workers: Sequence[FoundWorker]) -> None:
+        self._devices |= {worker.name: _place(worker) for worker in workers}
 
 
 def _place(worker: FoundWorker) -> tuple[str, str]:

@@ -124,7 +124,7 @@ class _Face:
 
     @property
     def recovered(self) -> tuple[Recovered, ...]:
-        """The times that a line broke and another carried on, of all lines, in no order."""
+        """The times that a line broke and another carried on, the last thousand of each line."""
         return tuple(each for line in self._mesh.lines for each in line.recovery.recovered)
 
     @property

@@ -219,9 +219,11 @@ async def _open(
     if draft_model is not None:
         await check_can_draft(draft_model, prepared.vocabulary, prepared.order.model.name)
     loaded = await load_lines(prepared.order, on_progress, epoch=_FIRST_EPOCH)
-    for line in loaded:
-        resources.push_async_callback(end_session, line.clients, line.session_id)
-    opened = await _start_lines(options, prepared, loaded, on_event, resources)
+    async with contextlib.AsyncExitStack() as loaded_lines:
+        for line in loaded:
+            loaded_lines.push_async_callback(end_session, line.clients, line.session_id)
+        opened = await _start_lines(options, prepared, loaded, on_event, resources)
+        loaded_lines.pop_all()
     if draft_model is not None:
         params, n_vocab = prepared.order.model.params, prepared.vocabulary.n_tokens
         for each in opened:

@@ -13,13 +13,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coordinator.connecting import StandingLine, connect
-from coordinator.control import Health
+from coordinator.control import Health, WorkerClient
 from coordinator.errors import (
     CaravanError,
     EngineError,
@@ -30,7 +30,7 @@ from coordinator.errors import (
     WorkerSilentError,
 )
 from coordinator.events import LineChange, LineEvent, OnLineEvent, ignore
-from coordinator.line import Line
+from coordinator.line import Diagnosis, Line
 from coordinator.loading import LoadedLine, end_session, let_go, load_stages_over, unload_stages
 from coordinator.plan import Plan
 from coordinator.regrouping import Group, Need, Regrouping
@@ -53,6 +53,9 @@ _LOOK_SLOWLY_S = 5.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
 """Between tries that fail in another way, and before a line that follows one that brought nothing."""
+
+_REMEMBERED = 1000
+"""Lines that carried on."""
 
 _MOST_STRIKES = 2
 """Times that a worker is where a line fails, until it is done without."""
@@ -102,7 +105,8 @@ class Recovery:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._connections = contextlib.AsyncExitStack()
-        self.recovered: list[Recovered] = []
+        self._loaded_on: dict[str, str] = {}
+        self.recovered: deque[Recovered] = deque(maxlen=_REMEMBERED)
 
     @property
     def plan(self) -> Plan:
@@ -126,7 +130,12 @@ class Recovery:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await end_session(self._standing.clients, self._standing.session_id)
+        for client in self._standing.clients:
+            self._loaded_on.pop(client.callee.address, None)
+        others = [WorkerClient(address, self._regrouping.channels, name) for address, name in self._loaded_on.items()]
+        await end_session([*self._standing.clients, *others], self._standing.session_id)
+        for client in others:
+            await client.close()
         await self._connections.aclose()
 
     # ---- watching ----
@@ -134,7 +143,6 @@ class Recovery:
     def _stand(self, standing: StandingLine) -> int:
         """From now on this line carries on; gives the number of streams that run."""
         self._standing = standing
-        self._strikes.clear()
         vigil = Vigil(
             standing.clients,
             self._options.worker_timeout,
@@ -154,7 +162,8 @@ class Recovery:
 
     async def _recover(self, broken: Line) -> None:
         began_s = time.monotonic()
-        reason = await broken.diagnose(self._standing.clients)
+        diagnosis = await broken.diagnose(self._standing.clients)
+        reason = diagnosis.reason
         await broken.close()
         if isinstance(reason, FrameRefusedError):
             self._session.give_up(reason, for_good=True)
@@ -163,7 +172,7 @@ class Recovery:
         self._tell(LineEvent(LineChange.LOST, f"the line broke: {reason}", _culprit(reason)))
         self._session.end_stuck_in(_MOST_BREAKS, reason)
         await self._pause_after_barren()
-        standing = await self._reopened(reason, began_s)
+        standing = await self._reopened(diagnosis, began_s)
         if standing is None:
             return
         if self._session.is_over:
@@ -172,32 +181,34 @@ class Recovery:
             return
         n_streams, pause_s = self._stand(standing), time.monotonic() - began_s
         self.recovered.append(Recovered(reason, n_streams, pause_s))
-        names = _listed([stage.worker for stage in standing.plan.stages])
+        names = [stage.worker for stage in standing.plan.stages]
         culprit = _culprit(reason)
-        what = f"worker {culprit} was lost" if culprit else "the line broke"
+        what = f"worker {culprit} was lost" if culprit and culprit not in names else "the line broke"
         streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
-        message = f"{what} ({reason}): going on with {names}, {streams} resumed after {pause_s:.1f} s"
+        message = f"{what}: going on with {_listed(names)}, {streams} resumed after {pause_s:.1f} s"
         self._tell(LineEvent(LineChange.RESUMED, message, culprit, n_streams, pause_s))
 
     async def _pause_after_barren(self) -> None:
-        """Lines that break at once, one after the other, follow each other ever more slowly."""
-        self._n_barren = 0 if self._session.frames.records else self._n_barren + 1
-        if self._n_barren:
+        """Lines that break before they brought anything follow each other ever more slowly."""
+        if self._session.frames.records:
+            self._n_barren = 0
+            self._strikes.clear()
+        else:
+            self._n_barren += 1
             await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._n_barren))
 
-    async def _reopened(self, reason: CaravanError, began_s: float) -> StandingLine | None:
+    async def _reopened(self, diagnosis: Diagnosis, began_s: float) -> StandingLine | None:
         """Another line, however long that takes; None: the session is over."""
+        reason, gone = diagnosis.reason, diagnosis.gone
         self._note_strike(reason)
-        silent_worker = _silent_worker(reason)
         n_failed, is_waiting = 0, False
         while not self._session.is_over:
             try:
-                return await self._reopen(silent_worker)
-            except CaravanError as error:
-                _LOG.info("no line yet: %s", error)
-                failure = error
+                return await self._reopen(gone)
+            except Exception as error:
+                failure = _as_ours(error)
             self._note_strike(failure)
-            silent_worker = _silent_worker(failure)
+            gone = frozenset((failure.worker,)) if isinstance(failure, WorkerSilentError) else frozenset()
             n_failed += 1
             if not is_waiting and _is_lack(failure):
                 is_waiting = True
@@ -215,7 +226,7 @@ class Recovery:
         return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**n_failed))
 
     def _note_strike(self, error: CaravanError) -> None:
-        if isinstance(error, WorkerError):
+        if isinstance(error, WorkerLostError | EngineError):
             self._strikes[error.worker] += 1
 
     def _give_up(self, reason: CaravanError, failure: CaravanError) -> None:
@@ -234,31 +245,30 @@ class Recovery:
         self._session.give_up(error)
         self._tell(LineEvent(LineChange.GAVE_UP, message, error.worker or None))
 
-    async def _reopen(self, silent: set[str]) -> StandingLine:
+    async def _reopen(self, gone: frozenset[str]) -> StandingLine:
         """One try.
+
+        Args:
+            gone: Workers that are not worth asking now.
 
         Raises:
             CaravanError: It failed; what was loaded stays loaded for the next one.
         """
         async with self._turn, contextlib.AsyncExitStack() as connections:
-            need = self._need(silent)
+            need = self._need(gone)
             group = await self._regrouping.gather(need, connections)
             clients = [group.clients[worker.name] for worker in group.workers]
             opening = self._open(need, group)
-            try:
-                standing = await while_all_answer(opening, clients, self._options.worker_timeout)
-            except asyncio.CancelledError:
-                await end_session(clients, need.session_id)
-                raise
+            standing = await while_all_answer(opening, clients, self._options.worker_timeout)
             before, self._connections = self._connections, connections.pop_all()
         await before.aclose()
         return standing
 
-    def _need(self, silent: set[str]) -> Need:
+    def _need(self, gone: frozenset[str]) -> Need:
         others = [other for other in self._siblings if other is not self]
         taken = {stage.worker for other in others for stage in other.plan.stages}
         doubtful = {name for name, n_strikes in self._strikes.items() if n_strikes >= _MOST_STRIKES}
-        return Need(self._standing.session_id, self.plan, taken, silent, doubtful)
+        return Need(self._standing.session_id, self.plan, taken, gone, doubtful)
 
     async def _open(self, need: Need, group: Group) -> StandingLine:
         order, plan = await self._regrouping.plan(need, group)
@@ -269,6 +279,7 @@ class Recovery:
         )
         await let_go(order, [plan])
         self._epoch = epoch = max(self._epoch, *_epochs(group, session_id)) + 1
+        self._loaded_on |= {stage.address: stage.worker for stage in plan.stages}
         plan = await load_stages_over(order, plan, session_id=session_id, epoch=epoch, on_progress=ignore)
         clients = tuple(group.clients[stage.worker] for stage in plan.stages)
         return await connect(order.model, LoadedLine(plan, session_id, clients), epoch)
@@ -286,6 +297,7 @@ class Recovery:
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began never got to it
         return task
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
@@ -297,13 +309,19 @@ class Recovery:
             self._session.give_up(EngineError(f"the line could not go on: {error}", worker=""), for_good=True)
 
 
+def _as_ours(error: Exception) -> CaravanError:
+    """What a try failed with. Also where that was a fault of ours the next one may succeed, and if none does requests
+    fail in time."""
+    if isinstance(error, CaravanError):
+        _LOG.info("no line yet: %s", error)
+        return error
+    _LOG.error("opening another line failed for a reason nobody foresaw", exc_info=error)
+    return EngineError(f"opening another line failed: {error}", worker="")
+
+
 def _is_lack(error: CaravanError) -> bool:
     """Whether workers have to return before there can be a line."""
     return not isinstance(error, WorkerError)
-
-
-def _silent_worker(error: CaravanError) -> set[str]:
-    return {error.worker} if isinstance(error, WorkerSilentError) else set()
 
 
 def _culprit(reason: CaravanError) -> str | None:

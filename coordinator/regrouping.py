@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,9 @@ _LISTEN_S = 0.5
 
 _ANSWER_S = 2.0
 """For a worker to say who it is. On a LAN that takes milliseconds; one that is gone costs each look so long."""
+
+_BACK_S = 0.3
+"""The same for one that did not answer the last time: if it is back, it answers at once."""
 
 _NEAR_ENOUGH = 0.9
 """Of the best plan's speed, for one that keeps more of what is loaded: loading again costs seconds at least."""
@@ -56,14 +60,14 @@ class Need:
         session_id: Whose stages are its own.
         broken: The plan that it had.
         taken: Names of workers that other lines use.
-        silent: Names of those that are not worth asking now.
+        gone: Names of those that are not worth asking now.
         doubtful: Names of those that a line broke at, again and again: to be left out where it goes without.
     """
 
     session_id: str
     broken: Plan
     taken: Collection[str] = ()
-    silent: Collection[str] = ()
+    gone: Collection[str] = ()
     doubtful: Collection[str] = ()
 
 
@@ -82,57 +86,68 @@ class Regrouping:
         self._source = source
         self._order = order
         self._local = local
-        self._channels = order.delivery.channels
+        self.channels = order.delivery.channels
         self._addresses = dict.fromkeys(options.workers, "")
         self._addresses |= {worker.address: worker.name for worker in order.workers}
+        self._absent: set[str] = set()
 
     async def gather(self, need: Need, stack: contextlib.AsyncExitStack) -> Group:
-        """Those who can take part now, and know the model.
+        """Those who can take part now.
 
         Args:
             stack: Closes the connections to them.
 
         Raises:
             NoWorkersError: There is none.
-            CaravanError: Two have one name, or the model's header cannot be read any more.
+            CaravanError: Two have one name.
         """
-        workers = [worker for worker in await self._look(need.silent) if self._may_use(worker, need)]
+        workers = [worker for worker in await self._look(need.gone) if self._may_use(worker, need)]
         clients = {}
         for worker in workers:
-            clients[worker.name] = client = WorkerClient(worker.address, self._channels, worker.name)
+            clients[worker.name] = client = WorkerClient(worker.address, self.channels, worker.name)
             stack.push_async_callback(client.close)
-        offered = await offer_all(self._source, workers, clients)
-        if not offered.workers:
-            raise NoWorkersError("no worker is left that could take part")
-        return Group(offered.workers, clients)
+        return _whole(Group(tuple(workers), clients))
 
     async def plan(self, need: Need, group: Group) -> tuple[PlanOrder, Plan]:
-        """The plan over a group, confirmed by its workers; and the order that it was made for.
+        """The plan over a group, which is offered the model, confirmed by its workers; and the order that it is of.
 
         Raises:
             PlanError, DoesNotFitError: They cannot hold the model.
-            CaravanError: One of them failed.
+            CaravanError: One of them failed, or the model's header cannot be read any more.
         """
+        offered = await offer_all(self._source, group.workers, group.clients)
+        group = _whole(replace(group, workers=offered.workers))
         trusted = [worker for worker in group.workers if worker.name not in need.doubtful]
         if trusted and len(trusted) < len(group.workers):
             with contextlib.suppress(PlanError):
                 return await self._plan_over(need, trusted, group.clients)
         return await self._plan_over(need, group.workers, group.clients)
 
-    async def _look(self, silent: Collection[str]) -> tuple[FoundWorker, ...]:
+    async def _look(self, gone: Collection[str]) -> list[FoundWorker]:
+        """All that answer, each once."""
         if self._local is not None:
             self._addresses |= {address: "" for address in await self._local.revive() if address not in self._addresses}
-        found = await discover(
-            [address for address, name in self._addresses.items() if not name or name not in silent],
-            channels=self._channels,
-            insecure=self.options.insecure_workers,
-            mdns=self.options.discover,
-            timeout_s=_LISTEN_S,
-            telemetry=False,
-            answer_timeout_s=_ANSWER_S,
+        asked = [address for address, name in self._addresses.items() if not name or name not in gone]
+        present = [address for address in asked if address not in self._absent]
+        ask = functools.partial(
+            discover, channels=self.channels, insecure=self.options.insecure_workers, telemetry=False
         )
-        self._addresses |= {worker.address: worker.name for worker in found.found}
-        return found.found
+        looks = await asyncio.gather(
+            ask(present, mdns=self.options.discover, timeout_s=_LISTEN_S, answer_timeout_s=_ANSWER_S),
+            ask([*self._absent.intersection(asked)], mdns=False, answer_timeout_s=_BACK_S),
+        )
+        found = {worker.name: worker for look in reversed(looks) for worker in look.found}
+        for worker in found.values():
+            self._note_address(worker)
+        self._absent = self._addresses.keys() - {worker.address for worker in found.values()}
+        return list(found.values())
+
+    def _note_address(self, worker: FoundWorker) -> None:
+        """A worker that moved is not looked for where it was, unless the user said that it is there."""
+        for address, name in list(self._addresses.items()):
+            if name == worker.name and address not in self.options.workers:
+                del self._addresses[address]
+        self._addresses[worker.address] = worker.name
 
     def _may_use(self, worker: FoundWorker, need: Need) -> bool:
         serves_others = any(stage.is_serving and stage.session_id != need.session_id for stage in worker.loaded)
@@ -163,6 +178,13 @@ class Regrouping:
         return order, _chosen(made, wishes.objective)
 
 
+def _whole(group: Group) -> Group:
+    """The group, if there is anybody in it."""
+    if not group.workers:
+        raise NoWorkersError("no worker is left that could take part")
+    return group
+
+
 def _possible(wishes: Wishes, names: Collection[str]) -> Wishes:
     """The wishes without those who are not there; layer ranges by hand are taken for what they were at first."""
     pinned = {name: layers for name, layers in wishes.pinned.items() if name in names}
@@ -177,7 +199,7 @@ def _kept(need: Need, workers: Sequence[FoundWorker]) -> dict[str, LayerRange]:
         worker.name: stage.layers
         for worker in workers
         for stage in worker.loaded
-        if stage.session_id == need.session_id and had.get(worker.name) == stage.layers
+        if (stage.is_warm or stage.session_id == need.session_id) and had.get(worker.name) == stage.layers
     }
 
 

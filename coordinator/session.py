@@ -399,6 +399,7 @@ class Session:
         task = asyncio.get_running_loop().create_task(self._guard(work, line))
         for tasks in (self._tasks, self._line_tasks):
             task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began never got to it
         self._tasks.add(task)
         return task
 
@@ -422,6 +423,7 @@ class Session:
     def _suspend(self, line: Line) -> None:
         """The line broke: nothing more is sent or taken, and whoever else uses it ends."""
         self._line = None
+        self.frames.forget_in_flight()
         for request_id in self._scheduler.under_way():
             running = self._running.get(request_id)
             if running is not None:

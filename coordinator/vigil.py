@@ -18,17 +18,29 @@ from coordinator.statuses import Callee, silent
 _T = TypeVar("_T")
 
 _ASK_EVERY_S = 1.0
+"""At most; a quarter of what one may be silent, where that is less."""
 
 _TICK_S = 0.25
 """How often is looked who has answered. Of a tick that lasts longer than twice that, the rest was not ours."""
 
 
 class Silence:
-    """How long one worker has been silent, by the ticks of whoever asks. Pure."""
+    """How long one worker has been silent, by the ticks of whoever asks. Pure.
 
-    def __init__(self) -> None:
+    Args:
+        limit_s: How long it may be.
+    """
+
+    def __init__(self, limit_s: float) -> None:
         self.silent_s = 0.0
+        self._limit_s = limit_s
+        self._ask_every_s = min(_ASK_EVERY_S, limit_s / 4)
         self._since_asked_s = _ASK_EVERY_S
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether it has been silent for longer than it may."""
+        return self.silent_s >= self._limit_s
 
     def note_answer(self) -> None:
         """It answered."""
@@ -39,7 +51,7 @@ class Silence:
         counted_s = min(elapsed_s, 2 * _TICK_S)
         self.silent_s += counted_s
         self._since_asked_s += counted_s
-        if self._since_asked_s < _ASK_EVERY_S:
+        if self._since_asked_s < self._ask_every_s:
             return False
         self._since_asked_s = 0.0
         return True
@@ -85,7 +97,7 @@ class Vigil:
             await asyncio.sleep(_TICK_S)
 
     async def _watch(self) -> None:
-        silences = [Silence() for _ in self._clients]
+        silences = [Silence(self._limit_s) for _ in self._clients]
         before_s = time.monotonic()
         while self._is_needed():
             now_s = time.monotonic()
@@ -103,7 +115,7 @@ class Vigil:
                 silence.note_answer()
                 self._on_health(client.callee, question.result())
         is_due = silence.tick(elapsed_s)
-        if silence.silent_s >= self._limit_s:
+        if silence.is_too_long:
             self._on_silent(client.callee)
         elif is_due and number not in self._questions:
             self._questions[number] = asyncio.get_running_loop().create_task(client.health())

@@ -36,10 +36,10 @@ MAX_CROSSING_STATES = 16
 # gRPC and protobuf count a message's bytes in a signed 32-bit integer.
 _MESSAGE_LIMIT_BYTES = (1 << 31) - 1
 
-# A peer that lost power says nothing: ask after 2 s of silence, give it 4 s. gRPC answers by itself, also while the
-# process computes; so this is for a link that is down, which two workers alone may have between them.
-_KEEPALIVE_TIME_MS = 2_000
-_KEEPALIVE_TIMEOUT_MS = 4_000
+# A peer that lost power says nothing: ask every second, and give it 5 s. gRPC answers by itself, also while the process
+# computes. The coordinator asks workers itself, so this is for links that only two workers have between them.
+_KEEPALIVE_TIME_MS = 1_000
+_KEEPALIVE_TIMEOUT_MS = 5_000
 
 
 def is_worker_name(name: str) -> bool:

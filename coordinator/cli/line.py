@@ -115,7 +115,7 @@ def print_text(generation: Generation) -> None:
 
 def note_speed(mesh: Mesh, generation: Generation) -> None:
     """Keeps the plan with how fast it turned out, for `caravan plan --last` and for the next plan."""
-    if generation.usage.completion_tokens >= MIN_TOKENS:
+    if generation.usage.completion_tokens >= MIN_TOKENS and not mesh.recovered:  # a pause is no speed
         keep_plan(mesh.plan, generation.usage.decode_tokens_per_s, mesh.measured)
 
 

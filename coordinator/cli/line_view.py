@@ -56,8 +56,10 @@ def _head(status: LineStatus, number: int) -> list[Text]:
     line = status.lines[number]
     title = status.model if len(status.lines) == 1 else f"{status.model}, line {number + 1} of {len(status.lines)}"
     share = line.n_reused_tokens / max(1, line.n_prompt_tokens)
+    broken = [Text("the line broke: requests wait until others carry on", style="red")] if line.is_suspended else []
     return [
         Text(_printable(title), style="bold"),
+        *broken,
         Text(
             f"requests: {line.n_running} running in {line.n_slots} slots, {line.n_waiting} waiting; "
             f"cache: {line.n_reused_tokens} of {line.n_prompt_tokens} prompt tokens ({share:.0%})"

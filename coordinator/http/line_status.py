@@ -68,6 +68,7 @@ def _line(activity: LineActivity) -> LineInfo:
         prefill=_means(figures.prefill, figures.window_s),
         stages=[_worker(activity, number) for number in range(len(figures.stages))],
         limit=_limit(activity.limit),
+        is_suspended=activity.is_suspended,
         frames=_frames(activity.frames),
     )
 

@@ -47,6 +47,7 @@ _LONGEST_S = 60.0
 class Kind(str, Enum):
     """A way to fail."""
 
+    NOTHING = "nothing"
     KILL = "kill"
     TERMINATE = "terminate"
     ABORT = "abort"
@@ -66,6 +67,7 @@ _SIGNALS = {
 }
 
 _WHAT = {
+    Kind.NOTHING: "nothing, for comparison",
     Kind.KILL: "one is killed (-9)",
     Kind.TERMINATE: "one is told to end (-15)",
     Kind.ABORT: "one aborts, as in llama.cpp (-6)",
@@ -175,9 +177,10 @@ class Chaos:
         while len(readers[0].times_s) < latest and readers[0].is_alive():
             time.sleep(0.001)
         line = [stage.worker for stage in self._mesh.plan.stages]
-        victims = self._chance.sample(line, 1)
+        victims = self._chance.sample(line, 1) if kind is not Kind.NOTHING else []
         hit_s = time.monotonic()
-        self._team.hit(victims[0], kind)
+        for name in victims:
+            self._team.hit(name, kind)
         if kind is Kind.TWO:
             time.sleep(_APART_S)
             victims.append(self._chance.choice([name for name in _NAMES if name not in victims]))

@@ -14,7 +14,7 @@ from coordinator.vigil import Silence, while_all_answer
 
 
 def test_a_worker_is_asked_every_second_and_each_answer_counts_anew() -> None:
-    silence = Silence()
+    silence = Silence(5.0)
     assert [silence.tick(0.25) for _ in range(9)] == [True, *[False] * 3, True, *[False] * 3, True]
     assert silence.silent_s == pytest.approx(2.25)
     silence.note_answer()
@@ -22,10 +22,11 @@ def test_a_worker_is_asked_every_second_and_each_answer_counts_anew() -> None:
 
 
 def test_time_in_which_this_process_was_suspended_is_nobodys_silence() -> None:
-    silence = Silence()
+    silence = Silence(5.0)
     silence.tick(0.25)
     silence.tick(3600)
     assert silence.silent_s < 1
+    assert not silence.is_too_long
 
 
 class _Client:

@@ -18,6 +18,7 @@ from coordinator import (
     ClosedError,
     Distribution,
     DoesNotFitError,
+    FrameRefusedError,
     LayerRange,
     LoadEvent,
     LoadPhase,
@@ -29,8 +30,12 @@ from coordinator import (
     SamplingParams,
     WorkerError,
     WorkerLostError,
+    line,
 )
 from coordinator.control import WorkerClient
+from coordinator.frames import PlannedFrame
+from coordinator.line import encode_frame
+from protos.caravan.v1 import frame_pb2
 from protos.channels import PLAIN
 from tests.line.conftest import N_CTX, StartWorker, open_mesh
 from tests.line.giant import write_giant
@@ -73,6 +78,24 @@ def test_a_worker_that_drops_the_session_under_way_is_given_it_again(start_worke
         assert isinstance(recovered.reason, WorkerError)
         assert recovered.reason.worker == "two"
         assert [stage.layers for stage in mesh.plan.stages] == [stage.layers for stage in plan.stages]
+
+
+def test_a_frame_that_a_worker_refuses_is_our_fault_and_ends_the_session(
+    workers: list[WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_wrongly(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.FeedRequest:
+        request = encode_frame(frame, session_id, epoch)
+        request.frame.number += frame.number == 3
+        return request
+
+    monkeypatch.setattr(line, "encode_frame", encode_wrongly)
+    with open_mesh(workers[:2]) as mesh:
+        request = mesh.generate(PROMPT, sampling=_endless(mesh))
+        with pytest.raises(FrameRefusedError, match="frame"):
+            request.wait()
+        with pytest.raises(FrameRefusedError):
+            mesh.generate(PROMPT)
+        assert mesh.recovered == ()
 
 
 def test_closing_ends_what_runs_and_leaves_no_thread_no_process_and_no_connection() -> None:

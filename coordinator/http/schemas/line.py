@@ -114,6 +114,8 @@ class LineInfo(BaseModel):
     prefill: FrameMeansInfo
     stages: list[WorkerActivity]
     limit: LimitInfo
+    is_suspended: bool = False
+    """It broke, and no other carries on yet; `stages` are those it had."""
     frames: list[FrameInfo]
     """The last that came back, oldest first, 64 at most."""
 

@@ -68,6 +68,12 @@ def _status(*frames: FrameInfo, sentence: str = "desk is busy.") -> LineStatus:
     return LineStatus(model="tale", window_s=10, lines=[line])
 
 
+def test_a_line_that_broke_says_so() -> None:
+    status = _status()
+    status.lines[0].is_suspended = True
+    assert "the line broke: requests wait until others carry on" in "\n".join(map(str, drawn(status, 100, 40)))
+
+
 def test_each_frame_is_a_row_on_one_time_axis() -> None:
     first = (("hop", 0, 1.0), ("computing", 0, 3.0), ("held", 0, 1.0), ("hop", 1, 1.0), ("computing", 1, 2.0))
     second = (("hop", 0, 1.0), ("waiting", 0, 2.0), ("computing", 0, 2.0), ("computing", 1, 0.2), ("hop", 2, 0.8))

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Lines over hosts whose network breaks: the answer goes on."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from coordinator import Distribution, Mesh
+from coordinator.models import resolve_model
+from tests.line.conftest import N_BATCH, N_CTX
+from tests.line.near_ties import check_same
+from tests.line.reference import Reference
+from tests.line.test_recovery import endless
+from tests.netns.hosts import Host, home, hosts
+from tests.netns.mesh import HostWorker
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(180)]
+
+_PROMPT = "Once upon a time"
+_N_TOKENS = 200
+
+
+@pytest.fixture(scope="module")
+def demo() -> Path:
+    return resolve_model("demo").path
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Sequence[HostWorker]]:
+    """Three on hosts of their own, which this machine reaches."""
+    (tmp_path / "hidden").mkdir()
+    with ExitStack() as resources:
+        network = resources.enter_context(hosts(3))
+        home(network)
+        started = []
+        for number, host in enumerate(network, 1):
+            started.append(HostWorker(host, f"pc{number}", tmp_path / f"pc{number}", tmp_path / "hidden"))
+            resources.callback(started[-1].stop)
+        yield started
+
+
+def _goes_on(mesh: Mesh, demo: Path, breaks: Sequence[Sequence[str]]) -> float:
+    """Breaks something in the middle of an answer, by these commands; gives how long it paused, in seconds."""
+    sampling = endless(mesh)
+    generation = mesh.generate(_PROMPT, sampling=sampling, max_tokens=_N_TOKENS)
+    times_s = []
+    for _token in generation:
+        times_s.append(time.monotonic())
+        if len(times_s) == 20:
+            for command in breaks:
+                subprocess.run(command, check=True)
+    reference = Reference(demo, n_ctx=N_CTX, n_batch=N_BATCH)
+    forbidden = [number for number, _ in sampling.logit_bias]
+    expected = reference.greedy_tokens(generation.prompt_tokens, _N_TOKENS, forbidden=forbidden)
+    check_same(reference, generation.prompt_tokens, expected, generation.tokens)
+    reference.close()
+    return max(after - before for before, after in itertools.pairwise(times_s))
+
+
+def test_a_machine_whose_cable_is_pulled_is_done_without(workers: Sequence[HostWorker], demo: Path) -> None:
+    with _open(workers) as mesh:
+        lost = next(worker for worker in workers if worker.name == mesh.plan.stages[1].worker)
+        host = lost.host
+        pull = ["ip", "netns", "exec", host.switch, "ip", "link", "set", host.port_of_switch, "down"]
+        assert 4 < _goes_on(mesh, demo, [pull]) < 12
+        assert lost.name not in {stage.worker for stage in mesh.plan.stages}
+
+
+def test_a_link_that_only_two_workers_have_between_them_is_noticed_and_gone_round(
+    workers: Sequence[HostWorker], demo: Path
+) -> None:
+    with _open(workers) as mesh:
+        by_name = {worker.name: worker.host for worker in workers}
+        first, second = (by_name[stage.worker] for stage in mesh.plan.stages[:2])
+        cuts = [_cut(first, second), _cut(second, first)]
+        assert 4 < _goes_on(mesh, demo, cuts) < 40
+        hosts_in_line = [by_name[stage.worker] for stage in mesh.plan.stages]
+        neighbours = list(itertools.pairwise(hosts_in_line))
+        assert (first, second) not in neighbours
+        assert (second, first) not in neighbours
+
+
+def _open(workers: Sequence[HostWorker]) -> Mesh:
+    return Mesh.open(
+        "demo",
+        workers=[worker.address for worker in workers],
+        discover=False,
+        context=N_CTX,
+        batch=N_BATCH,
+        distribution=Distribution.ON,
+    )
+
+
+def _cut(host: Host, other: Host) -> list[str]:
+    """What it sends there is lost."""
+    return host.command("ip", "route", "add", "blackhole", other.address)
