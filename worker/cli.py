@@ -24,9 +24,10 @@ from protos.joining import JoinCode
 from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
 from protos.sizes import parse_size, shown
 from worker.errors import StartError
-from worker.fleet import CLUSTER_CHANGED, SPLITS, Wishes, WorkerOrder, orders
+from worker.fleet import CLUSTER_CHANGED, SPLITS, Wishes, WorkerOrder, orders, without
 from worker.joining import ON_THIS_MACHINE, take_stand
 from worker.listening import Endpoint
+from worker.service import service_of
 from worker.supervisor import Supervisor, default_devices
 
 # What loads llama.cpp is imported where a worker begins: the supervisor does without.
@@ -164,6 +165,13 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     "--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads to compute with; default: one per core."
 )
 @click.option(
+    "--install-service",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Start nothing, but write what starts this command, with its other options, at every login (systemd, launchd,"
+    " or Windows' task scheduler), and say how to use it.",
+)
+@click.option(
     "--parent-pid",
     type=click.IntRange(min=1),
     help="Be one worker, without a supervisor, and exit when that process is gone.",
@@ -190,6 +198,7 @@ def command(
     no_mdns: bool,
     insecure: bool,
     n_threads: int | None,
+    install_service: bool,
     parent_pid: int | None,
     as_json: bool,
     verbose: bool,
@@ -202,8 +211,13 @@ def command(
     """
     if joined is not None and (insecure or parent_pid is not None):
         raise click.UsageError("--join is for workers of a cluster under their supervisor: leave out the other")
+    if install_service and parent_pid is not None:
+        raise click.UsageError("--install-service is for a supervisor: leave out --parent-pid")
     if parent_pid is None:
         endpoint = _stand(listen, joined, insecure=insecure)
+        if install_service:
+            _install_service(arguments)
+            return
         workers = _orders(arguments, Wishes(devices, endpoint, name, split, max_host_bytes), integrated=integrated)
         sys.exit(Supervisor(workers, holds_back=not (verbose or debug)).run())
     if len(devices) > 1:
@@ -269,13 +283,26 @@ def _stand(listen: Endpoint | None, joined: Cluster | None, *, insecure: bool) -
 
 def _orders(arguments: Sequence[str], wishes: Wishes, *, integrated: bool) -> list[WorkerOrder]:
     """The workers to run; each gets the command line as it is but for what the supervisor deals out."""
-    options = [option for option in command.params if isinstance(option, click.Option)]
-    with_value = {name for option in options if not option.is_flag for name in option.opts}
     try:
         devices = wishes.devices or default_devices(integrated=integrated)
-        return orders(replace(wishes, devices=devices), arguments, with_value)
+        return orders(replace(wishes, devices=devices), arguments, _options_with_value())
     except StartError as error:
         _fail(error)
+
+
+def _options_with_value() -> set[str]:
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {name for option in options if not option.is_flag for name in option.opts}
+
+
+def _install_service(arguments: Sequence[str]) -> None:
+    """The join code is no part of it: by now this machine is a member."""
+    service = service_of(without(arguments, {"--install-service", "--join"}, _options_with_value()))
+    try:
+        service.install()
+    except StartError as error:
+        _fail(error)
+    click.echo(f"{service.path} starts this machine's workers. What to type:\n\n{service.advice}")
 
 
 def _fail(error: StartError) -> NoReturn:

@@ -171,6 +171,12 @@ class IdentityError(StartError):
     exit_code = 1
 
 
+class ServiceError(StartError):
+    """A file of the system's services cannot be written."""
+
+    exit_code = 1
+
+
 class BadNameError(StartError):
     exit_code = 1
 

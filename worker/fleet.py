@@ -71,7 +71,7 @@ def orders(wishes: Wishes, arguments: Sequence[str], options_with_value: Collect
     replaced = {"--device", "--integrated", "--name", "--listen", "--join"} | (
         {"--ram"} if wishes.ram_bytes is not None else set()
     )
-    kept = _without(arguments, replaced, options_with_value)
+    kept = without(arguments, replaced, options_with_value)
     names = _names(wishes.name, wishes.devices)
     made = []
     for number, (device, name) in enumerate(zip(wishes.devices, names, strict=True)):
@@ -153,7 +153,7 @@ def _names(name: str | None, devices: Sequence[str]) -> list[str | None]:
     return names
 
 
-def _without(arguments: Sequence[str], dropped: Collection[str], options_with_value: Collection[str]) -> list[str]:
+def without(arguments: Sequence[str], dropped: Collection[str], options_with_value: Collection[str]) -> list[str]:
     """The command line without some of its options and their values."""
     kept: list[str] = []
     rest = iter(arguments)
