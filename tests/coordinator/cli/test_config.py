@@ -242,7 +242,7 @@ def test_help_tells_every_option_s_variable_which_is_called_like_its_flag() -> N
     for name, flag, option, context in _every_option():
         record = option.get_help_record(context)
         assert record is not None
-        if flag not in ("insecure", "insecure-workers", "join"):
+        if flag not in ("insecure", "insecure-workers", "install-service", "join"):
             flags.add(f"{name} {flag}")
             assert f"[env var: CARAVAN_{name.upper()}_{flag.upper().replace('-', '_')}" in record[1], (name, flag)
         else:
