@@ -74,8 +74,11 @@ def access_options(command: Command) -> Command:
     return wrapped  # type: ignore[no-any-return]
 
 
-def access_of(listen: ListenAddress, options: AccessOptions) -> Access:
+def access_of(listen: ListenAddress, options: AccessOptions, *, has_cluster: bool) -> Access:
     """Who may ask. Beyond this machine a first key is made where there is none, and told; and a cluster.
+
+    Args:
+        has_cluster: Whether this server's workers are to be of one.
 
     Raises:
         UsageError: The options contradict each other.
@@ -85,7 +88,7 @@ def access_of(listen: ListenAddress, options: AccessOptions) -> Access:
         raise click.UsageError("--insecure is for servers without API keys: leave it out, or the keys")
     try:
         keys = _keys(listen, options)
-        if not (listen.is_loopback or options.insecure):
+        if has_cluster and not (listen.is_loopback or options.insecure):
             _tell_new_cluster()
     except (SecretFileError, ValueError, OSError) as error:
         raise UserError(str(error)) from None

@@ -94,7 +94,7 @@ def command(
     \b
     caravan serve model.gguf --listen 127.0.0.1:8080
     """
-    allowed = access_of(listen, access)
+    allowed = access_of(listen, access, has_cluster=not line.insecure_workers)
     try:
         listening = bind(listen)
     except OSError as error:

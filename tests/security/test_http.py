@@ -97,6 +97,16 @@ def test_a_key_that_is_removed_is_worth_nothing_at_once_and_only_hashes_are_kept
         assert client.get("/v1/models").status_code == 401
 
 
+def test_top_asks_with_a_key_from_a_file(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"# of this server\n{server.key}\n")
+    asked = caravan_here("top", "--json", "--url", server.url, "--api-key-file", file)
+    assert json.loads(asked.stdout)["model"] == "demo"
+    refused = caravan_here("top", "--json", "--url", server.url)
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "API key is missing" in refused.stderr
+
+
 def test_beyond_this_machine_a_key_is_made_and_wanted(tmp_path: Path) -> None:
     folders = {IDENTITY_VARIABLE: str(tmp_path)}
     with started("serve", "demo", "--listen", "0.0.0.0:0", "--local", "1", *ALONE, **folders) as process:

@@ -25,6 +25,7 @@ def test_no_request_that_schemathesis_makes_up_is_answered_500(tmp_path: Path) -
         assert set(httpx.get(f"{url}/openapi.json").json()["paths"]) >= {"/v1/chat/completions", "/health", "/line"}
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json"]
         options = ["--checks", "not_a_server_error", "--mode", "all", "--max-examples", "50", "--seed", "1"]
+        options += ["--request-timeout", "60"]
         ended = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
         cases = re.search(r"(\d+) generated", ended.stdout)
