@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -167,6 +168,7 @@ class Chaos:
             SamplingParams(temperature=0, logit_bias=bias, logprobs=True, n_top_logprobs=10),
             SamplingParams(temperature=0.8, seed=5, logit_bias=bias, logprobs=True, n_top_logprobs=10),
         )
+        self._spots: Counter[tuple[tuple[int, ...], bool, int]] = Counter()
         self._undisturbed = [self._texts(sampling) for sampling in self._samplings]
 
     def run(self, kind: Kind, number: int, tally: Tally) -> None:
@@ -214,6 +216,9 @@ class Chaos:
                 forbidden=self._ends,
             )
             tally.n_near_ties += 1
+            ids = [token.id for token in generation.tokens]
+            where = next(number for number, token in enumerate(ids) if token != expected[number])
+            self._spots[(generation.prompt_tokens, is_greedy, where)] += 1
         except AssertionError as error:
             tally.lost.append(str(error))
 
@@ -225,6 +230,11 @@ class Chaos:
 
     def _texts(self, sampling: SamplingParams) -> list[list[int]]:
         return [[token.id for token in generation.wait().tokens] for generation in self._begin(sampling)]
+
+    @property
+    def n_spots(self) -> int:
+        """Places in the texts where near ties were."""
+        return len(self._spots)
 
     def close(self) -> None:
         """Frees the reference."""
@@ -272,11 +282,14 @@ def main() -> int:
             kind = list(tallies)[number % len(tallies)]
             print(f"run {number + 1} of {options.runs}: {_WHAT[kind]}", file=sys.stderr)
             chaos.run(kind, number // len(tallies), tallies[kind])
+        n_spots = chaos.n_spots
     print("| what happens | runs | streams | equal | near ties | lost | pause, median | p95 |")
     print("|---|---|---|---|---|---|---|---|")
     for kind, tally in tallies.items():
         if tally.n_runs:
             print(tally.row(_WHAT[kind]))
+    n_near_ties = sum(tally.n_near_ties for tally in tallies.values())
+    print(f"the {n_near_ties} near ties are at {n_spots} places of {2 * len(_PROMPTS)} texts")
     for lost in (lost for tally in tallies.values() for lost in tally.lost):
         print(f"lost: {lost}")
     return int(any(tally.lost for tally in tallies.values()))
