@@ -12,8 +12,8 @@ each with the sequences of neighbouring slots, which llama.cpp computes together
 its last one came back; no lane waits for another. Lanes are cut anew for every frame, by who runs then: they split,
 merge and even out as requests come and go.
 
-How long prefill can delay decode: while sequences decode, a chunk goes only after a decode frame of every lane, and is
-no larger than what a stage computes in the time in which each of them gets a token; so they come half as fast at worst.
+How long prefill can delay decode: while sequences decode, `pace` says how their frames and chunks take turns, so that
+they get tokens little more than half as fast; a chunk is cut to what a stage computes in the time that this leaves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from enum import Enum, auto
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
-from coordinator.pace import Pace, cycle_s
+from coordinator.pace import Pace
+from coordinator.prefill import Turns
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
@@ -38,6 +39,10 @@ _PREFILL_FRAMES_PER_STAGE = 2
 
 _BUSY_CHUNK = 4
 """Tokens of the smallest chunk that goes between decode frames."""
+
+
+_WHOLE = 0.999
+"""Of a chunk that is due after so many decode frames: what thirds add up to."""
 
 
 class LineOrderError(Exception):
@@ -97,7 +102,9 @@ class Scheduler:
         self._n_chunks_in_flight = 0
         self._lanes_in_flight: set[int] = set()
         self._last_lane = 0
-        self._n_decode_frames = 0  # since the last chunk
+        self._turns: Turns | None = None  # of decode frames and chunks, for so many sequences
+        self._turns_for = 0
+        self._n_chunks_due = 0.0
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
         self.speculation = Speculation(limits, self.pace)
@@ -312,7 +319,7 @@ class Scheduler:
     def _decode_frame(self) -> PlannedFrame | None:
         """The next frame of a lane that has none in the line, if one of its sequences has a token."""
         n_decoding = len(self._decoding)
-        n_lanes = self.pace.n_lanes(n_decoding)
+        n_lanes = self._n_lanes
         for offset in range(1, n_lanes + 1):
             lane = (self._last_lane + offset) % n_lanes
             if lane in self._lanes_in_flight:
@@ -325,7 +332,7 @@ class Scheduler:
 
     def _frame_of_lane(self, lane: int, rows: Sequence[RunningSequence]) -> PlannedFrame:
         frame = self._new_frame()
-        drafts = self.speculation.drafts(rows, self.pace.n_lanes(len(self._decoding)))
+        drafts = self.speculation.drafts(rows, self._n_lanes)
         for number, sequence in enumerate(rows):
             tokens = [sequence.text[-1]]
             if drafts is not None:
@@ -335,7 +342,9 @@ class Scheduler:
             sequence.is_ready = False
         self._lanes_in_flight.add(lane)
         self._last_lane = lane
-        self._n_decode_frames += 1
+        if self._prefilling:
+            turns = self._turns_now()
+            self._n_chunks_due = min(turns.n_chunks, self._n_chunks_due + turns.n_chunks / turns.n_lanes)
         n_rows = len(frame.tokens) // len(rows)
         in_flight = [(sequence, n_rows, sequence.n_wrong) for sequence in rows]
         self._in_flight.append(_InFlight(frame.number, _Kind.DECODE, in_flight, lane))
@@ -373,28 +382,42 @@ class Scheduler:
     # ---- prefill ----
 
     def _may_prefill(self) -> bool:
-        n_decoding = len(self._decoding)
-        if n_decoding and self._n_decode_frames < self.pace.n_lanes(n_decoding):
+        if self._decoding and self._n_chunks_due < _WHOLE:
             return False
         return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
+    def _turns_now(self) -> Turns:
+        """How the next chunk and decode frames take turns; there are both."""
+        n_decoding = len(self._decoding)
+        if self._turns is None or self._turns_for != n_decoding:
+            start = len(self._prefilling[0].cached)
+            self._turns = self.pace.turns(n_decoding, self._n_largest_chunk, _BUSY_CHUNK, start)
+            self._turns_for = n_decoding
+        return self._turns
+
+    @property
+    def _n_lanes(self) -> int:
+        return self._turns_now().n_lanes if self._prefilling else self.pace.n_lanes(len(self._decoding))
+
     def _prefill_frame(self) -> PlannedFrame:
-        sequence = self._prefilling.popleft()
+        sequence = self._prefilling[0]
         prompt, cached = sequence.request.prompt, sequence.cached
         start = len(cached)
         frame = self._new_frame()
         if not sequence.n_chunk:
-            sequence.n_chunk = self.pace.n_chunk(len(prompt) - start, self._n_largest_chunk)
+            sequence.n_chunk = self.pace.n_chunk(len(prompt) - start, self._n_largest_chunk, start)
             frame.starts.append(Start(sequence.slot, sequence.request, sequence.n_reused))
             self.n_prompt_tokens += len(prompt)
             self.n_reused_tokens += sequence.n_reused
         chunk = prompt[start : start + self._n_chunk_now(sequence)]
+        self._prefilling.popleft()
         end = start + len(chunk)
         frame.tokens = list(chunk)
         frame.positions = list(range(start, end))
         frame.seq_ids = [sequence.slot] * len(chunk)
         cached += chunk
-        self._n_decode_frames = 0
+        self._n_chunks_due = max(0.0, self._n_chunks_due - 1)
+        self._turns = None
         self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
         if end < len(prompt):
@@ -414,12 +437,10 @@ class Scheduler:
 
     def _n_chunk_now(self, sequence: RunningSequence) -> int:
         """Tokens of its next chunk: fewer while others decode."""
-        n_decoding = len(self._decoding)
-        if not n_decoding:
+        if not self._decoding:
             return sequence.n_chunk
-        pace = self.pace
-        seconds = cycle_s(n_decoding, pace.n_lanes(n_decoding), pace.stage_s, pace.trip_s)
-        return pace.n_tokens_within(seconds, sequence.n_chunk, _BUSY_CHUNK)
+        seconds, start = self._turns_now().chunk_s, len(sequence.cached)
+        return self.pace.n_tokens_of_chunk(seconds, sequence.n_chunk, _BUSY_CHUNK, start)
 
     def _new_frame(self) -> PlannedFrame:
         self._n_frames += 1

@@ -218,7 +218,7 @@ class Session:
         frame = self.frames.received(result.number, result.stages, now_s, n_generated)
         if frame is not None and frame.n_tokens:
             self._timings.received(frame.number, frame.computed_s, now_s)
-            self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s)
+            self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s, frame.chunk_at)
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> bool:
         """Hands tokens on; whether a stop string ended a request, so that there may be more to send."""
