@@ -28,21 +28,14 @@ from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Re
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
-from coordinator.prefill import Turns
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
+from coordinator.turns import TurnTaking
 from coordinator.waiting import Clients, WaitingRoom
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
-
-_BUSY_CHUNK = 4
-"""Tokens of the smallest chunk that goes between decode frames."""
-
-
-_WHOLE = 0.999
-"""Of a chunk that is due after so many decode frames: what thirds add up to."""
 
 
 class LineOrderError(Exception):
@@ -102,9 +95,7 @@ class Scheduler:
         self._n_chunks_in_flight = 0
         self._lanes_in_flight: set[int] = set()
         self._last_lane = 0
-        self._turns: Turns | None = None  # of decode frames and chunks, for so many sequences
-        self._turns_for = 0
-        self._n_chunks_due = 0.0
+        self._turns = TurnTaking(limits, self.pace)
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
         self.speculation = Speculation(limits, self.pace)
@@ -319,7 +310,7 @@ class Scheduler:
     def _decode_frame(self) -> PlannedFrame | None:
         """The next frame of a lane that has none in the line, if one of its sequences has a token."""
         n_decoding = len(self._decoding)
-        n_lanes = self._n_lanes
+        n_lanes = self._turns.n_lanes(n_decoding, self._prefilling)
         for offset in range(1, n_lanes + 1):
             lane = (self._last_lane + offset) % n_lanes
             if lane in self._lanes_in_flight:
@@ -332,7 +323,8 @@ class Scheduler:
 
     def _frame_of_lane(self, lane: int, rows: Sequence[RunningSequence]) -> PlannedFrame:
         frame = self._new_frame()
-        drafts = self.speculation.drafts(rows, self._n_lanes)
+        n_lanes = self._turns.n_lanes(len(self._decoding), self._prefilling)
+        drafts = self.speculation.drafts(rows, n_lanes)
         for number, sequence in enumerate(rows):
             tokens = [sequence.text[-1]]
             if drafts is not None:
@@ -342,9 +334,7 @@ class Scheduler:
             sequence.is_ready = False
         self._lanes_in_flight.add(lane)
         self._last_lane = lane
-        if self._prefilling:
-            turns = self._turns_now()
-            self._n_chunks_due = min(turns.n_chunks, self._n_chunks_due + turns.n_chunks / turns.n_lanes)
+        self._turns.note_lane(len(self._decoding), self._prefilling)
         n_rows = len(frame.tokens) // len(rows)
         in_flight = [(sequence, n_rows, sequence.n_wrong) for sequence in rows]
         self._in_flight.append(_InFlight(frame.number, _Kind.DECODE, in_flight, lane))
@@ -382,42 +372,26 @@ class Scheduler:
     # ---- prefill ----
 
     def _may_prefill(self) -> bool:
-        if self._decoding and self._n_chunks_due < _WHOLE:
+        if not self._turns.is_chunk_due(len(self._decoding)):
             return False
         return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
-    def _turns_now(self) -> Turns:
-        """How the next chunk and decode frames take turns; there are both."""
-        n_decoding = len(self._decoding)
-        if self._turns is None or self._turns_for != n_decoding:
-            start = len(self._prefilling[0].cached)
-            self._turns = self.pace.turns(n_decoding, self._n_largest_chunk, _BUSY_CHUNK, start)
-            self._turns_for = n_decoding
-        return self._turns
-
-    @property
-    def _n_lanes(self) -> int:
-        return self._turns_now().n_lanes if self._prefilling else self.pace.n_lanes(len(self._decoding))
-
     def _prefill_frame(self) -> PlannedFrame:
-        sequence = self._prefilling[0]
+        sequence = self._prefilling.popleft()
         prompt, cached = sequence.request.prompt, sequence.cached
         start = len(cached)
         frame = self._new_frame()
         if not sequence.n_chunk:
-            sequence.n_chunk = self.pace.n_chunk(len(prompt) - start, self._n_largest_chunk, start)
             frame.starts.append(Start(sequence.slot, sequence.request, sequence.n_reused))
             self.n_prompt_tokens += len(prompt)
             self.n_reused_tokens += sequence.n_reused
-        chunk = prompt[start : start + self._n_chunk_now(sequence)]
-        self._prefilling.popleft()
+        chunk = prompt[start : start + self._turns.n_chunk(sequence, len(prompt), len(self._decoding))]
         end = start + len(chunk)
         frame.tokens = list(chunk)
         frame.positions = list(range(start, end))
         frame.seq_ids = [sequence.slot] * len(chunk)
         cached += chunk
-        self._n_chunks_due = max(0.0, self._n_chunks_due - 1)
-        self._turns = None
+        self._turns.note_chunk()
         self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
         if end < len(prompt):
@@ -428,19 +402,6 @@ class Scheduler:
             rows = ((sequence, 1, 0),)
         self._in_flight.append(_InFlight(frame.number, _Kind.PREFILL, rows))
         return frame
-
-    @property
-    def _n_largest_chunk(self) -> int:
-        """A line of one stage gains nothing from smaller ones."""
-        limits = self.limits
-        return limits.n_batch if limits.n_stages == 1 else min(limits.n_batch, limits.n_ubatch or limits.n_batch)
-
-    def _n_chunk_now(self, sequence: RunningSequence) -> int:
-        """Tokens of its next chunk: fewer while others decode."""
-        if not self._decoding:
-            return sequence.n_chunk
-        seconds, start = self._turns_now().chunk_s, len(sequence.cached)
-        return self.pace.n_tokens_of_chunk(seconds, sequence.n_chunk, _BUSY_CHUNK, start)
 
     def _new_frame(self) -> PlannedFrame:
         self._n_frames += 1
