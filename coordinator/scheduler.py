@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from coordinator.context_shift import is_full, shift
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
@@ -126,7 +127,7 @@ class Scheduler:
         n_prompt, n_ctx = len(request.prompt), self.limits.n_ctx
         if request.id in self._sequences or n_prompt < 1 or request.max_tokens < 1:
             raise ValueError(f"request {request.id} is empty or already there")
-        if n_prompt + request.max_tokens > n_ctx:
+        if n_prompt + (1 if self.limits.shifts else request.max_tokens) > n_ctx:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
         self._waiting.enter(request, is_slot_free=self._slots.n_free > 0)
         self._sequences[request.id] = RunningSequence(request)
@@ -261,6 +262,7 @@ class Scheduler:
                 bisect.insort(self._decoding, sequence, key=_slot_of)
             self.speculation.begin(sequence)
         sequence.text.append(token)
+        sequence.generated.append(token)
         self.speculation.note_token(sequence, token)
         if position < len(cached):
             is_right = cached[position] == token
@@ -318,8 +320,17 @@ class Scheduler:
             members = self._decoding[lane * n_decoding // n_lanes : (lane + 1) * n_decoding // n_lanes]
             rows = [each for each in members if each.is_ready and not self.speculation.waits(each)]
             if rows:
+                self._make_room(rows)
                 return self._frame_of_lane(lane, rows)
         return None
+
+    def _make_room(self, rows: Sequence[RunningSequence]) -> None:
+        """Takes tokens out of contexts that are full, with the next frame."""
+        for sequence in rows:
+            if self.limits.shifts and is_full(sequence, self.limits.n_ctx):
+                self._operations += shift(sequence)
+                self._slots.note_shift(sequence.slot, sequence.request.n_keep)
+                self._tell_draft_model(self.speculation.note_shift(sequence))
 
     def _frame_of_lane(self, lane: int, rows: Sequence[RunningSequence]) -> PlannedFrame:
         frame = self._new_frame()

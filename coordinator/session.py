@@ -152,6 +152,7 @@ class Session:
                 request.cache_prompt,
                 request.client,
                 request.priority,
+                request.n_keep,
             )
         )
         stream = TokenStream(request.prompt, signal, request.max_unread)
