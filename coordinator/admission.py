@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
+from coordinator.context_shift import n_kept
 from coordinator.errors import ClosedError, InvalidRequestError, PromptTooLongError
 from native import ChatTemplate, NativeError, SamplingParams, Vocabulary, check_params
 
@@ -32,8 +33,12 @@ class RequestOptions(TypedDict, total=False):
 
     Attributes:
         sampling: None: llama-server's defaults with a random seed.
-        max_tokens: None: up to the end of the context.
+        max_tokens: None: up to the end of the context. More than that only where the mesh was opened with
+            `context_shift`: then half of what follows the first `n_keep` tokens goes whenever the context is full, and
+            what follows is written without it.
         stop: Texts that end it; they are not part of the answer.
+        n_keep: Tokens of the prompt that stay when the context shifts, beside the one that the model's texts begin
+            with; -1: all of them. 0 unless asked otherwise.
         cache_prompt: Whether to go on from what earlier requests with the same beginning left in the cache (the
             default), or compute the whole prompt. What was computed in other batches can differ in the last bits.
         client: Whose request it is. Slots are shared fairly among clients, and `client_limit` counts by them.
@@ -49,6 +54,7 @@ class RequestOptions(TypedDict, total=False):
     sampling: SamplingParams | None
     max_tokens: int | None
     stop: Sequence[str]
+    n_keep: int
     cache_prompt: bool
     client: str
     priority: int
@@ -61,13 +67,14 @@ class AdmittedRequest:
     """A request that the session can carry out.
 
     Attributes:
-        max_tokens: At least 1; with the prompt no more than the context of a sequence.
+        max_tokens: At least 1; with the prompt no more than the context of a sequence, where that does not shift.
         stop: Not empty each.
         cache_prompt: Whether what other requests left in the cache may serve its prompt.
         client: Whose it is.
         priority: The lowest goes first.
         timeout_s: From its submission; None: it may take any time.
         max_unread: At least 1; None: any number of tokens may lie unread.
+        n_keep: Tokens at the beginning that stay when the context shifts.
     """
 
     prompt: tuple[int, ...]
@@ -79,6 +86,7 @@ class AdmittedRequest:
     priority: int = 0
     timeout_s: float | None = None
     max_unread: int | None = None
+    n_keep: int = 0
 
 
 class _Lease:
@@ -99,11 +107,15 @@ class Admission:
         vocabulary: Owned: freed after `free`, when nobody calls into it any more.
         n_ctx: Tokens per sequence.
         timeout_s: How long any request may take, in seconds; None: any time.
+        shifts: Whether a request may go on when its context is full.
     """
 
-    def __init__(self, vocabulary: Vocabulary, n_ctx: int, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, n_ctx: int, timeout_s: float | None = None, *, shifts: bool = False
+    ) -> None:
         self._lease: _Lease | None = _Lease(vocabulary)
         self._n_ctx = n_ctx
+        self._shifts = shifts
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._template: ChatTemplate | None = None
         self._closed = False
@@ -173,10 +185,13 @@ class Admission:
         max_unread = options.get("max_unread")
         if max_unread is not None and max_unread < 1:
             raise InvalidRequestError(f"max_unread must be at least 1, or None, not {max_unread}")
+        n_keep = options.get("n_keep", 0)
+        if n_keep < -1:
+            raise InvalidRequestError(f"n_keep must be a number of tokens, or -1 for all of the prompt, not {n_keep}")
         room = self._n_ctx - len(prompt)
         return AdmittedRequest(
             prompt,
-            max_tokens=room if max_tokens is None else min(max_tokens, room),
+            max_tokens=room if max_tokens is None else max_tokens if self._shifts else min(max_tokens, room),
             stop=_stop_strings(options.get("stop", ())),
             sampling=_checked(lease, options.get("sampling") or SamplingParams(seed=RANDOM_SEED)),
             cache_prompt=options.get("cache_prompt", True),
@@ -184,6 +199,7 @@ class Admission:
             priority=options.get("priority", 0),
             timeout_s=self._bounded(options.get("timeout")),
             max_unread=max_unread,
+            n_keep=n_kept(n_keep, len(prompt), self._n_ctx, adds_bos=lease.vocabulary.add_bos),
         )
 
     def _bounded(self, timeout_s: float | None) -> float | None:

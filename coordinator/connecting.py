@@ -70,4 +70,5 @@ def limits_of(options: MeshOptions, params: ContextParams, vocabulary: Vocabular
         can_forget_part=vocabulary.can_forget_part,
         n_drafts=N_DRAFTS if can_draft else 0,
         has_draft_model=options.draft_model is not None,
+        shifts=options.context_shift,
     )

@@ -32,6 +32,7 @@ class FrameRecord:
         stages: In line order.
         n_generated: Tokens that it brought to requests which still ran.
         n_guesses: Among its tokens.
+        chunk_at: The position of its tokens on average, if it is a piece of a prompt.
     """
 
     number: int
@@ -43,6 +44,7 @@ class FrameRecord:
     stages: tuple[StageTime, ...]
     n_generated: int = 0
     n_guesses: int = 0
+    chunk_at: float | None = None
 
     @property
     def computed_s(self) -> tuple[float, ...]:
@@ -100,7 +102,10 @@ class FrameLog:
         if len(stages) != self.n_stages:
             return None
         counts = len(frame.tokens), len(frame.outputs)
-        record = FrameRecord(number, frame.is_decode, *counts, sent_s, now_s, stages, n_generated, len(frame.drafts))
+        positions = frame.positions
+        chunk_at = (positions[0] + positions[-1]) / 2 if positions and not frame.is_decode else None
+        n_guesses = len(frame.drafts)
+        record = FrameRecord(number, frame.is_decode, *counts, sent_s, now_s, stages, n_generated, n_guesses, chunk_at)
         records = self._records
         records.append(record)
         while records[0].received_s < now_s - KEPT_S:

@@ -18,10 +18,11 @@ class Request:
     Attributes:
         id: Unique in the session.
         prompt: At least one token, fewer than the context holds.
-        max_tokens: At least 1; with the prompt no more than the context holds.
+        max_tokens: At least 1; with the prompt no more than the context holds, where that does not shift.
         reuse: Whether what is cached of other sequences may serve it.
         client: Whose it is; among clients, slots are shared fairly.
         priority: Who waits is served from the lowest up.
+        n_keep: Tokens at its beginning that stay where a full context shifts.
     """
 
     id: int
@@ -31,14 +32,16 @@ class Request:
     reuse: bool = True
     client: str = ""
     priority: int = 0
+    n_keep: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Forgets positions of a sequence, from `start` to its end, in every stage's cache."""
+    """Forgets positions [start, end) of a sequence in every stage's cache; None: to its end."""
 
     seq_id: int
     start: int = 0
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,16 @@ class Copy:
     target: int
 
 
-CacheOperation = Remove | Copy
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Moves a sequence's positions from `start` on by `delta`, in every stage's cache."""
+
+    seq_id: int
+    start: int
+    delta: int
+
+
+CacheOperation = Remove | Copy | Shift
 
 
 @dataclass(frozen=True, slots=True)

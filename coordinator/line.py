@@ -23,7 +23,7 @@ from coordinator.errors import (
     WorkerLostError,
     WorkerSilentError,
 )
-from coordinator.frames import LineResult, PlannedFrame, Remove, SampledRow, StageTime, Start
+from coordinator.frames import CacheOperation, LineResult, PlannedFrame, Remove, SampledRow, Shift, StageTime, Start
 from coordinator.statuses import Callee, Metadata, error_of_status, forgotten, lost, silent
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
@@ -43,6 +43,9 @@ _OTHER_END_GRACE_S = 1.0
 
 _PROBE_TIMEOUT_S = 1.0
 """Health is answered at once also while a worker computes; and by now one of them is suspected."""
+
+_TO_END = -1
+"""Of a sequence, as the end of a span of positions."""
 
 _SECONDARY = (WorkerLostError, SessionLostError, CancelledError)
 """What a stage may report only because another one failed."""
@@ -260,18 +263,25 @@ def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.
         seq_ids=frame.seq_ids,
         outputs=[frame_pb2.OutputRow(row=row, sample=True, draft=row in drafts) for row in frame.outputs],
     )
-    for operation in frame.operations:
-        if isinstance(operation, Remove):
-            remove = frame_pb2.KvRemove(seq_id=operation.seq_id, start=operation.start, end=-1)
-            message.kv_operations.add(remove=remove)
-        else:
-            copy = frame_pb2.KvCopy(source_seq_id=operation.source, target_seq_id=operation.target, start=0, end=-1)
-            message.kv_operations.add(copy=copy)
+    message.kv_operations.extend(map(_kv_operation, frame.operations))
     for seq_id in frame.ends:
         message.sampler_operations.add(close=frame_pb2.SamplerClose(seq_id=seq_id))
     for start in frame.starts:
         message.sampler_operations.add(open=_sampler_open(start))
     return frame_pb2.FeedRequest(frame=message)
+
+
+def _kv_operation(operation: CacheOperation) -> frame_pb2.KvOperation:
+    if isinstance(operation, Remove):
+        end = _TO_END if operation.end is None else operation.end
+        return frame_pb2.KvOperation(remove=frame_pb2.KvRemove(seq_id=operation.seq_id, start=operation.start, end=end))
+    if isinstance(operation, Shift):
+        seq_id, start, delta = operation.seq_id, operation.start, operation.delta
+        shift = frame_pb2.KvShift(seq_id=seq_id, start=start, end=_TO_END, delta=delta)
+        return frame_pb2.KvOperation(shift=shift)
+    source, target = operation.source, operation.target
+    copy = frame_pb2.KvCopy(source_seq_id=source, target_seq_id=target, start=0, end=_TO_END)
+    return frame_pb2.KvOperation(copy=copy)
 
 
 def decode_result(result: frame_pb2.Result) -> LineResult:

@@ -61,6 +61,7 @@ class OpenOptions(TypedDict, total=False):
     kv_type_v: str
     flash_attention: FlashAttention
     queue: int
+    context_shift: bool
     draft: str | Path
     draft_device: str | None
     draft_threads: int | None

@@ -46,6 +46,7 @@ from native import (
     ModelFileNotFoundError,
     NativeError,
     Vocabulary,
+    can_shift,
     check_splittable,
 )
 from native import UnsupportedModelError as NativeUnsupportedModelError
@@ -237,7 +238,7 @@ async def _prepare(options: MeshOptions, on_progress: OnProgress, resources: con
     source = await read_source(options, on_progress)
     resources.callback(source.close)
     order = order_of(source, options)
-    reading = _read_model(order, options.request_timeout, resources)
+    reading = _read_model(order, options, resources)
     model, team = await _both(reading, gather_team(options, source, on_progress, resources))
     found, workers, wishes = team.found, team.clients, team.wishes
     on_progress(LoadEvent(LoadPhase.PLANNING, f"planning {order.name} over {counted(len(found.found), 'worker')}"))
@@ -272,11 +273,15 @@ class _Model:
     demand: Demand
 
 
-async def _read_model(order: ModelOrder, timeout_s: float | None, resources: contextlib.AsyncExitStack) -> _Model:
+async def _read_model(order: ModelOrder, options: MeshOptions, resources: contextlib.AsyncExitStack) -> _Model:
     vocabulary, ends = await asyncio.to_thread(_read_vocabulary, order)
     if not vocabulary.has_text:
         raise UnsupportedModelError(f"{order.name} has no vocabulary, so it can neither read nor write text")
-    admission = Admission(vocabulary, order.params.n_ctx_seq, timeout_s)
+    if options.context_shift and not await asyncio.to_thread(can_shift, order.layout, order.params):
+        raise UnsupportedModelError(
+            f"llama.cpp cannot shift the context of {order.name}: leave context_shift (--context-shift) out"
+        )
+    admission = Admission(vocabulary, order.params.n_ctx_seq, options.request_timeout, shifts=options.context_shift)
     resources.callback(admission.free)
     return _Model(vocabulary, ends, admission, await measure(order))
 

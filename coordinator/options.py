@@ -71,6 +71,8 @@ class MeshOptions:
         flash_attention: llama.cpp's switch. Off, as llama-cpp-python has it, so that the text is the same to the
             letter: it computes otherwise in the third digit. On, long contexts take less memory.
         queue: Requests that may wait for a slot; beyond that OverloadedError.
+        context_shift: Whether a request goes on when its context is full, without half of the tokens after its first
+            `n_keep`; else it ends there.
         draft: What tokens are guessed with, so that one trip down the line can bring several: "lookup" (what the text,
             or one before it, went on with after the same words), a small model with the same vocabulary (named as
             `model` is), which runs on this machine, or "off". The text is the same either way.
@@ -113,6 +115,7 @@ class MeshOptions:
     kv_type_v: str = "f16"
     flash_attention: FlashAttention = FlashAttention.OFF
     queue: int = 64
+    context_shift: bool = False
     draft: str | Path = NO_DRAFT
     draft_device: str | None = None
     draft_threads: int | None = None

@@ -12,10 +12,9 @@ one lane is best; where it grows in proportion, one lane for each stage, or one 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-StageSeconds = Callable[[int], Sequence[float]]
-"""Seconds of each stage, in line order, for a frame of so many tokens (>= 1)."""
+from coordinator.prefill import ChunkTimes, Crowd, StageSeconds, Turns, best_chunk, best_turns
 
 _LANES_BEYOND_STAGES = 1
 """A lane for each stage keeps all busy, one more hides what a trip takes beside computing."""
@@ -23,11 +22,11 @@ _LANES_BEYOND_STAGES = 1
 _WORTH = 0.97
 """More lanes have to save at least 3 %: figures are no better than that."""
 
-_SMALLEST_CHUNK = 64
-"""Tokens. Below, a CPU's products of matrices and a link's round trips both cost more than the overlap gains."""
-
 _FIXED_TOKENS = 16
 """What a frame costs however few its tokens are, in tokens; until measured. A CPU's figure: it reads the weights."""
+
+_SLOWER = 1.75
+"""Times the seconds between a sequence's tokens, while a prompt is computed beside it. Below 2, since they vary."""
 
 _MEMORY = 0.2
 """Of a new observation in the average of its size."""
@@ -67,29 +66,6 @@ def best_lanes(n_sequences: int, n_stages: int, stage_s: StageSeconds, trip_s: f
     return best
 
 
-def prefill_s(n_prompt: int, n_chunk: int, stage_s: StageSeconds) -> float:
-    """Seconds in which a prompt passes the line, in chunks that follow each other."""
-    n_chunk = min(n_chunk, n_prompt)
-    chunk = stage_s(n_chunk)
-    return sum(chunk) + (-(-n_prompt // n_chunk) - 1) * max(chunk)
-
-
-def best_chunk(n_prompt: int, n_most: int, n_stages: int, stage_s: StageSeconds) -> int:
-    """Tokens of the chunks that a prompt is best cut into: `n_most` (what llama.cpp computes at once), or that halved
-    some times. Smaller ones, where it makes no difference: others wait less behind them. A prompt of two smallest
-    chunks or less is not cut."""
-    best = n_most
-    if n_stages == 1 or n_prompt <= 2 * _SMALLEST_CHUNK:
-        return best
-    best_s, n_chunk = prefill_s(n_prompt, best, stage_s), n_most // 2
-    while n_chunk >= _SMALLEST_CHUNK:
-        seconds = prefill_s(n_prompt, n_chunk, stage_s)
-        if seconds <= best_s:
-            best, best_s = n_chunk, seconds
-        n_chunk //= 2
-    return best
-
-
 class Pace:
     """What frames take on each stage of one line, as learned from those that came back.
 
@@ -101,6 +77,7 @@ class Pace:
         self.n_stages = n_stages
         self.trip_s = 0.0
         self._expected = expected or self._guessed
+        self._chunks = ChunkTimes(n_stages, self._expected)
         self._factors: dict[int, tuple[float, ...]] = {}
         self._sizes: list[int] = []
         self._lanes: dict[int, int] = {}
@@ -109,13 +86,17 @@ class Pace:
     def _guessed(self, n_tokens: int) -> Sequence[float]:
         return [float(_FIXED_TOKENS + n_tokens)] * self.n_stages
 
-    def observe(self, n_tokens: int, stage_s: Sequence[float], trip_s: float) -> None:
+    def observe(self, n_tokens: int, stage_s: Sequence[float], trip_s: float, chunk_at: float | None = None) -> None:
         """A frame came back.
 
         Args:
             stage_s: Seconds that each stage computed it.
             trip_s: Seconds of its trip beside waiting and computing.
+            chunk_at: The position of its tokens on average, if it is a chunk of a prompt.
         """
+        if chunk_at is not None:
+            self._chunks.observe(n_tokens, chunk_at, stage_s)
+            return
         size = _size_of(n_tokens)
         factors = tuple(
             real / max(expected, 1e-9) for real, expected in zip(stage_s, self._expected(n_tokens), strict=True)
@@ -135,7 +116,7 @@ class Pace:
         """Seconds that each stage will take for a frame of so many tokens; while nothing is known, in no unit."""
         expected = self._expected(n_tokens)
         if not self._sizes:
-            return expected
+            return self._chunks.stage_s(n_tokens, 0) if self._chunks.n_largest else expected
         return [seconds * factor for seconds, factor in zip(expected, self._factors_at(n_tokens), strict=True)]
 
     def has_seen(self, n_tokens: int) -> bool:
@@ -149,13 +130,50 @@ class Pace:
             n_lanes = self._lanes[n_sequences] = best_lanes(n_sequences, self.n_stages, self.stage_s, self.trip_s)
         return n_lanes
 
-    def n_chunk(self, n_prompt: int, n_most: int) -> int:
-        """Tokens of the chunks that a prompt is best cut into, in a line that is empty."""
-        return best_chunk(n_prompt, n_most, self.n_stages, self.stage_s)
+    def n_chunk(self, n_prompt: int, n_most: int, position: int = 0) -> int:
+        """Tokens of the chunks that a prompt, from that position on, is best cut into in a line that is empty."""
+        middle = position + n_prompt / 2
+        return best_chunk(n_prompt, n_most, self.n_stages, lambda n_tokens: self.chunk_s(n_tokens, middle))
+
+    def chunk_s(self, n_tokens: int, position: float) -> Sequence[float]:
+        """Seconds that each stage will take for a chunk whose tokens are at that position on average."""
+        return self._chunks.stage_s(n_tokens, position) if self._chunks.n_largest else self.stage_s(n_tokens)
+
+    def turns(self, n_sequences: int, n_most: int, n_least: int, position: int) -> Turns:
+        """How chunks of a prompt take turns with the decode frames of so many sequences.
+
+        Args:
+            n_most: Tokens of the largest chunk.
+            n_least: Tokens of the smallest that is worth it.
+            position: Where the next chunk begins.
+        """
+        lanes_s = cycle_s(n_sequences, self.n_lanes(n_sequences), self.stage_s, self.trip_s)
+
+        def chunk(seconds: float) -> tuple[int, float]:
+            n_tokens = self.n_tokens_of_chunk(seconds, n_most, n_least, position)
+            return n_tokens, max(self.chunk_s(n_tokens, position + n_tokens / 2))
+
+        crowd = Crowd(n_sequences, self.stage_s, self.trip_s)
+        return best_turns(crowd, _SLOWER * lanes_s, self.n_stages, chunk)
+
+    def n_tokens_of_chunk(self, seconds: float, n_most: int, n_least: int, position: int) -> int:
+        """Tokens of the largest chunk from that position on that no stage computes longer than that, but not below
+        `n_least`, nor above `n_most`."""
+        n_least = min(n_least, n_most)
+        if self._chunks.n_largest:
+            # What larger ones take is a guess, and others would wait for it.
+            n_most = min(n_most, max(n_least, 2 * self._chunks.n_largest))
+        while n_least < n_most:
+            n_tokens = (n_least + n_most + 1) // 2
+            if max(self.chunk_s(n_tokens, position + n_tokens / 2)) <= seconds:
+                n_least = n_tokens
+            else:
+                n_most = n_tokens - 1
+        return n_least
 
     def n_tokens_within(self, seconds: float, n_most: int, n_least: int) -> int:
-        """Tokens of the largest chunk that no stage computes longer than that: `n_most`, or that halved some times, but
-        not below `n_least`."""
+        """Tokens of the largest decode frame that no stage computes longer than that: `n_most`, or that halved some
+        times, but not below `n_least`."""
         n_tokens = n_most
         while n_tokens >= 2 * n_least and max(self.stage_s(n_tokens)) > seconds:
             n_tokens //= 2

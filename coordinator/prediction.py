@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from coordinator.pace import best_chunk, best_lanes, cycle_s, prefill_s
+from coordinator.pace import best_lanes, cycle_s
+from coordinator.prefill import best_chunk, prefill_s
 from coordinator.speed import Curve, Speed
 from coordinator.workers import Link
 from native import LayerRange

@@ -12,8 +12,8 @@ each with the sequences of neighbouring slots, which llama.cpp computes together
 its last one came back; no lane waits for another. Lanes are cut anew for every frame, by who runs then: they split,
 merge and even out as requests come and go.
 
-How long prefill can delay decode: while sequences decode, a chunk goes only after a decode frame of every lane, and is
-no larger than what a stage computes in the time in which each of them gets a token; so they come half as fast at worst.
+How long prefill can delay decode: while sequences decode, `pace` says how their frames and chunks take turns, so that
+they get tokens little more than half as fast; a chunk is cut to what a stage computes in the time that this leaves.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from coordinator.context_shift import is_full, shift
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
-from coordinator.pace import Pace, cycle_s
+from coordinator.pace import Pace
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
+from coordinator.turns import TurnTaking
 from coordinator.waiting import Clients, WaitingRoom
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
-
-_BUSY_CHUNK = 4
-"""Tokens of the smallest chunk that goes between decode frames."""
 
 
 class LineOrderError(Exception):
@@ -99,7 +98,7 @@ class Scheduler:
         self._n_chunks_in_flight = 0
         self._lanes_in_flight: set[int] = set()
         self._last_lane = 0
-        self._n_decode_frames = 0  # since the last chunk
+        self._turns = TurnTaking(limits, self.pace)
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
         self.speculation = Speculation(limits, self.pace)
@@ -130,7 +129,7 @@ class Scheduler:
         n_prompt, n_ctx = len(request.prompt), self.limits.n_ctx
         if request.id in self._sequences or n_prompt < 1 or request.max_tokens < 1:
             raise ValueError(f"request {request.id} is empty or already there")
-        if n_prompt + request.max_tokens > n_ctx:
+        if n_prompt + (1 if self.limits.shifts else request.max_tokens) > n_ctx:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
         self._waiting.enter(request, is_slot_free=self._slots.n_free > 0)
         self._sequences[request.id] = RunningSequence(request)
@@ -192,7 +191,8 @@ class Scheduler:
         self._in_flight.clear()
         self._lanes_in_flight.clear()
         self._operations, self._ended_slots = [], []
-        self._n_frames = self._n_chunks_in_flight = self._n_decode_frames = self._last_lane = 0
+        self._n_frames = self._n_chunks_in_flight = self._last_lane = 0
+        self._turns = TurnTaking(limits, pace)
         self._slots.clear()
         running = [each for each in self._sequences.values() if each.phase is not Phase.WAITING]
         for sequence in running:
@@ -295,6 +295,7 @@ class Scheduler:
             self._begin_decoding(sequence)
             self.speculation.begin(sequence)
         sequence.text.append(token)
+        sequence.generated.append(token)
         self.speculation.note_token(sequence, token)
         if position < len(cached):
             is_right = cached[position] == token
@@ -349,7 +350,7 @@ class Scheduler:
     def _decode_frame(self) -> PlannedFrame | None:
         """The next frame of a lane that has none in the line, if one of its sequences has a token."""
         n_decoding = len(self._decoding)
-        n_lanes = self.pace.n_lanes(n_decoding)
+        n_lanes = self._turns.n_lanes(n_decoding, self._prefilling)
         for offset in range(1, n_lanes + 1):
             lane = (self._last_lane + offset) % n_lanes
             if lane in self._lanes_in_flight:
@@ -357,12 +358,22 @@ class Scheduler:
             members = self._decoding[lane * n_decoding // n_lanes : (lane + 1) * n_decoding // n_lanes]
             rows = [each for each in members if each.is_ready and not self.speculation.waits(each)]
             if rows:
+                self._make_room(rows)
                 return self._frame_of_lane(lane, rows)
         return None
 
+    def _make_room(self, rows: Sequence[RunningSequence]) -> None:
+        """Takes tokens out of contexts that are full, with the next frame."""
+        for sequence in rows:
+            if self.limits.shifts and is_full(sequence, self.limits.n_ctx):
+                self._operations += shift(sequence)
+                self._slots.note_shift(sequence.slot, sequence.request.n_keep)
+                self._tell_draft_model(self.speculation.note_shift(sequence))
+
     def _frame_of_lane(self, lane: int, rows: Sequence[RunningSequence]) -> PlannedFrame:
         frame = self._new_frame()
-        drafts = self.speculation.drafts(rows, self.pace.n_lanes(len(self._decoding)))
+        n_lanes = self._turns.n_lanes(len(self._decoding), self._prefilling)
+        drafts = self.speculation.drafts(rows, n_lanes)
         for number, sequence in enumerate(rows):
             tokens = [sequence.text[-1]]
             if drafts is not None:
@@ -372,7 +383,7 @@ class Scheduler:
             sequence.is_ready = False
         self._lanes_in_flight.add(lane)
         self._last_lane = lane
-        self._n_decode_frames += 1
+        self._turns.note_lane(len(self._decoding), self._prefilling)
         n_rows = len(frame.tokens) // len(rows)
         in_flight = [(sequence, n_rows, sequence.n_wrong) for sequence in rows]
         self._in_flight.append(_InFlight(frame.number, _Kind.DECODE, in_flight, lane))
@@ -410,8 +421,7 @@ class Scheduler:
     # ---- prefill ----
 
     def _may_prefill(self) -> bool:
-        n_decoding = len(self._decoding)
-        if n_decoding and self._n_decode_frames < self.pace.n_lanes(n_decoding):
+        if not self._turns.is_chunk_due(len(self._decoding)):
             return False
         return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
@@ -434,15 +444,14 @@ class Scheduler:
         start = len(cached)
         frame = self._new_frame()
         if not sequence.n_chunk:
-            sequence.n_chunk = self.pace.n_chunk(len(text) - start, self._n_largest_chunk)
             frame.starts.append(self._start_of(sequence))
-        chunk = text[start : start + self._n_chunk_now(sequence)]
+        chunk = text[start : start + self._turns.n_chunk(sequence, len(text), len(self._decoding))]
         end = start + len(chunk)
         frame.tokens = list(chunk)
         frame.positions = list(range(start, end))
         frame.seq_ids = [sequence.slot] * len(chunk)
         cached += chunk
-        self._n_decode_frames = 0
+        self._turns.note_chunk()
         self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
         if end < len(text):
@@ -459,27 +468,10 @@ class Scheduler:
         return frame
 
     def _start_of(self, sequence: RunningSequence) -> Start:
-        prompt = sequence.request.prompt
         if not sequence.is_resumed:
-            self.n_prompt_tokens += len(prompt)
+            self.n_prompt_tokens += len(sequence.request.prompt)
             self.n_reused_tokens += sequence.n_reused
-        generated = tuple(sequence.text[len(prompt) :])
-        return Start(sequence.slot, sequence.request, sequence.n_reused, generated)
-
-    @property
-    def _n_largest_chunk(self) -> int:
-        """A line of one stage gains nothing from smaller ones."""
-        limits = self.limits
-        return limits.n_batch if limits.n_stages == 1 else min(limits.n_batch, limits.n_ubatch or limits.n_batch)
-
-    def _n_chunk_now(self, sequence: RunningSequence) -> int:
-        """Tokens of its next chunk: fewer while others decode."""
-        n_decoding = len(self._decoding)
-        if not n_decoding:
-            return sequence.n_chunk
-        pace = self.pace
-        seconds = cycle_s(n_decoding, pace.n_lanes(n_decoding), pace.stage_s, pace.trip_s)
-        return pace.n_tokens_within(seconds, sequence.n_chunk, _BUSY_CHUNK)
+        return Start(sequence.slot, sequence.request, sequence.n_reused, tuple(sequence.generated))
 
     def _new_frame(self) -> PlannedFrame:
         self._n_frames += 1

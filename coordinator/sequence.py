@@ -28,6 +28,7 @@ class Limits:
         can_forget_part: Whether the model's memory can forget the end of a sequence.
         n_drafts: Tokens guessed at a time, at most; 0: none.
         has_draft_model: Whether a draft model guesses; else what the texts themselves repeat.
+        shifts: Whether a sequence whose context is full goes on without some of its tokens; else it ends there.
         runs_ahead: Whether its guesses go as they come, without waiting for the verdict on those before. Without, which
             is for measuring what that is worth, a token waits until its guesses can go with it.
     """
@@ -41,6 +42,7 @@ class Limits:
     can_forget_part: bool = True
     n_drafts: int = 0
     has_draft_model: bool = False
+    shifts: bool = False
     runs_ahead: bool = True
 
     def with_stages(self, n_stages: int) -> Limits:
@@ -65,7 +67,9 @@ class RunningSequence:
     """A request on its way.
 
     Attributes:
-        text: Its prompt and what was sampled.
+        text: Its prompt and what was sampled, without what went when its context was full: what its slot is to hold,
+            and one token more when that is known.
+        generated: All that was sampled.
         cached: What its slot holds when all that was sent is computed: the text but for its last token, or the text and
             guesses at what follows it. The number of these tokens is the next one's position.
         n_wrong: Guesses that turned out wrong, each of which made void what was sent after it.
@@ -79,6 +83,7 @@ class RunningSequence:
     __slots__ = (
         "cached",
         "drafted",
+        "generated",
         "is_paused",
         "is_ready",
         "is_resumed",
@@ -99,6 +104,7 @@ class RunningSequence:
         self.phase = Phase.WAITING
         self.slot = -1
         self.text = list(request.prompt)
+        self.generated: list[int] = []
         self.cached: list[int] = []
         self.n_reused = 0
         self.n_chunk = 0
@@ -138,7 +144,7 @@ class RunningSequence:
     @property
     def n_generated(self) -> int:
         """Tokens sampled."""
-        return len(self.text) - len(self.request.prompt)
+        return len(self.generated)
 
     @property
     def n_unsure(self) -> int:

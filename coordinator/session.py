@@ -206,6 +206,7 @@ class Session:
                 request.cache_prompt,
                 request.client,
                 request.priority,
+                request.n_keep,
             )
         )
         stream = TokenStream(request.prompt, signal, request.max_unread)
@@ -279,7 +280,7 @@ class Session:
         frame = self.frames.received(result.number, result.stages, now_s, n_generated)
         if frame is not None and frame.n_tokens:
             self._timings.received(frame.number, frame.computed_s, now_s)
-            self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s)
+            self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s, frame.chunk_at)
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> bool:
         """Hands tokens on; whether a stop string ended a request, so that there may be more to send."""

@@ -25,12 +25,14 @@ class _Slot:
     """Attributes:
     tokens: What the cache holds when all frames sent so far are computed: the token of each position.
     is_exact: Whether it holds nothing beyond them.
+    n_true: So many of them, at most, were computed as the beginning of a text with all of its tokens; None: all were.
     last_used: Ascending from slot to slot, by when they were given back.
     """
 
     tokens: list[int]
     is_busy: bool = False
     is_exact: bool = True
+    n_true: int | None = None
     last_used: int = 0
 
 
@@ -84,9 +86,14 @@ class Slots:
             place = Place(target, n_common, (*copy, *self._forget_beyond(source, target, n_common)))
         slot = self._slots[place.slot]
         slot.tokens = list(prompt[: place.n_reused])
-        slot.is_busy, slot.is_exact = True, True
+        slot.is_busy, slot.is_exact, slot.n_true = True, True, None
         self.n_free -= 1
         return place
+
+    def note_shift(self, slot: int, n_keep: int) -> None:
+        """Its text has lost tokens after the first `n_keep`, and those after them have moved up."""
+        held = self._slots[slot]
+        held.n_true = n_keep if held.n_true is None else min(held.n_true, n_keep)
 
     def give_back(self, slot: int, n_valid: int) -> None:
         """Nobody uses it any more.
@@ -95,6 +102,8 @@ class Slots:
             n_valid: So many of its tokens are right; what is beyond them in the cache is forgotten before it is used.
         """
         held = self._slots[slot]
+        if held.n_true is not None:
+            n_valid = min(n_valid, held.n_true)
         held.is_exact = n_valid == len(held.tokens)
         del held.tokens[n_valid:]
         if not held.is_exact and not self._can_forget_part:
@@ -107,13 +116,13 @@ class Slots:
     def clear(self) -> None:
         """The caches are new and empty; who has a slot keeps it."""
         for slot in self._slots:
-            slot.tokens, slot.is_exact = [], True
+            slot.tokens, slot.is_exact, slot.n_true = [], True, None
 
     def _longest(self, prompt: list[int]) -> tuple[int, int]:
         """The slot that has most of the prompt, and how many tokens. Among equals one that is free."""
         best, n_best = 0, 0
         for number, slot in enumerate(self._slots):
-            n_common = n_common_tokens(slot.tokens, prompt)
+            n_common = n_common_tokens(slot.tokens if slot.n_true is None else slot.tokens[: slot.n_true], prompt)
             if not self._can_forget_part and (n_common < len(slot.tokens) or slot.is_busy):
                 continue
             if (n_common, not slot.is_busy) > (n_best, not self._slots[best].is_busy):

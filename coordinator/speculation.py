@@ -84,6 +84,10 @@ class Speculation:
         """The text is longer than those `n_text` tokens: what the draft model is told."""
         return None if sequence.offers is None else self._context(sequence, n_text)
 
+    def note_shift(self, sequence: RunningSequence) -> DraftContext | None:
+        """Its text has lost some of its tokens: what the draft model is told."""
+        return self.admit(sequence)
+
     def offer(self, sequence: RunningSequence, offer: Offer) -> bool:
         """The draft model has guessed; whether there is more to send than before."""
         if offer.took_s > 0:
@@ -198,8 +202,10 @@ class Speculation:
     def _n_most(self, sequence: RunningSequence) -> int:
         """What the request still wants and the context still holds, after a token that is sure."""
         n_sent = max(len(sequence.cached), len(sequence.text))
-        n_wanted = sequence.request.max_tokens - (n_sent - len(sequence.request.prompt)) - 1
-        return min(self.limits.n_drafts, n_wanted, self.limits.n_ctx - n_sent)
+        n_wanted = sequence.request.max_tokens - sequence.n_generated - (n_sent - len(sequence.text)) - 1
+        # One that shifts does so when one place is left, whether there are guesses or not.
+        n_room = self.limits.n_ctx - self.limits.shifts - n_sent
+        return min(self.limits.n_drafts, n_wanted, n_room)
 
     def _n_worth(self, rate: float, n_most: int, n_sequences: int, n_lanes: int, guess_s: float = 0.0) -> int:
         def frame_s(n_guesses: int) -> float:

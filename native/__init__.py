@@ -8,7 +8,7 @@ from native.cards import Cards, Split
 from native.chat_template import ChatTemplate
 from native.context import Batch, Context, ContextParams, CrossingTensor, FlashAttention, default_threads
 from native.devices import Device, DeviceKind, backends, bus_id, devices, find_device
-from native.dry_run import LayerBytes, LayerCosts, dry_run, measure_layers
+from native.dry_run import LayerBytes, LayerCosts, can_shift, dry_run, measure_layers
 from native.errors import (
     ChatTemplateError,
     CrossingError,
@@ -77,6 +77,7 @@ __all__ = [
     "Weights",
     "backends",
     "bus_id",
+    "can_shift",
     "check_params",
     "check_splittable",
     "default_threads",

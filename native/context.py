@@ -197,6 +197,11 @@ class Context:
         """Whether the model keeps a KV cache or state; one that attends in both directions has none."""
         return bool(self._memory)
 
+    @property
+    def can_shift(self) -> bool:
+        """Whether a part of a sequence can be forgotten and what is after it moved up."""
+        return self.has_memory and not self._keeps_state and bool(llama_cpp.llama_memory_can_shift(self._memory))
+
     def memory(self) -> MemoryUse:
         """Exact bytes of this model's and context's buffers, wires left out."""
         return measure(self._model, self.handle, self.params.n_ubatch)

@@ -65,6 +65,18 @@ def dry_run(
         return context.memory()
 
 
+def can_shift(model: str | Path | ModelLayout, params: ContextParams) -> bool:
+    """Whether a context of this model can forget a part of a sequence and move up what is after it; allocates nothing.
+
+    Raises:
+        As `Model.load` and `Context`.
+    """
+    layout = layout_of(model)
+    whole = LayerRange(0, layout.n_layer)
+    with Model.load(layout, layers=whole, device="CPU", allocate=False) as loaded, Context(loaded, params) as context:
+        return context.can_shift
+
+
 def measure_layers(model: str | Path | ModelLayout, params: ContextParams) -> LayerCosts:
     """Exact bytes of weights and KV per layer, for the asked context; allocates nothing.
 

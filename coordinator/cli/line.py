@@ -44,6 +44,7 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "parallel": line.parallel,
         "batch": line.batch,
         "ubatch": line.ubatch,
+        "context_shift": line.context_shift,
         "draft": line.draft,
         "draft_device": line.draft_device,
         "draft_threads": line.draft_threads,

@@ -53,6 +53,7 @@ class LineOptions:
     parallel: int
     batch: int
     ubatch: int | None
+    context_shift: bool
     draft: str
     draft_device: str | None
     draft_threads: int | None
@@ -194,6 +195,8 @@ def line_options(command: Command) -> Command:
                help="Tokens in one frame at most."),
         option("--ubatch", type=click.IntRange(1, 1 << 16), metavar="TOKENS",
                help="Tokens that llama.cpp computes at once at most.  [default: 512, and the batch]"),
+        option("--context-shift", is_flag=True,
+               help="When its context is full, a request goes on without half of the tokens that it need not keep."),
         option("--draft", default="off", metavar="off|lookup|MODEL",
                help="Guess tokens, so that one trip through the workers can bring several: from text that repeats"
                " itself, or with a small model of its vocabulary on this machine; what is written stays the same."),

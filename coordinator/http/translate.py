@@ -58,6 +58,7 @@ def options_of(request: SamplingFields, sampling: SamplingParams, client: str) -
         sampling=sampling,
         max_tokens=request.token_limit,
         stop=request.stop,
+        n_keep=request.n_keep or 0,
         cache_prompt=request.cache_prompt is not False,
         client=client,
         priority=request.priority or 0,

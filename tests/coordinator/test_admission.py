@@ -154,3 +154,13 @@ def test_who_is_inside_when_the_vocabulary_is_freed_comes_out_well(admission: Ad
     assert results == [expected]
     with pytest.raises(ClosedError):
         admission.prompt_tokens("Once upon")
+
+
+def test_more_tokens_than_the_context_holds_are_for_one_that_shifts(admission: Admission) -> None:
+    assert admission.admit((1, 2), {"max_tokens": 1000}).max_tokens == _N_CTX - 2
+    shifting = Admission(Vocabulary.load(resolve_model("demo").path), _N_CTX, shifts=True)
+    assert shifting.admit((1, 2), {"max_tokens": 1000}).max_tokens == 1000
+    # Who does not say how many would else never come to an end.
+    assert shifting.admit((1, 2), {}).max_tokens == _N_CTX - 2
+    with pytest.raises(InvalidRequestError, match="n_keep must be a number of tokens"):
+        shifting.admit((1, 2), {"n_keep": -2})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How many lanes and how large chunks, from what frames take."""
+"""How many lanes, from what frames take."""
 
 import pytest
 
-from coordinator.pace import Pace, best_chunk, best_lanes, cycle_s
+from coordinator.pace import Pace, best_lanes, cycle_s
 
 
 def test_more_lanes_are_worth_it_only_where_they_bring_tokens_sooner() -> None:
@@ -19,15 +19,6 @@ def test_more_lanes_are_worth_it_only_where_they_bring_tokens_sooner() -> None:
     # A third lane is computed while another one is on its way back.
     assert best_lanes(12, 2, steep, trip_s=0.004) == 3
     assert cycle_s(12, 3, steep, 0.004) == pytest.approx(0.012)
-
-
-def test_a_prompt_is_cut_so_that_no_stage_waits_long_for_its_first_chunk() -> None:
-    def stages(n_tokens: int) -> list[float]:
-        return [0.016 + 0.001 * n_tokens] * 2
-
-    assert best_chunk(2048, 512, 2, stages) in (128, 256)
-    assert best_chunk(2048, 512, 1, stages) == 512
-    assert best_chunk(128, 512, 2, stages) == 512
 
 
 def test_what_frames_take_is_learned_size_by_size() -> None:
@@ -49,3 +40,13 @@ def test_a_line_that_changes_its_pace_is_followed() -> None:
     for _ in range(50):
         pace.observe(1, [0.003], trip_s=0.0)
     assert pace.stage_s(1)[0] == pytest.approx(0.003, rel=0.01)
+
+
+def test_chunks_of_a_prompt_say_nothing_of_decode_frames_of_as_many_tokens() -> None:
+    """Those of the one look back on a long text, those of the others on short ones."""
+    pace = Pace(1, lambda n_tokens: [0.001 * n_tokens])
+    pace.observe(4, [0.004], trip_s=0.0)
+    for _ in range(20):
+        pace.observe(4, [0.020], trip_s=0.0, chunk_at=1500.0)
+    assert pace.stage_s(4)[0] == pytest.approx(0.004)
+    assert pace.chunk_s(4, 1500)[0] == pytest.approx(0.020)

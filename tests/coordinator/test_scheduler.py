@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import OverloadedError
-from coordinator.frames import Copy, Outcome, PlannedFrame, Remove, Request, SampledRow
+from coordinator.frames import Copy, Outcome, PlannedFrame, Remove, Request, SampledRow, Shift
 from coordinator.generation import FinishReason
 from coordinator.pace import Pace
 from coordinator.scheduler import LineOrderError, Scheduler
@@ -398,6 +398,7 @@ class _WatchedLine:
         assert len(frame.tokens) == len(frame.positions) == len(frame.seq_ids) <= self.limits.n_batch
         assert frame.tokens
         for operation in frame.operations:
+            assert not isinstance(operation, Shift)
             if isinstance(operation, Remove):
                 del self.caches[operation.seq_id][operation.start :]
             else:

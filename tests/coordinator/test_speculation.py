@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.drafting import Library, Lookup, Rates, n_worth
-from coordinator.frames import PlannedFrame, Remove, Request, SampledRow
+from coordinator.frames import PlannedFrame, Remove, Request, SampledRow, Shift
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
@@ -55,6 +55,7 @@ class _Model:
         frame = self.in_flight.popleft()
         self.n_trips += 1
         for operation in frame.operations:
+            assert not isinstance(operation, Shift)
             if isinstance(operation, Remove):
                 del self.caches[operation.seq_id][operation.start :]
             else:

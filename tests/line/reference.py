@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 from llama_cpp import Llama, LogitsProcessorList
 from numpy.typing import NDArray
@@ -50,6 +51,26 @@ class Reference:
         """The same at temperature 0.8 with its, and llama-server's, other defaults."""
         self._llama.set_seed(seed)
         return self._tokens(prompt, n_tokens, temp=0.8)
+
+    def shifting_tokens(self, prompt: Sequence[int], n_tokens: int, n_keep: int, forbidden: Sequence[int]) -> list[int]:
+        """So many, greedily; when its context is full, it is shifted as llama-server does that."""
+        llama = self._llama
+        llama.reset()
+        llama.eval(list(prompt))
+        memory = llama_cpp.llama_get_memory(llama.ctx)
+        tokens: list[int] = []
+        while True:
+            logits = np.ctypeslib.as_array(llama._ctx.get_logits(), shape=(llama.n_vocab(),)).copy()
+            logits[list(forbidden)] = -np.inf
+            tokens.append(int(logits.argmax()))
+            if len(tokens) == n_tokens:
+                return tokens
+            if llama.n_tokens + 1 >= llama.n_ctx():
+                n_gone = (llama.n_tokens - n_keep) // 2
+                assert llama_cpp.llama_memory_seq_rm(memory, 0, n_keep, n_keep + n_gone)
+                llama_cpp.llama_memory_seq_add(memory, 0, n_keep + n_gone, llama.n_tokens, -n_gone)
+                llama.n_tokens -= n_gone
+            llama.eval(tokens[-1:])
 
     def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 (n_vocab,)."""

@@ -109,6 +109,7 @@ class SamplingFields(RequestModel):
     repeat_last_n: int | None = Field(None, ge=-1, le=1 << 30)
     grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
     logit_bias: LogitBias = ()
+    n_keep: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     cache_prompt: bool | None = True
     priority: int | None = Field(None, le=MAX_PRIORITY)
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)

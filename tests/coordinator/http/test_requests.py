@@ -153,6 +153,11 @@ def test_text_parts_are_joined_and_a_developer_speaks_as_the_system() -> None:
     ]
 
 
+def test_how_much_of_a_prompt_stays_is_passed_on() -> None:
+    assert options_of(_chat(n_keep=-1), SamplingParams(), "me").get("n_keep") == -1
+    assert options_of(_chat(), SamplingParams(), "me").get("n_keep") == 0
+
+
 def test_what_changes_nothing_is_ignored() -> None:
     _chat(user="me", store=False, tools=[], tool_choice="auto", response_format={"type": "text"}, cache_prompt=True)
 
