@@ -32,8 +32,8 @@ _MAX_INPUT_BYTES = 64 << 10
 # Of one input, in whole seconds. A run with a debugger's patience is none.
 _HANGS_S = 5
 _RSS_LIMIT_MIB = 1024
-# How long a process may take to begin, and to end when its time is over.
-_GRACE_S = 60
+# How long a process may take to begin, a minute of it on a busy machine, and to end when its time is over.
+_GRACE_S = 180
 
 _RUNS = re.compile(r"^#(\d+)\s|^stat::number_of_executed_units: *(\d+)", re.MULTILINE)
 _PEAK_MIB = re.compile(r"^stat::peak_rss_mb: *(\d+)", re.MULTILINE)
