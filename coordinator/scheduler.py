@@ -32,6 +32,7 @@ from coordinator.pace import Pace
 from coordinator.sequence import Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
+from coordinator.trials import Trials
 from coordinator.turns import TurnTaking
 from coordinator.waiting import Clients, WaitingRoom
 
@@ -86,8 +87,7 @@ class Scheduler:
         self._sequences: dict[int, RunningSequence] = {}
         self._waiting = WaitingRoom(limits.n_waiting, Clients() if clients is None else clients)
         self._prefilling: deque[RunningSequence] = deque()
-        self._held: deque[RunningSequence] = deque()  # until the one before them has a token
-        self._tried: tuple[RunningSequence, int] | None = None
+        self._trials = Trials()
         self._decoding: list[RunningSequence] = []  # by slot; without those that are paused
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
         self._operations: list[CacheOperation] = []
@@ -198,9 +198,8 @@ class Scheduler:
         for sequence in running:
             sequence.restart(self._slots.tokens(sequence.slot))
         self._decoding.clear()
-        self._prefilling, self._held, self._tried = deque(sorted(running, key=_slot_of)), deque(), None
-        if one_by_one:
-            self._prefilling, self._held = self._held, self._prefilling
+        running.sort(key=_slot_of)
+        self._prefilling, self._trials = deque(() if one_by_one else running), Trials(running if one_by_one else ())
 
     def offer(self, offer: Offer) -> bool:
         """A draft model has guessed; whether there may be something to send."""
@@ -245,8 +244,8 @@ class Scheduler:
 
     def next_frame(self) -> PlannedFrame | None:
         """The frame to send now; None if there is nothing to do before a result or an event comes."""
-        if self._held:
-            self._try_next()
+        if self._trials:
+            self._prefilling += self._trials.due()
         if self._decoding and (frame := self._decode_frame()) is not None:
             return frame
         if self._prefilling and self._may_prefill():
@@ -324,7 +323,7 @@ class Scheduler:
             sequence.slot, sequence.n_reused = place.slot, place.n_reused
             sequence.cached = self._slots.tokens(place.slot)
             sequence.phase = Phase.PREFILL
-            (self._held or self._prefilling).append(sequence)
+            (self._trials or self._prefilling).append(sequence)
             self._tell_draft_model(self.speculation.admit(sequence))
 
     def _release(self, sequence: RunningSequence) -> None:
@@ -424,19 +423,6 @@ class Scheduler:
         if not self._turns.is_chunk_due(len(self._decoding)):
             return False
         return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
-
-    def _try_next(self) -> None:
-        """Of the sequences that are held: when nothing more is to be learned of the one that was tried last."""
-        while self._held:
-            if self._tried is not None:
-                sequence, n_generated = self._tried
-                is_done = sequence.phase is Phase.ENDED or sequence.is_paused or sequence.n_generated > n_generated
-                if not is_done:
-                    return
-            sequence = self._held.popleft()
-            self._tried = sequence, sequence.n_generated
-            if sequence.phase is not Phase.ENDED:
-                self._prefilling.append(sequence)
 
     def _prefill_frame(self) -> PlannedFrame:
         sequence = self._prefilling.popleft()

@@ -4,6 +4,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -37,7 +38,7 @@ _GRAMMAR = 'root ::= ("la " | "li " | "lu ")+'
 @pytest.fixture
 def team(start_worker: StartWorker) -> list[WorkerProcess]:
     """Three for the line, and a spare."""
-    return [start_worker(name) for name in ("one", "two", "three", "spare")]
+    return _started(start_worker, "one", "two", "three", "spare")
 
 
 @pytest.fixture
@@ -49,7 +50,13 @@ def events() -> list[LineEvent]:
 @pytest.fixture
 def pair(start_worker: StartWorker) -> list[WorkerProcess]:
     """Two for the line; one of them can hold it all."""
-    return [start_worker(name) for name in ("one", "two")]
+    return _started(start_worker, "one", "two")
+
+
+def _started(start_worker: StartWorker, *names: str) -> list[WorkerProcess]:
+    """At the same time."""
+    with ThreadPoolExecutor(len(names)) as threads:
+        return list(threads.map(start_worker, names))
 
 
 def _ends(mesh: Mesh) -> list[int]:
