@@ -77,7 +77,7 @@ def test_a_connection_for_weights_is_made_with_a_new_one(
             greet(connection, hello)
 
     # As it comes: the alert, or the end of the connection before it.
-    with pytest.raises(OSError, match="expired|EOF|reset|pipe"):
+    with pytest.raises(OSError, match=r"expired|EOF|reset|pipe"):
         ask()
     clock.late = 0 * _DAYS
     with pytest.raises(ChannelError, match="nothing of that model"):
