@@ -136,7 +136,7 @@ def _stranger(callee: Callee, reason: str) -> WorkerLostError | None:
         what = "has a certificate of another day: set the clocks of both computers right"
     elif "handshake failed" in reason:
         what = "is not of this computer's cluster: join it there with `caravan cluster join`"
-    elif reason.endswith("Socket closed"):
+    elif reason.startswith("failed to connect") and reason.endswith("Socket closed"):
         what = "hung up at once, as those do who are in another cluster than this computer, or whose clock is wrong"
     else:
         return None

@@ -6,8 +6,10 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 
 from coordinator.admission import RequestOptions
+from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.chat import ChatRequest, Message
 from coordinator.http.schemas.sampling import SamplingFields
 from native import SamplingParams
@@ -40,16 +42,22 @@ def sampling_of(request: SamplingFields, *, n_top_logprobs: int | None) -> Sampl
     Args:
         request: a chat or completion request.
         n_top_logprobs: how many likeliest tokens to report at each place; None: no log probabilities at all.
+
+    Raises:
+        RejectedError: 400, a value that passes for one of its kind and is none.
     """
     given = {name: value for name in _PASSED_ON if (value := getattr(request, name)) is not None}
     has_seed = request.seed is not None and request.seed != _RANDOM_SEED
-    return SamplingParams(
-        **given,
-        seed=request.seed & _SEED_MASK if has_seed and request.seed is not None else secrets.randbits(32),
-        logit_bias=request.logit_bias,
-        logprobs=n_top_logprobs is not None,
-        n_top_logprobs=n_top_logprobs or 0,
-    )
+    try:
+        return SamplingParams(
+            **given,
+            seed=request.seed & _SEED_MASK if has_seed and request.seed is not None else secrets.randbits(32),
+            logit_bias=request.logit_bias,
+            logprobs=n_top_logprobs is not None,
+            n_top_logprobs=n_top_logprobs or 0,
+        )
+    except ValueError as error:
+        raise RejectedError(HTTPStatus.BAD_REQUEST, str(error), code="invalid_request") from None
 
 
 def options_of(request: SamplingFields, sampling: SamplingParams, client: str) -> RequestOptions:

@@ -126,3 +126,21 @@ def test_a_detail_that_is_garbage_counts_as_none() -> None:
     assert isinstance(error, WorkerLostError)
     assert error.message.startswith("worker attic at 10.0.0.2:9000 does not answer (gone)")
     assert error.retry_safe
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("failed to connect to all addresses; last error: UNAVAILABLE: ipv4:10.0.0.2:9000: Socket closed", "hung up"),
+        ("failed to connect: Tls handshake failed (TSI): BAD_SIGNATURE: signature failure", "not of this computer's"),
+        ("failed to connect: Tls handshake failed (TSI): WRONG_VERSION_NUMBER: Invalid", "speaks no TLS"),
+        ("failed: handshake failed: CERTIFICATE_VERIFY_FAILED: certificate has expired", "set the clocks"),
+        # One that was there, and is gone.
+        ("Socket closed", "does not answer"),
+        ("failed to connect to all addresses; last error: Connection refused", "does not answer"),
+    ],
+)
+def test_who_is_of_another_cluster_is_told_from_who_is_gone(text: str, sentence: str) -> None:
+    error = error_of_status(grpc.StatusCode.UNAVAILABLE, text, None, _CALLEE)
+    assert isinstance(error, WorkerLostError)
+    assert sentence in str(error)

@@ -76,7 +76,8 @@ def test_a_connection_for_weights_is_made_with_a_new_one(
         with channels.connected(socket.create_connection((host, port), 5)) as connection:
             greet(connection, hello)
 
-    with pytest.raises(OSError, match="expired"):
+    # As it comes: the alert, or the end of the connection before it.
+    with pytest.raises(OSError, match=r"expired|EOF|reset|pipe"):
         ask()
     clock.late = 0 * _DAYS
     with pytest.raises(ChannelError, match="nothing of that model"):

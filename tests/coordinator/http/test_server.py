@@ -45,6 +45,7 @@ def test_health_tells_the_line(raw: httpx.Client) -> None:
         ("/v1/completions", {"prompt": ""}, None, None),
         ("/v1/completions", {"prompt": [2_000_000_000]}, 400, "invalid_request"),
         ("/v1/completions", {"prompt": "a", "grammar": "root ::= ("}, 400, "invalid_request"),
+        ("/v1/completions", {"prompt": "a", "repeat_last_n": 1 << 29}, 400, "invalid_request"),
         ("/v1/completions", {"prompt": "a", "logit_bias": {"99999999": 1}}, 400, "invalid_request"),
         ("/v1/completions", {"prompt": "word " * 3000}, 400, "context_length_exceeded"),
         ("/v1/completions", {"prompt": "word " * 3000, "stream": True}, 400, "context_length_exceeded"),
