@@ -26,6 +26,9 @@ from coordinator.mesh import OpenOptions
 _WORKER_PORT = 50200
 _CELLS = 256
 """llama.cpp gives each sequence a cache of a multiple of so many tokens."""
+WITH_OUTPUT = Shape().n_layer + 1
+"""llama.cpp counts the output layer as one of those that it spreads over devices: 13 layers, and 11 with it. So it does
+with its RPC servers. Source: llama_model::load_tensors in src/llama-model.cpp."""
 LEAST_BUSY = "busy share of the less busy stage"
 MEDIAN_BEFORE = "median gap before it"
 MEDIAN_DURING = "median gap meanwhile"
@@ -115,14 +118,25 @@ def least_busy(frames: Sequence[FrameRecord], seconds: float) -> float:
 
 @contextlib.contextmanager
 def caravan(
-    setting: Setting, model: Path, *, network: Network, places: Sequence[Place], context: int, parallel: int = 1
+    setting: Setting,
+    model: Path,
+    *,
+    network: Network,
+    places: Sequence[Place],
+    context: int,
+    parallel: int = 1,
+    n_parts: int = Shape().n_layer,
 ) -> Iterator[OurLine]:
-    """A worker per core, each reached (by the coordinator and by its neighbour) over its link."""
-    n_layer = Shape().n_layer
+    """A worker per core, each reached (by the coordinator and by its neighbour) over its link.
+
+    Args:
+        n_parts: What is cut in equal shares: the layers, or `WITH_OUTPUT` those and the output layer.
+    """
     with contextlib.ExitStack() as stack:
         addresses = [stack.enter_context(_worker(number, core, network, place))
                      for number, (core, place) in enumerate(zip(setting.cores, places, strict=True))]  # fmt: skip
-        bounds = [n_layer * number // len(addresses) for number in range(len(addresses) + 1)]
+        cuts = [-(-n_parts * number // len(addresses)) for number in range(len(addresses))]
+        bounds = [*cuts, Shape().n_layer]
         options: OpenOptions = {
             "workers": addresses,
             "insecure_workers": True,

@@ -11,7 +11,7 @@ from functools import partial
 from benchmark.chat import N_TURNS, WITHOUT, chat
 from benchmark.model import model_file
 from benchmark.network import Network
-from benchmark.ours import LEAST_BUSY, MEDIAN_BEFORE, MEDIAN_DURING, OurLine, caravan
+from benchmark.ours import LEAST_BUSY, MEDIAN_BEFORE, MEDIAN_DURING, WITH_OUTPUT, OurLine, caravan
 from benchmark.row import Aim, Contender, Row, Setting
 from benchmark.theirs import BOTH_CORES, RPC, both_cores, rpc, with_ubatch
 
@@ -47,7 +47,9 @@ def _decode_many(setting: Setting, *, n_streams: int) -> Iterator[Sequence[Conte
     context = 2 * (_SHORT_PROMPT + setting.n_decode) + 2 * n_streams
     with (
         _LOOPBACK.places(len(setting.cores)) as places,
-        caravan(setting, model, network=_LOOPBACK, places=places, context=context, parallel=n_streams) as line,
+        caravan(
+            setting, model, network=_LOOPBACK, places=places, context=context, parallel=n_streams, n_parts=WITH_OUTPUT
+        ) as line,
         rpc(setting, model, network=_LOOPBACK, places=places) as peer,
     ):
         yield [
