@@ -53,7 +53,7 @@ from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
 from coordinator.prediction import Prediction
-from coordinator.recovery import Recovered
+from coordinator.recovery import Joined, Recovered
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import LineFigures
@@ -92,6 +92,7 @@ __all__ = [
     "IdentityError",
     "InvalidRequestError",
     "InventoryError",
+    "Joined",
     "LayerRange",
     "LeftOutWorker",
     "Limit",

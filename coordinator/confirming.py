@@ -77,6 +77,7 @@ class PlanOrder:
         left_out: Who cannot take part, for the plan's notes.
         measurements: Taken so far.
         session_id: Of the line that is to go on with another plan; empty: there is none yet.
+        patience_s: There, with a worker that is not measured yet.
     """
 
     model: ModelOrder
@@ -89,6 +90,7 @@ class PlanOrder:
     left_out: Sequence[LeftOutWorker] = ()
     measurements: Measurements = field(default_factory=Measurements)
     session_id: str = ""
+    patience_s: float = 0.0
 
 
 async def measure(order: ModelOrder) -> Demand:
@@ -170,7 +172,7 @@ async def confirmed_plans(order: PlanOrder, on_progress: OnProgress, *, notes: S
     measured = Measured({}, Links({}), {})
     if order.predicted or (len(workers) > 1 and wishes.layer_ranges is None):
         on_progress(LoadEvent(LoadPhase.MEASURING, "measuring how fast the workers are with this model"))
-        measured = await order.measurements.of(subject, hurries=bool(order.session_id))
+        measured = await order.measurements.of(subject, patience_s=order.patience_s if order.session_id else None)
     basis = _Basis(
         demand,
         measured,

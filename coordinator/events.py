@@ -66,6 +66,8 @@ class LineChange(str, Enum):
     """Those who are left cannot hold the model, or not yet."""
     RESUMED = "resumed"
     """Another line carries on."""
+    JOINED = "joined"
+    """The same, and none broke: a worker was taken in."""
     GAVE_UP = "gave up"
     """Its requests failed; workers are still looked for."""
 
@@ -79,9 +81,9 @@ class LineEvent:
 
     Attributes:
         message: A sentence for a person.
-        worker: Who was lost, if one was.
-        n_streams: Requests that go on, with RESUMED.
-        pause_s: Since the line broke, in seconds.
+        worker: Who was lost, if one was; who joined.
+        n_streams: Requests that go on, with RESUMED and JOINED.
+        pause_s: For which there was no line, in seconds.
     """
 
     change: LineChange

@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.confirming import PlanOrder, confirmed_plans
 from coordinator.control import NextStage, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
-from coordinator.events import LoadEvent, LoadPhase, OnProgress
+from coordinator.events import LoadEvent, LoadPhase, OnProgress, ignore
 from coordinator.plan import Plan, Stage
 from coordinator.weights.telling import LineTelling
 from coordinator.workers import FoundWorker, LeftOutWorker, LoadedStage, StageMemory
@@ -130,6 +130,21 @@ async def load_stages_over(
     ]
     memory = await telling.during(loads)
     return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
+
+
+async def prepare_stages(order: PlanOrder, plan: Plan, names: Collection[str], *, session_id: str, epoch: int) -> None:
+    """Loads the stages of these workers only, for a line that is to stand later, with a later epoch: by then they have
+    their weights.
+
+    Raises:
+        CaravanError: The first failure; the other loads are cancelled.
+    """
+    following = zip(plan.stages, [*plan.stages[1:], None], strict=True)
+    own = [(stage, next_stage) for stage, next_stage in following if stage.worker in names]
+    telling = LineTelling([stage for stage, _ in own], ignore)
+    await telling.during(
+        [functools.partial(_load, order, stage, next_, session_id, epoch, telling) for stage, next_ in own]
+    )
 
 
 async def unload_stages(clients: Iterable[WorkerClient], session_id: str) -> None:

@@ -31,9 +31,6 @@ _N_PINGS = 5
 _PING_BYTES = 4096
 _BULK_BYTES = 1 << 20
 
-_PATIENCE_S = 3.0
-"""With a worker that is new, while requests wait for a line: it may have to load a layer to be measured."""
-
 _MAX_PAIRED = 8
 """Machines whose links to each other are all measured; of more, only those to the coordinator are."""
 
@@ -80,20 +77,21 @@ class Measurements:
         self._known = Measured({}, Links({}), {})
         self._devices: dict[str, tuple[str, str]] = {}
 
-    async def of(self, subject: Subject, *, hurries: bool) -> Measured:
+    async def of(self, subject: Subject, *, patience_s: float | None) -> Measured:
         """Of these workers.
 
         Args:
-            hurries: Only what is not known is measured, and who takes long for that is taken as he comes.
+            patience_s: Only what is not known is measured, and who takes longer for that is taken as he comes. None:
+                everything is.
         """
-        if not hurries:
+        if patience_s is None:
             self._known = await measure_all(subject)
             self._note(subject.workers)
             return self._known
         new = [worker for worker in subject.workers if self._devices.get(worker.name) != _place(worker)]
         if new:
             with contextlib.suppress(asyncio.TimeoutError):
-                self._known = await asyncio.wait_for(self._with(replace(subject, workers=new), subject), _PATIENCE_S)
+                self._known = await asyncio.wait_for(self._with(replace(subject, workers=new), subject), patience_s)
                 self._note(new)
         return self._known
 

@@ -23,7 +23,7 @@ from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
-from coordinator.recovery import Recovered
+from coordinator.recovery import Joined, Recovered
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import WINDOW_S
@@ -69,6 +69,7 @@ class OpenOptions(TypedDict, total=False):
     request_timeout: float | None
     worker_timeout: float
     recovery_timeout: float
+    rejoin: bool
     predicted: bool
     max_bandwidth: int | None
 
@@ -127,6 +128,11 @@ class _Face:
     def recovered(self) -> tuple[Recovered, ...]:
         """The times that a line broke and another carried on, the last thousand of each line."""
         return tuple(each for line in self._mesh.lines for each in line.recovery.recovered)
+
+    @property
+    def joined(self) -> tuple[Joined, ...]:
+        """The times that a line took in workers that came back or were new, the last thousand of each line."""
+        return tuple(each for line in self._mesh.lines for each in line.recovery.joined)
 
     @property
     def n_running(self) -> int:

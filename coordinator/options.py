@@ -85,6 +85,8 @@ class MeshOptions:
         worker_timeout: How long a worker may be silent while it is needed, in seconds, before it counts as lost.
         recovery_timeout: How long requests wait, in seconds, when a worker was lost and those that are left cannot hold
             the model; then they fail. 0: they do at once.
+        rejoin: Whether a worker that comes back or is new is taken into a line that serves, where that makes it much
+            better; else only when the line breaks.
         predicted: Whether speed is measured, and predicted, also where nothing depends on it: with one worker, or with
             layer ranges by hand.
         max_bandwidth: Bytes per second at which each worker may fetch weights, from all sources together; None: no
@@ -123,6 +125,7 @@ class MeshOptions:
     request_timeout: float | None = None
     worker_timeout: float = 5.0
     recovery_timeout: float = 120.0
+    rejoin: bool = True
     predicted: bool = False
     max_bandwidth: int | None = None
 

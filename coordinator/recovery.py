@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Going on: when the line of a session breaks, another one is opened over whoever is there, with the next epoch of the
 session, and the session carries on over that. One path for whatever happened and to whom, a loop that begins again when
-it fails. On the session's event loop.
+it fails. A line that could be better is changed in the same way, but that what is in it comes to its end before, and
+that `joining` has prepared what it can. On the session's event loop.
 
 The next epoch of the same session, not another session: a worker lets a stage of an older epoch go for it at once, also
 while its streams are open to a neighbour that is dead, and what comes of older epochs is told apart by its number.
@@ -18,6 +19,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coordinator.confirming import PlanOrder
 from coordinator.connecting import StandingLine, connect
 from coordinator.control import Health, WorkerClient
 from coordinator.errors import (
@@ -30,6 +32,7 @@ from coordinator.errors import (
     WorkerSilentError,
 )
 from coordinator.events import LineChange, LineEvent, OnLineEvent, ignore
+from coordinator.joining import Change, Joining
 from coordinator.line import Diagnosis, Line
 from coordinator.loading import LoadedLine, end_session, let_go, load_stages_over, unload_stages
 from coordinator.plan import Plan
@@ -76,6 +79,21 @@ class Recovered:
     pause_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A line that took the place of another because more, or better, workers were there.
+
+    Attributes:
+        workers: Names of those who were not in the line before.
+        n_streams: Requests that were running.
+        pause_s: For which there was no line, in seconds.
+    """
+
+    workers: tuple[str, ...]
+    n_streams: int
+    pause_s: float
+
+
 class Recovery:
     """Keeps a session on a line.
 
@@ -107,6 +125,16 @@ class Recovery:
         self._connections = contextlib.AsyncExitStack()
         self._loaded_on: dict[str, str] = {}
         self.recovered: deque[Recovered] = deque(maxlen=_REMEMBERED)
+        self.joined: deque[Joined] = deque(maxlen=_REMEMBERED)
+        self._joining = Joining(
+            regrouping, turn, need=lambda: self._need(frozenset()), begin_epoch=self._begin_epoch, change=self._change
+        )
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def claimed(self) -> frozenset[str]:
+        """Names of the workers that are its own: in its line, or about to be."""
+        return self._joining.claimed.union(stage.worker for stage in self.plan.stages)
 
     @property
     def plan(self) -> Plan:
@@ -117,12 +145,15 @@ class Recovery:
         """The first line stands. Call it once."""
         self._session = session
         self._epoch = standing.epoch
+        self._regrouping.note_first(standing.plan)
+        self._joining.welcome.note_considered(self._regrouping.first_workers, time.monotonic())
         self._stand(standing)
 
     def note_broken(self, line: Line) -> None:
         """The session has let go of this line."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._looking):
+            if task is not None:
+                task.cancel()
         self._spawn(self._recover(line))
 
     async def close(self) -> None:
@@ -151,6 +182,8 @@ class Recovery:
             on_health=self._note_health,
         )
         self._watching = self._spawn(vigil.run())
+        if self._options.rejoin:
+            self._looking = self._spawn(self._joining.run(self._session))
         return self._session.carry_on(standing.line, standing.limits(self._limits), standing.pace)
 
     def _note_health(self, callee: Callee, health: Health) -> None:
@@ -172,21 +205,70 @@ class Recovery:
         self._tell(LineEvent(LineChange.LOST, f"the line broke: {reason}", _culprit(reason)))
         self._session.end_stuck_in(_MOST_BREAKS, reason)
         await self._pause_after_barren()
+        await self._go_on(diagnosis, began_s)
+
+    async def _go_on(self, diagnosis: Diagnosis, began_s: float) -> None:
+        """Over another line, however long it takes to open one."""
+        reason = diagnosis.reason
+        culprit = _culprit(reason)
+        if culprit is not None:
+            self._joining.welcome.note_failed(culprit, began_s)
+        self._joining.welcome.forget_considered()
         standing = await self._reopened(diagnosis, began_s)
-        if standing is None:
-            return
-        if self._session.is_over:
-            await standing.line.close()
-            await end_session(standing.clients, standing.session_id)
+        if standing is None or not await self._is_wanted(standing):
             return
         n_streams, pause_s = self._stand(standing), time.monotonic() - began_s
         self.recovered.append(Recovered(reason, n_streams, pause_s))
-        names = [stage.worker for stage in standing.plan.stages]
-        culprit = _culprit(reason)
-        what = f"worker {culprit} was lost" if culprit and culprit not in names else "the line broke"
-        streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
-        message = f"{what}: going on with {_listed(names)}, {streams} resumed after {pause_s:.1f} s"
+        is_gone = culprit and culprit not in {stage.worker for stage in standing.plan.stages}
+        what = f"worker {culprit} was lost" if is_gone else "the line broke"
+        message = f"{what}: {_going_on(standing.plan, n_streams, pause_s)}"
         self._tell(LineEvent(LineChange.RESUMED, message, culprit, n_streams, pause_s))
+
+    async def _is_wanted(self, standing: StandingLine) -> bool:
+        """Whether the session is to carry on; else the line is let go of."""
+        if self._session.is_over:
+            await standing.line.close()
+            await end_session(standing.clients, standing.session_id)
+        return not self._session.is_over
+
+    # ---- another line though this one serves ----
+
+    async def _change(self, change: Change) -> None:
+        """To a line that is prepared. What is in the one that serves comes to its end, and is prefilled in the new one;
+        if that cannot be opened, whatever can be."""
+        before = self._standing
+        async with self._turn:
+            if not await self._session.leave(before.line):
+                return
+            began_s = time.monotonic()
+            if self._watching is not None:
+                self._watching.cancel()
+            await before.line.close()
+            clients = [change.group.clients[stage.worker] for stage in change.plan.stages]
+            opening = self._open_over(change.better.order, change.plan, before.session_id, change.left)
+            try:
+                standing = await while_all_answer(opening, clients, self._options.worker_timeout)
+            except Exception as error:
+                failure = _as_ours(error)
+            else:
+                if not await self._is_wanted(standing):
+                    return
+                connections, self._connections = self._connections, change.connections.pop_all()
+                self._note_joined(change, self._stand(standing), time.monotonic() - began_s)
+                await connections.aclose()
+                return
+        self._tell(LineEvent(LineChange.LOST, f"the line could not be changed: {failure}", _culprit(failure)))
+        for name in change.joined:
+            self._joining.welcome.note_failed(name, began_s)
+        await self._go_on(Diagnosis(failure), began_s)
+
+    def _note_joined(self, change: Change, n_streams: int, pause_s: float) -> None:
+        self.joined.append(Joined(change.joined, n_streams, pause_s))
+        workers = f"worker{'' if len(change.joined) == 1 else 's'} {_listed(change.joined)}"
+        message = f"{workers} joined: {_going_on(change.plan, n_streams, pause_s)}"
+        self._tell(LineEvent(LineChange.JOINED, message, change.joined[0], n_streams, pause_s))
+
+    # ---- opening one ----
 
     async def _pause_after_barren(self) -> None:
         """Lines that break before they brought anything follow each other ever more slowly."""
@@ -266,23 +348,33 @@ class Recovery:
 
     def _need(self, gone: frozenset[str]) -> Need:
         others = [other for other in self._siblings if other is not self]
-        taken = {stage.worker for other in others for stage in other.plan.stages}
+        taken = {name for other in others for name in other.claimed}
         doubtful = {name for name, n_strikes in self._strikes.items() if n_strikes >= _MOST_STRIKES}
         return Need(self._standing.session_id, self.plan, taken, gone, doubtful)
 
     async def _open(self, need: Need, group: Group) -> StandingLine:
         order, plan = await self._regrouping.plan(need, group)
-        session_id = need.session_id
         used = {stage.worker for stage in plan.stages}
-        await unload_stages(
-            [group.clients[name] for name in _holding(group, session_id) if name not in used], session_id
-        )
+        unused = [group.clients[name] for name in _holding(group, need.session_id) if name not in used]
+        self._epoch = max(self._epoch, *_epochs(group, need.session_id))
+        return await self._open_over(order, plan, need.session_id, unused)
+
+    async def _open_over(
+        self, order: PlanOrder, plan: Plan, session_id: str, unused: Sequence[WorkerClient]
+    ) -> StandingLine:
+        """A line by this plan; those who have something of the session and are not in it let go of that."""
+        await unload_stages(unused, session_id)
         await let_go(order, [plan])
-        self._epoch = epoch = max(self._epoch, *_epochs(group, session_id)) + 1
-        self._loaded_on |= {stage.address: stage.worker for stage in plan.stages}
+        epoch = self._begin_epoch(plan)
         plan = await load_stages_over(order, plan, session_id=session_id, epoch=epoch, on_progress=ignore)
-        clients = tuple(group.clients[stage.worker] for stage in plan.stages)
+        clients = tuple(order.clients[stage.worker] for stage in plan.stages)
         return await connect(order.model, LoadedLine(plan, session_id, clients), epoch)
+
+    def _begin_epoch(self, plan: Plan) -> int:
+        """A fresh one, in which stages of this plan are loaded."""
+        self._loaded_on |= {stage.address: stage.worker for stage in plan.stages}
+        self._epoch += 1
+        return self._epoch
 
     # ---- around it ----
 
@@ -335,6 +427,12 @@ def _holding(group: Group, session_id: str) -> list[str]:
 
 def _epochs(group: Group, session_id: str) -> list[int]:
     return [held.epoch for worker in group.workers for held in worker.loaded if held.session_id == session_id] or [0]
+
+
+def _going_on(plan: Plan, n_streams: int, pause_s: float) -> str:
+    names = _listed([stage.worker for stage in plan.stages])
+    streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
+    return f"going on with {names}, {streams} resumed after {pause_s:.1f} s"
 
 
 def _listed(names: Sequence[str]) -> str:

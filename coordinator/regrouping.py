@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Who is there when a line broke, and the plan over them: workers that are left, that are new or came back, and as much
-of what they have loaded as a plan that is about as good can keep. Used by `recovery`, on the event loop.
+of what they have loaded as a plan that is about as good can keep. And who is there beside a line that serves, and
+whether there is a much better one with them. Used by `recovery` and `joining`, on the event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from coordinator.plan import Plan
 from coordinator.search import Objective
 from coordinator.weights.offering import offer_all
 from coordinator.weights.source import WeightSource
-from coordinator.wishes import Wishes
+from coordinator.wishes import Distribution, Wishes
 from coordinator.workers import FoundWorker
 from native import LayerRange
 
@@ -37,6 +38,12 @@ _BACK_S = 0.3
 
 _NEAR_ENOUGH = 0.9
 """Of the best plan's speed, for one that keeps more of what is loaded: loading again costs seconds at least."""
+
+_HURRY_S = 3.0
+"""For a worker that is new to be measured while requests wait for a line: it may have to load a layer for that."""
+
+_LEISURE_S = 120.0
+"""The same while a line serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +61,38 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a line that broke needs.
+    """What a line that broke needs, or one that serves and could be better.
 
     Attributes:
         session_id: Whose stages are its own.
-        broken: The plan that it had.
+        had: The plan that it had, or has.
         taken: Names of workers that other lines use.
         gone: Names of those that are not worth asking now.
         doubtful: Names of those that a line broke at, again and again: to be left out where it goes without.
     """
 
     session_id: str
-    broken: Plan
+    had: Plan
     taken: Collection[str] = ()
     gone: Collection[str] = ()
     doubtful: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Better:
+    """A line that is much better than the one that serves.
+
+    Attributes:
+        order: That its plan is of.
+        speed: Tokens per second of one stream in the line that serves; None: not known.
+        gain: How many times as fast it will be; None: not known, it is better in that more workers take part, as was
+            asked for, or in that it is the one laid out by hand.
+    """
+
+    order: PlanOrder
+    plan: Plan
+    speed: float | None = None
+    gain: float | None = None
 
 
 class Regrouping:
@@ -90,6 +114,16 @@ class Regrouping:
         self._addresses = dict.fromkeys(options.workers, "")
         self._addresses |= {worker.address: worker.name for worker in order.workers}
         self._absent: set[str] = set()
+        self._first_plan: Plan | None = None
+
+    @property
+    def first_workers(self) -> Sequence[FoundWorker]:
+        """Those that the mesh was opened over, or could have been."""
+        return self._order.workers
+
+    def note_first(self, plan: Plan) -> None:
+        """A mesh was opened with this one."""
+        self._first_plan = plan
 
     async def gather(self, need: Need, stack: contextlib.AsyncExitStack) -> Group:
         """Those who can take part now.
@@ -115,31 +149,86 @@ class Regrouping:
             PlanError, DoesNotFitError: They cannot hold the model.
             CaravanError: One of them failed, or the model's header cannot be read any more.
         """
-        offered = await offer_all(self._source, group.workers, group.clients)
-        group = _whole(replace(group, workers=offered.workers))
+        group = await self._offered(group)
         trusted = [worker for worker in group.workers if worker.name not in need.doubtful]
         if trusted and len(trusted) < len(group.workers):
             with contextlib.suppress(PlanError):
                 return await self._plan_over(need, trusted, group.clients)
         return await self._plan_over(need, group.workers, group.clients)
 
-    async def _look(self, gone: Collection[str]) -> list[FoundWorker]:
-        """All that answer, each once."""
+    async def beside(self, need: Need, *, listens: bool) -> list[FoundWorker]:
+        """Those who could take part and are not in the line, which serves and is not asked.
+
+        Args:
+            listens: Whether workers that show themselves by mDNS are looked for, too, if they are at all.
+
+        Raises:
+            CaravanError: Two have one name.
+        """
+        serving = {stage.worker for stage in need.had.stages}
+        found = await self._look((), serving, listens=listens)
+        return [worker for worker in found if worker.name not in serving and self._may_use(worker, need)]
+
+    async def better(self, need: Need, group: Group) -> Better | None:
+        """A line over this group that is much better than the one that serves, with others in it; None: there is none.
+        Workers that are new are measured for it, at leisure.
+
+        Raises:
+            CaravanError: As `plan`.
+        """
+        group = await self._offered(group)
+        order = self._order_over(need, group.workers, group.clients, _LEISURE_S)
+        if self._order.wishes.layer_ranges is not None:
+            return await self._by_hand(need, order)
+        kept = _kept(need, order.workers)
+        if len(kept) < len(need.had.stages):
+            return None  # it is not what it was: it is about to break
+        keeping, best = await self._plans(_pinned(order, kept), order)
+        if isinstance(best, CaravanError) or _names(best) <= _names(need.had):
+            return None
+        return _better(order, need.had if isinstance(keeping, CaravanError) else keeping, best)
+
+    async def _by_hand(self, need: Need, order: PlanOrder) -> Better | None:
+        """Layer ranges by hand hold as long as all who had them are there."""
+        first = self._first_plan
+        if first is None or _is_same(first, need.had):
+            return None
+        ranges = {stage.worker: stage.layers for stage in first.stages}
+        if not ranges.keys() <= {worker.name for worker in order.workers}:
+            return None  # nor are others taken in: the user has said who does what
+        (plan,) = await self._plans(_pinned(order, ranges))
+        return None if isinstance(plan, CaravanError) or _is_same(plan, need.had) else Better(order, plan)
+
+    async def _offered(self, group: Group) -> Group:
+        """Those of the group who take the model's header."""
+        offered = await offer_all(self._source, group.workers, group.clients)
+        return _whole(replace(group, workers=offered.workers))
+
+    async def _look(
+        self, gone: Collection[str], serving: Collection[str] = (), *, listens: bool = True
+    ) -> list[FoundWorker]:
+        """All that answer, each once.
+
+        Args:
+            serving: Names of workers that are not asked, and are there all the same.
+        """
         if self._local is not None:
             self._addresses |= {address: "" for address in await self._local.revive() if address not in self._addresses}
-        asked = [address for address, name in self._addresses.items() if not name or name not in gone]
+        asked = [address for address, name in self._addresses.items() if not name or name not in {*gone, *serving}]
         present = [address for address in asked if address not in self._absent]
         ask = functools.partial(
             discover, channels=self.channels, insecure=self.options.insecure_workers, telemetry=False
         )
         looks = await asyncio.gather(
-            ask(present, mdns=self.options.discover, timeout_s=_LISTEN_S, answer_timeout_s=_ANSWER_S),
+            ask(present, mdns=listens and self.options.discover, timeout_s=_LISTEN_S, answer_timeout_s=_ANSWER_S),
             ask([*self._absent.intersection(asked)], mdns=False, answer_timeout_s=_BACK_S),
         )
         found = {worker.name: worker for look in reversed(looks) for worker in look.found}
         for worker in found.values():
             self._note_address(worker)
-        self._absent = self._addresses.keys() - {worker.address for worker in found.values()}
+        there = {worker.address for worker in found.values()}
+        there |= {address for address, name in self._addresses.items() if name in serving}
+        self._absent = self._addresses.keys() - there
         return list(found.values())
 
     def _note_address(self, worker: FoundWorker) -> None:
@@ -157,25 +246,45 @@ class Regrouping:
         self, need: Need, workers: Sequence[FoundWorker], clients: Mapping[str, WorkerClient]
     ) -> tuple[PlanOrder, Plan]:
         """Two plans at once: the best, and one where who has a stage of the line keeps it."""
-        names = {worker.name for worker in workers}
-        wishes = _possible(self._order.wishes, names)
-        order = replace(
-            self._order, workers=workers, clients=clients, wishes=wishes, left_out=(), session_id=need.session_id
-        )
+        order = self._order_over(need, workers, clients, _HURRY_S)
         kept = _kept(need, workers)
         orders = [order]
-        if kept and wishes.gpu_layers is None:
-            orders.insert(0, replace(order, wishes=replace(wishes, pinned={**kept, **wishes.pinned})))
-        plans = await asyncio.gather(*(confirmed_plans(each, ignore) for each in orders), return_exceptions=True)
-        for plan in plans:
-            if isinstance(plan, BaseException) and not isinstance(plan, PlanError):
-                raise plan
-        made = [plan[0] for plan in plans if not isinstance(plan, BaseException)]
+        if kept and order.wishes.gpu_layers is None:
+            orders.insert(0, _pinned(order, kept))
+        plans = await self._plans(*orders)
+        made = [plan for plan in plans if isinstance(plan, Plan)]
         if not made:
             failure = plans[-1]
             assert isinstance(failure, CaravanError)
             raise failure
-        return order, _chosen(made, wishes.objective)
+        return order, _chosen(made, order.wishes.objective)
+
+    def _order_over(
+        self, need: Need, workers: Sequence[FoundWorker], clients: Mapping[str, WorkerClient], patience_s: float
+    ) -> PlanOrder:
+        return replace(
+            self._order,
+            workers=workers,
+            clients=clients,
+            wishes=_possible(self._order.wishes, {worker.name for worker in workers}),
+            left_out=(),
+            session_id=need.session_id,
+            patience_s=patience_s,
+        )
+
+    @staticmethod
+    async def _plans(*orders: PlanOrder) -> list[Plan | PlanError]:
+        """A plan for each, or why there is none; any other error is raised."""
+        answers = await asyncio.gather(*(confirmed_plans(each, ignore) for each in orders), return_exceptions=True)
+        plans: list[Plan | PlanError] = []
+        for answer in answers:
+            if isinstance(answer, PlanError):
+                plans.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                plans.append(answer[0])
+        return plans
 
 
 def _whole(group: Group) -> Group:
@@ -193,8 +302,8 @@ def _possible(wishes: Wishes, names: Collection[str]) -> Wishes:
 
 
 def _kept(need: Need, workers: Sequence[FoundWorker]) -> dict[str, LayerRange]:
-    """The layers of the broken line that are loaded still, by worker."""
-    had = {stage.worker: stage.layers for stage in need.broken.stages}
+    """The layers of the line that are loaded still, by worker."""
+    had = {stage.worker: stage.layers for stage in need.had.stages}
     return {
         worker.name: stage.layers
         for worker in workers
@@ -203,13 +312,45 @@ def _kept(need: Need, workers: Sequence[FoundWorker]) -> dict[str, LayerRange]:
     }
 
 
+def _pinned(order: PlanOrder, ranges: Mapping[str, LayerRange]) -> PlanOrder:
+    """The same where these workers hold these layers, unless the user gave them others."""
+    wishes = order.wishes
+    return replace(order, wishes=replace(wishes, pinned={**ranges, **wishes.pinned}))
+
+
+def _names(plan: Plan) -> set[str]:
+    return {stage.worker for stage in plan.stages}
+
+
+def _is_same(one: Plan, other: Plan) -> bool:
+    """Whether the same workers hold the same layers."""
+    stages, others = ({(stage.worker, stage.layers) for stage in plan.stages} for plan in (one, other))
+    return stages == others
+
+
 def _chosen(plans: Sequence[Plan], objective: Objective) -> Plan:
     """The first, which keeps what is loaded, unless the last is much better."""
     keeping, best = plans[0], plans[-1]
-    if keeping.prediction is None or best.prediction is None:
-        return keeping
+    gain = _gain(keeping, best, objective)
+    return keeping if gain is None or gain <= 1 / _NEAR_ENOUGH else best
+
+
+def _better(order: PlanOrder, keeping: Plan, best: Plan) -> Better | None:
+    """What is better about a line, if anything is: its speed by more than a tenth; or that more workers take part,
+    where as many as possible are to."""
+    wishes = order.wishes
+    gain = _gain(keeping, best, wishes.objective)
+    speed = None if keeping.prediction is None else keeping.prediction.tokens_per_s
+    if gain is not None and gain > 1 / _NEAR_ENOUGH:
+        return Better(order, best, speed, gain)
+    wants_all = wishes.distribution is Distribution.ON and len(best.stages) > len(keeping.stages)
+    return Better(order, best, speed) if wants_all else None
+
+
+def _gain(one: Plan, other: Plan, objective: Objective) -> float | None:
+    """How many times as fast the other is; None: not known."""
+    if one.prediction is None or other.prediction is None:
+        return None
     if objective is Objective.THROUGHPUT:
-        speeds = keeping.prediction.parallel_tokens_per_s, best.prediction.parallel_tokens_per_s
-    else:
-        speeds = keeping.prediction.tokens_per_s, best.prediction.tokens_per_s
-    return keeping if speeds[0] >= _NEAR_ENOUGH * speeds[1] else best
+        return other.prediction.parallel_tokens_per_s / one.prediction.parallel_tokens_per_s
+    return other.prediction.tokens_per_s / one.prediction.tokens_per_s

@@ -118,6 +118,11 @@ class Scheduler:
         """Frames sent and not answered."""
         return len(self._in_flight)
 
+    @property
+    def running(self) -> list[RunningSequence]:
+        """Requests that have a slot."""
+        return [each for each in self._sequences.values() if each.phase is not Phase.WAITING]
+
     def submit(self, request: Request) -> None:
         """A new request; it waits if no slot is free.
 
@@ -194,7 +199,7 @@ class Scheduler:
         self._n_frames = self._n_chunks_in_flight = self._last_lane = 0
         self._turns = TurnTaking(limits, pace)
         self._slots.clear()
-        running = [each for each in self._sequences.values() if each.phase is not Phase.WAITING]
+        running = self.running
         for sequence in running:
             sequence.restart(self._slots.tokens(sequence.slot))
         self._decoding.clear()

@@ -46,6 +46,9 @@ _LOG = logging.getLogger(__name__)
 _END_TIMEOUT_S = 5.0
 """For the frames in flight when a session is closed."""
 
+_LEAVING_TICK_S = 0.002
+"""How often is looked whether a line that is left has come to its end: about what a frame takes."""
+
 
 _PATIENCE_S = 120.0
 """How long a request may stay paused at a time before its slot is given to others that wait. By then its reader has
@@ -80,6 +83,7 @@ class Session:
         self._running: dict[int, RunningRequest] = {}
         self._ids = itertools.count(1)
         self._sending = asyncio.Lock()
+        self._is_leaving = False
         self._timings = TokenTimings()
         self.frames = FrameLog(scheduler.limits.n_stages)
         self._tell_draft_model: Callable[[Sequence[DraftContext]], None] | None = None
@@ -118,6 +122,16 @@ class Session:
         return self._scheduler.n_waiting
 
     @property
+    def n_tokens_left(self) -> int:
+        """The most that any request may still have that runs."""
+        return max((each.request.max_tokens - each.n_generated for each in self._scheduler.running), default=0)
+
+    @property
+    def n_tokens_held(self) -> int:
+        """Prompts and what was sampled of all that run: what another line would prefill."""
+        return sum(len(each.text) for each in self._scheduler.running)
+
+    @property
     def n_prompt_tokens(self) -> int:
         """Of all requests that were begun."""
         return self._scheduler.n_prompt_tokens
@@ -153,6 +167,24 @@ class Session:
         for work in (self._work(line), line.wait_until_fed(), self._send_ready()):
             self._line_tasks.add(self._spawn(work, line))
         return self._scheduler.n_running
+
+    async def leave(self, line: Line) -> bool:
+        """Sends nothing more into its line, waits until all that is in it has come back, and has none then: whoever
+        calls this brings another. False: it broke meanwhile, or the session is over."""
+        self._is_leaving = True
+        try:
+            while line is self._line and self.n_in_flight:  # noqa: ASYNC110 -- an event would cost each frame
+                await asyncio.sleep(_LEAVING_TICK_S)
+            if line is not self._line or self._is_over:
+                return False
+            self._line = None
+            for task in self._line_tasks:
+                task.cancel()
+            return True
+        finally:
+            self._is_leaving = False
+            if self._line is not None:
+                self._spawn(self._send_ready())
 
     def give_up(self, error: CaravanError, *, for_good: bool = False) -> None:
         """There is no line to carry on: all requests end with this error, and new ones are refused with it.
@@ -265,10 +297,10 @@ class Session:
         if self._tell_draft_model is not None:
             self._tell_draft_model(self._scheduler.take_draft_contexts())
         line = self._line
-        if line is None or self._sending.locked():
+        if line is None or self._is_leaving or self._sending.locked():
             return
         async with self._sending:
-            while line is self._line and (frame := self._scheduler.next_frame()) is not None:
+            while line is self._line and not self._is_leaving and (frame := self._scheduler.next_frame()) is not None:
                 if frame.starts:
                     self._note_starts(frame)
                 self._timings.sent(frame.number, is_decode_of_one=frame.is_decode and len(frame.tokens) == 1)

@@ -55,6 +55,7 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "max_bandwidth": line.max_bandwidth,
         "worker_timeout": line.worker_timeout,
         "recovery_timeout": line.recovery_timeout,
+        "rejoin": line.rejoin == "auto",
         "flash_attention": FlashAttention[line.flash_attention.upper()],
     }
 
@@ -116,7 +117,8 @@ def print_text(generation: Generation) -> None:
 
 def note_speed(mesh: Mesh, generation: Generation) -> None:
     """Keeps the plan with how fast it turned out, for `caravan plan --last` and for the next plan."""
-    if generation.usage.completion_tokens >= MIN_TOKENS and not mesh.recovered:  # a pause is no speed
+    is_whole = not (mesh.recovered or mesh.joined)  # a pause is no speed, and another plan is another
+    if generation.usage.completion_tokens >= MIN_TOKENS and is_whole:
         keep_plan(mesh.plan, generation.usage.decode_tokens_per_s, mesh.measured)
 
 

@@ -69,6 +69,7 @@ class LineOptions:
     max_bandwidth: int | None
     worker_timeout: float
     recovery_timeout: float
+    rejoin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,8 @@ def line_options(command: Command) -> Command:
                help="How long a worker may be silent while it is needed, before others go on without it."),
         option("--recovery-timeout", default=120.0, type=click.FloatRange(0), metavar="SECONDS",
                help="How long requests wait for workers to return when those that are left cannot hold the model."),
+        option("--rejoin", default="auto", type=click.Choice(["auto", "off"]),
+               help="Take workers that come back or are new into a line that serves, where it gets much better."),
         option("--max-bandwidth", type=_Bandwidth(), metavar="RATE",
                help="How fast each worker may fetch weights: 50MB/s, 400Mbit/s."),
     ]  # fmt: skip

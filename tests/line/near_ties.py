@@ -17,6 +17,10 @@ from tests.line.reference import Reference
 NEAR = 1e-3
 """Of the logit range, between the two candidates."""
 
+NEAR_OVER_BATCHES = 1e-2
+"""The same where what one run decoded token by token another prefilled, again and again: llama.cpp alone, on the demo
+model, gives logits that are up to 0.17 apart for that (of a range of some 25), at every other length."""
+
 
 @dataclass(slots=True)
 class Count:
@@ -37,6 +41,7 @@ def check_same(
     *,
     greedy: bool = True,
     forbidden: Sequence[int] = (),
+    near: float = NEAR,
 ) -> None:
     """Fails unless the tokens are the expected ones, or differ first at a near tie.
 
@@ -47,6 +52,7 @@ def check_same(
     Args:
         tokens: With their logprobs and those of the likeliest tokens.
         forbidden: Tokens that could not be drawn.
+        near: Of the logit range, at most, between two that are nearly tied.
     """
     COUNT.compared += 1
     ids = [token.id for token in tokens]
@@ -57,7 +63,7 @@ def check_same(
         return
     logits = reference.logits_after([*prompt, *expected[:first]])
     theirs, ours = expected[first], ids[first]
-    limit = NEAR * float(logits.max() - logits.min())
+    limit = near * float(logits.max() - logits.min())
     if greedy:
         logprobs = {top.id: top.logprob for top in tokens[first].top_logprobs}
         gaps = abs(float(logits[theirs] - logits[ours])), abs(logprobs[theirs] - logprobs[ours])
