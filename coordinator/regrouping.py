@@ -175,7 +175,7 @@ class Regrouping:
             failure = plans[-1]
             assert isinstance(failure, CaravanError)
             raise failure
-        return order, _chosen(made, wishes.objective)
+        return order, near_enough(made, wishes.objective)
 
 
 def _whole(group: Group) -> Group:
@@ -203,7 +203,7 @@ def _kept(need: Need, workers: Sequence[FoundWorker]) -> dict[str, LayerRange]:
     }
 
 
-def _chosen(plans: Sequence[Plan], objective: Objective) -> Plan:
+def near_enough(plans: Sequence[Plan], objective: Objective) -> Plan:
     """The first, which keeps what is loaded, unless the last is much better."""
     keeping, best = plans[0], plans[-1]
     if keeping.prediction is None or best.prediction is None:
