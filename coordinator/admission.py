@@ -186,6 +186,18 @@ class Admission:
             max_unread=max_unread,
         )
 
+    def check(self, request: AdmittedRequest) -> None:
+        """Whether this gate could have admitted it, as another of the same model did.
+
+        Raises:
+            ClosedError, PromptTooLongError, InvalidRequestError: As `admit`.
+        """
+        lease = self._enter()
+        self.prompt_tokens(request.prompt)
+        if len(request.prompt) + request.max_tokens > self._n_ctx:
+            raise PromptTooLongError(len(request.prompt), self._n_ctx)
+        _checked(lease, request.sampling)
+
     def _bounded(self, timeout_s: float | None) -> float | None:
         """The time a request has that asks for so much; None: any time."""
         if timeout_s is not None and not timeout_s > 0:

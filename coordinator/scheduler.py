@@ -119,8 +119,11 @@ class Scheduler:
         """Frames sent and not answered."""
         return len(self._in_flight)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, generated: Sequence[int] = ()) -> None:
         """A new request; it waits if no slot is free.
+
+        Args:
+            generated: What was sampled of it before, by another coordinator: fewer tokens than it may have.
 
         Raises:
             OverloadedError: The queue is full; nothing has changed.
@@ -132,8 +135,10 @@ class Scheduler:
             raise ValueError(f"request {request.id} is empty or already there")
         if n_prompt + request.max_tokens > n_ctx:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
+        if len(generated) >= request.max_tokens:
+            raise ValueError(f"request {request.id} has all of its {request.max_tokens} tokens")
         self._waiting.enter(request, is_slot_free=self._slots.n_free > 0)
-        self._sequences[request.id] = RunningSequence(request)
+        self._sequences[request.id] = RunningSequence(request, generated)
         self._admit()
 
     def end(self, request_id: int) -> bool:
@@ -449,6 +454,8 @@ class Scheduler:
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
             self._prefilling.append(sequence)
         elif sequence.n_generated:
+            if sequence.lookup is None:
+                self.speculation.begin(sequence)
             # Its last token follows as any other does.
             sequence.is_ready = True
             self._begin_decoding(sequence)

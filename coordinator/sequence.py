@@ -94,11 +94,12 @@ class RunningSequence:
         "text",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, generated: Sequence[int] = ()) -> None:
+        """`generated`: what was sampled of it before."""
         self.request = request
         self.phase = Phase.WAITING
         self.slot = -1
-        self.text = list(request.prompt)
+        self.text = [*request.prompt, *generated]
         self.cached: list[int] = []
         self.n_reused = 0
         self.n_chunk = 0
