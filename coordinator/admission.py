@@ -202,6 +202,18 @@ class Admission:
             n_keep=n_kept(n_keep, len(prompt), self._n_ctx, adds_bos=lease.vocabulary.add_bos),
         )
 
+    def check(self, request: AdmittedRequest) -> None:
+        """Whether this gate could have admitted it, as another of the same model did.
+
+        Raises:
+            ClosedError, PromptTooLongError, InvalidRequestError: As `admit`.
+        """
+        lease = self._enter()
+        self.prompt_tokens(request.prompt)
+        if len(request.prompt) + request.max_tokens > self._n_ctx:
+            raise PromptTooLongError(len(request.prompt), self._n_ctx)
+        _checked(lease, request.sampling)
+
     def _bounded(self, timeout_s: float | None) -> float | None:
         """The time a request has that asks for so much; None: any time."""
         if timeout_s is not None and not timeout_s > 0:

@@ -8,7 +8,9 @@ What stays was computed with a view on what has gone, so the text that it would 
 
 from __future__ import annotations
 
-from coordinator.frames import CacheOperation, Remove, Shift
+from collections.abc import Sequence
+
+from coordinator.frames import CacheOperation, Remove, Request, Shift
 from coordinator.sequence import RunningSequence
 
 _LEAST_LEFT = 4
@@ -36,8 +38,22 @@ def shift(sequence: RunningSequence) -> tuple[CacheOperation, ...]:
     """Makes room in a sequence whose next token is known: takes tokens out of its text and of what it has cached, and
     gives what the stages are to do, before that token."""
     n_keep, cached = sequence.request.n_keep, sequence.cached
-    n_left = len(cached) - n_keep
-    n_gone = max(1, n_left // 2)
+    n_gone = _n_gone(len(cached), n_keep)
     del cached[n_keep : n_keep + n_gone]
     del sequence.text[n_keep : n_keep + n_gone]
     return Remove(sequence.slot, n_keep, n_keep + n_gone), Shift(sequence.slot, n_keep + n_gone, -n_gone)
+
+
+def text_after(request: Request, generated: Sequence[int], n_ctx: int) -> list[int]:
+    """What is left of a request's text when these tokens were sampled: as if each shift had been made in its turn."""
+    text, n_keep = list(request.prompt), request.n_keep
+    for token in generated:
+        # With the token before it, which was the last one, the context is full.
+        if len(text) >= n_ctx:
+            del text[n_keep : n_keep + _n_gone(len(text) - 1, n_keep)]
+        text.append(token)
+    return text
+
+
+def _n_gone(n_cached: int, n_keep: int) -> int:
+    return max(1, (n_cached - n_keep) // 2)

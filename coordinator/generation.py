@@ -11,10 +11,13 @@ import asyncio
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from coordinator.errors import CaravanError
 from coordinator.loop_thread import ThreadSignal
+
+if TYPE_CHECKING:
+    from coordinator.admission import AdmittedRequest
 
 
 class FinishReason(str, Enum):
@@ -157,6 +160,19 @@ class TokenStream:
             self.on_room()
         return token
 
+    def note_read(self, n_read: int) -> None:
+        """Somebody who does not `take` has read so many."""
+        if n_read > self._n_taken:
+            self._n_taken = n_read
+            if self.is_held and self.has_room:
+                self.on_room()
+
+    def lift(self) -> None:
+        """From now on any number of tokens may lie unread."""
+        self._max_unread = None
+        if self.is_held:
+            self.on_room()
+
     def finish(self, reason: FinishReason, usage: Usage) -> None:
         """Nothing more comes, and all is well."""
         self._end(usage, reason=reason)
@@ -256,9 +272,21 @@ class AsyncGeneration(_Face):
         ClosedError: The mesh was closed meanwhile.
     """
 
-    def __init__(self, stream: TokenStream, cancel: Callable[[], None], arrived: asyncio.Event) -> None:
+    def __init__(
+        self, stream: TokenStream, cancel: Callable[[], None], arrived: asyncio.Event, request: AdmittedRequest
+    ) -> None:
         super().__init__(stream, cancel)
         self._arrived = arrived
+        self.request = request
+
+    @property
+    def stream(self) -> TokenStream:
+        """What fills it; to be looked at, not taken from."""
+        return self._stream
+
+    def reread(self, start: int = 0) -> Rereading:
+        """The same from its `start`-th token on, once more, also when it has ended."""
+        return Rereading(self._stream, self._arrived, self.request, start)
 
     def __aiter__(self) -> AsyncGeneration:
         return self
@@ -301,6 +329,26 @@ class AsyncGeneration(_Face):
         while not self._stream.ended:
             self._arrived.clear()
             await self._arrived.wait()
+
+
+class Rereading(AsyncGeneration):
+    """A generation that somebody else holds, read from a place on, by any number at once; to drop it or to call it off
+    does not end it. Who reads furthest is who the request waits for, if for anybody.
+    """
+
+    def __init__(self, stream: TokenStream, arrived: asyncio.Event, request: AdmittedRequest, start: int = 0) -> None:
+        super().__init__(stream, _nothing, arrived, request)
+        self._n_read = start
+
+    def _take(self) -> Token | None:
+        stream = self._stream
+        if self._n_read < len(stream.tokens):
+            self._n_read += 1
+            stream.note_read(self._n_read)
+            return stream.tokens[self._n_read - 1]
+        if stream.ended:
+            raise _EndedError if stream.error is None else stream.error.with_traceback(None)
+        return None
 
 
 class Generation(_Face):

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from coordinator.confirming import PlanOrder, confirmed_plans
+from coordinator.adopting import plans_of
+from coordinator.confirming import PlanOrder
 from coordinator.control import NextStage, WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress, ignore
@@ -37,13 +38,13 @@ async def load_lines(order: PlanOrder, on_progress: OnProgress, *, epoch: int) -
     Raises:
         CaravanError: As `confirmed_plans` and `load_stages`; nothing is left loaded.
     """
-    plans = await confirmed_plans(order, on_progress)
+    plans = await plans_of(order, on_progress)
     try:
         return await _load_all(order, plans, epoch, on_progress)
     except DoesNotFitError as error:
         note = f"planned anew, because memory had changed when it was to be loaded: {error}"
     on_progress(LoadEvent(LoadPhase.PLANNING, note))
-    plans = await confirmed_plans(await _asked_again(order), on_progress, notes=[note])
+    plans = await plans_of(await _asked_again(order), on_progress, notes=[note])
     return await _load_all(order, plans, epoch, on_progress)
 
 

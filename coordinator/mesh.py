@@ -18,7 +18,7 @@ from coordinator.activity import LineActivity, activity_of
 from coordinator.admission import AdmittedRequest, Messages, RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.events import OnLineEvent, OnProgress, ignore
-from coordinator.generation import AsyncGeneration, Generation, Signal, TokenStream
+from coordinator.generation import AsyncGeneration, Generation, Signal, Token, TokenStream
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
@@ -98,6 +98,11 @@ class _Face:
     def model_name(self) -> str:
         """What to call the model: "demo", or its file's name without ending."""
         return self._mesh.model_name
+
+    @property
+    def model_identity(self) -> str:
+        """What tells its files from those of all other models."""
+        return self._mesh.model_identity
 
     @property
     def model_path(self) -> Path:
@@ -260,6 +265,19 @@ class AsyncMesh(_Face):
         tokens = self.chat_tokens(messages, template_variables=template_variables)
         return self._submit(self._admit(tokens, options))
 
+    def go_on(self, request: AdmittedRequest, before: Sequence[Token]) -> AsyncGeneration:
+        """Goes on with a request that another mesh of the same model admitted and had begun.
+
+        Args:
+            before: What that generated, at least one token fewer than it may; the generation begins with them.
+
+        Raises:
+            PromptTooLongError, InvalidRequestError: This mesh could not have admitted it.
+            OverloadedError, ClientLimitError, ClosedError, WorkerError: As `generate`.
+        """
+        self._mesh.admission.check(request)
+        return self._submit(request, before)
+
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
         repeat."""
@@ -273,10 +291,10 @@ class AsyncMesh(_Face):
     ) -> None:
         await self.close()
 
-    def _submit(self, request: AdmittedRequest) -> AsyncGeneration:
+    def _submit(self, request: AdmittedRequest, before: Sequence[Token] = ()) -> AsyncGeneration:
         arrived = asyncio.Event()
-        stream, cancel = submit(self._mesh, self._loop, request, arrived)
-        return AsyncGeneration(stream, cancel, arrived)
+        stream, cancel = submit(self._mesh, self._loop, request, arrived, before)
+        return AsyncGeneration(stream, cancel, arrived, request)
 
 
 class Mesh(_Face):
@@ -346,12 +364,16 @@ class Mesh(_Face):
 
 
 def submit(
-    mesh: OpenMesh, loop: asyncio.AbstractEventLoop, request: AdmittedRequest, signal: Signal
+    mesh: OpenMesh,
+    loop: asyncio.AbstractEventLoop,
+    request: AdmittedRequest,
+    signal: Signal,
+    before: Sequence[Token] = (),
 ) -> tuple[TokenStream, Callable[[], None]]:
     """Hands a request to the session with the least to do (on its loop); gives the stream of its tokens, and what
     cancels it from any thread."""
     session = mesh.least_loaded
-    request_id, stream = session.submit(request, signal)
+    request_id, stream = session.submit(request, signal, before)
 
     def cancel() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the mesh

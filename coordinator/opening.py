@@ -81,6 +81,7 @@ class OpenMesh:
     ) -> None:
         order = prepared.order.model
         self.model_name = order.name
+        self.model_identity = order.layout.identity
         self.model_path = order.layout.path
         self.params = order.params
         self.lines = lines

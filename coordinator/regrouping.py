@@ -257,7 +257,7 @@ class Regrouping:
             failure = plans[-1]
             assert isinstance(failure, CaravanError)
             raise failure
-        return order, _chosen(made, order.wishes.objective)
+        return order, near_enough(made, order.wishes.objective)
 
     def _order_over(
         self, need: Need, workers: Sequence[FoundWorker], clients: Mapping[str, WorkerClient], patience_s: float
@@ -328,7 +328,7 @@ def _is_same(one: Plan, other: Plan) -> bool:
     return stages == others
 
 
-def _chosen(plans: Sequence[Plan], objective: Objective) -> Plan:
+def near_enough(plans: Sequence[Plan], objective: Objective) -> Plan:
     """The first, which keeps what is loaded, unless the last is much better."""
     keeping, best = plans[0], plans[-1]
     gain = _gain(keeping, best, objective)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from coordinator.context_shift import is_full, shift
+from coordinator.context_shift import is_full, shift, text_after
 from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
@@ -123,8 +123,11 @@ class Scheduler:
         """Requests that have a slot."""
         return [each for each in self._sequences.values() if each.phase is not Phase.WAITING]
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, generated: Sequence[int] = ()) -> None:
         """A new request; it waits if no slot is free.
+
+        Args:
+            generated: What was sampled of it before, by another coordinator: fewer tokens than it may have.
 
         Raises:
             OverloadedError: The queue is full; nothing has changed.
@@ -136,8 +139,11 @@ class Scheduler:
             raise ValueError(f"request {request.id} is empty or already there")
         if n_prompt + (1 if self.limits.shifts else request.max_tokens) > n_ctx:
             raise ValueError(f"{n_prompt} + {request.max_tokens} tokens do not go into a context of {n_ctx}")
+        if len(generated) >= request.max_tokens:
+            raise ValueError(f"request {request.id} has all of its {request.max_tokens} tokens")
         self._waiting.enter(request, is_slot_free=self._slots.n_free > 0)
-        self._sequences[request.id] = RunningSequence(request)
+        text = text_after(request, generated, n_ctx)
+        self._sequences[request.id] = RunningSequence(request, text, generated)
         self._admit()
 
     def end(self, request_id: int) -> bool:
@@ -449,6 +455,8 @@ class Scheduler:
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
             self._prefilling.append(sequence)
         elif sequence.n_generated:
+            if sequence.lookup is None:
+                self.speculation.begin(sequence)
             # Its last token follows as any other does.
             sequence.is_ready = True
             self._begin_decoding(sequence)

@@ -99,12 +99,13 @@ class RunningSequence:
         "text",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, text: list[int], generated: Sequence[int] = ()) -> None:
+        """`generated`: what was sampled of it before; `text` has what is left of that."""
         self.request = request
         self.phase = Phase.WAITING
         self.slot = -1
-        self.text = list(request.prompt)
-        self.generated: list[int] = []
+        self.text = text
+        self.generated = list(generated)
         self.cached: list[int] = []
         self.n_reused = 0
         self.n_chunk = 0

@@ -218,8 +218,11 @@ class Session:
         if offer is None or self._scheduler.offer(offer):
             self._spawn(self._send_ready())
 
-    def submit(self, request: AdmittedRequest, signal: Signal) -> tuple[int, TokenStream]:
+    def submit(self, request: AdmittedRequest, signal: Signal, before: Sequence[Token] = ()) -> tuple[int, TokenStream]:
         """Takes up a request; gives its id and the stream its tokens will come in.
+
+        Args:
+            before: Tokens that another session generated of it, with which the stream begins: not all, and no end.
 
         Raises:
             OverloadedError: Slots and queue are full.
@@ -239,10 +242,15 @@ class Session:
                 request.client,
                 request.priority,
                 request.n_keep,
-            )
+            ),
+            [token.id for token in before],
         )
         stream = TokenStream(request.prompt, signal, request.max_unread)
+        stream.tokens += before
         running = self._running[request_id] = RunningRequest(stream, TextStream(request.stop), time.monotonic())
+        running.n_tokens = running.n_at_break = len(before)
+        for token in before:
+            running.text.push(self._piece(token.id))
         if request.timeout_s is not None:
             running.deadline = self._after(request.timeout_s, self._expire, request_id, request.timeout_s)
         self._end_stuck()

@@ -63,6 +63,11 @@ class Feed:
         return self._engine.n_finished
 
     @property
+    def is_over(self) -> bool:
+        """Whether it takes no more frames; a step that was begun may still be computed."""
+        return self._over.is_set()
+
+    @property
     def is_computing(self) -> bool:
         """Whether a frame is being worked on, or waits to be."""
         return self._engine.is_computing or self._inbox.n_waiting > 0

@@ -170,10 +170,10 @@ class Holder:
         with self._lock:
             if session.is_loaded(self._state, order):
                 return None
-            session.begin_load(self._state, order)
+            session.begin_load(self._as_served(), order)
         layout = self.find_model(order.spec, whole=order.sources is None)
         with self._lock:
-            before, self._state = self._state, session.begin_load(self._state, order)
+            before, self._state = self._state, session.begin_load(self._as_served(), order)
             loading = Loading(lambda report: self._load(before, order, layout, report))
             self._loading = loading
             return loading
@@ -204,7 +204,8 @@ class Holder:
                 return None
             if state.phase is Phase.WARM:
                 return Loaded("", 0, stage.spec.layers, stage.memory, is_serving=False, is_warm=True)
-            return Loaded(state.session_id, state.epoch, stage.spec.layers, stage.memory, state.is_serving)
+            is_serving = self._as_served().is_serving
+            return Loaded(state.session_id, state.epoch, stage.spec.layers, stage.memory, is_serving)
 
     def unload(self, session_id: str, *, may_keep: bool = False) -> bool:
         """Ends the session, or cancels its load; False: it is not here. Blocks for one step at most.
@@ -370,6 +371,12 @@ class Holder:
             with self._lock:
                 self._state = IDLE
         return tuple(seen)
+
+    def _as_served(self) -> SessionState:
+        """The state as others see it, under the lock: a coordinator that is gone has nobody wait for the step that was
+        begun for it, which on a slow device takes seconds."""
+        is_left = self._state.is_serving and self._feed is not None and self._feed.is_over
+        return session.leave(self._state) if is_left else self._state
 
     def _held(self) -> MemoryUse:
         """By the stage that is loaded."""

@@ -203,6 +203,11 @@ def end_feed(state: SessionState, *, n_frames: int) -> SessionState:
     return replace(state, feed=after, collect=after)
 
 
+def leave(state: SessionState) -> SessionState:
+    """Whoever fed the Feed is gone, and a step of it is still computed: nobody is being served."""
+    return replace(state, feed=StreamPhase.SPENT)
+
+
 def end_collect(state: SessionState) -> SessionState:
     """The Collect is over; before a Feed opened another one may take its place."""
     waits = state.feed is StreamPhase.UNOPENED

@@ -9,6 +9,8 @@ import functools
 import logging
 import signal
 import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import click
@@ -17,12 +19,14 @@ from coordinator.cli.access import AccessOptions, access_of, access_options
 from coordinator.cli.console import say
 from coordinator.cli.exits import ExitCode, StartError, StoppedError
 from coordinator.cli.interrupts import on_stop_signals
+from coordinator.cli.journal import JournalOptions, claimed_journal, journal_options, kept_answers
 from coordinator.cli.line import open_arguments, tell_event, tell_lines
 from coordinator.cli.options import LineOptions, json_progress_option, line_options, local_option, option
 from coordinator.cli.progress import JsonProgress, LoadProgress, load_progress
 from coordinator.cli.settings import debug_option
 from coordinator.events import LoadEvent
 from coordinator.http.access import Access
+from coordinator.http.answers import Answers
 from coordinator.http.server import HttpServer, ListenAddress, bind
 from coordinator.http.service import Service
 from coordinator.mesh import AsyncMesh
@@ -69,6 +73,7 @@ class _ListenAddress(click.ParamType[ListenAddress]):
     metavar="SECONDS",
     help="How long a request may take, waiting included; then it ends with an error.",
 )
+@journal_options
 @json_progress_option
 @local_option
 @line_options
@@ -81,6 +86,7 @@ def command(
     queue: int,
     client_limit: int | None,
     request_timeout: float | None,
+    journal: JournalOptions,
     json_progress: bool,
     local: int,
     line: LineOptions,
@@ -101,7 +107,7 @@ def command(
         raise StartError(
             f"cannot listen on {listen}: {error.strerror or error}; choose another with --listen"
         ) from None
-    with listening:
+    with listening, claimed_journal(journal.path(listen)):
         arguments = open_arguments(line) | {
             "queue": queue,
             "client_limit": client_limit,
@@ -109,7 +115,9 @@ def command(
             "local_workers": local,
         }
         progress = load_progress(as_json=json_progress)
-        return asyncio.run(_serve(model, allowed, listening, alias or model_name(model), progress, arguments))
+        name = alias or model_name(model)
+        keeping = functools.partial(kept_answers, journal.path(listen), journal)
+        return asyncio.run(_serve(model, allowed, listening, name, progress, keeping, arguments))
 
 
 async def _serve(
@@ -118,6 +126,7 @@ async def _serve(
     listening: socket.socket,
     name: str,
     progress: LoadProgress | JsonProgress,
+    keeping: Callable[[AsyncMesh], AbstractAsyncContextManager[Answers | None]],
     arguments: dict[str, Any],
 ) -> int:
     """Answers `/health` while it loads, then requests; returns the exit code when everything is closed."""
@@ -129,8 +138,8 @@ async def _serve(
         try:
             stop.loading = asyncio.create_task(_load(model, service, progress, arguments))
             mesh = await stop.loading
-            async with mesh:
-                service.begin(mesh)
+            async with mesh, keeping(mesh) as answers:
+                service.begin(mesh, answers)
                 tell_lines(mesh.plans)
                 host, port = listening.getsockname()[:2]
                 say(f"{name} is ready on http://{ListenAddress(host, port)}/v1")

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -23,13 +24,14 @@ from coordinator.admission import RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration
 from coordinator.http.access import Access
+from coordinator.http.answers import About, Answers, KeptAnswer, seen_of
 from coordinator.http.body import read_body
 from coordinator.http.clients import client_of
 from coordinator.http.collecting import ClientGoneError, collect, until_begun
 from coordinator.http.errors import error_response
-from coordinator.http.forms import ChatForm, CompletionForm, Form, heading
+from coordinator.http.forms import heading
 from coordinator.http.host_check import HostCheck
-from coordinator.http.key_check import IS_KNOWN, KeyCheck
+from coordinator.http.key_check import IS_KNOWN, KEY, KeyCheck
 from coordinator.http.line_status import line_status, window_of
 from coordinator.http.openapi import document
 from coordinator.http.rejection import RejectedError
@@ -69,6 +71,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
         app.add_exception_handler(kind, _answer_error)
     _add_status_routes(app, service)
     _add_generation_routes(app, service)
+    _add_kept_answers(app, service)
     return app
 
 
@@ -103,8 +106,14 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
         asked = await read_body(request, ChatRequest)
         mesh = service.mesh()
         generations = _begin_chat(mesh, asked, client_of(request))
-        form = ChatForm(heading("chatcmpl", service.name, versions().llama_cpp), bool(asked.logprobs))
-        return await _answer(request, asked, form, generations)
+        about = About(
+            "chatcmpl",
+            heading("chatcmpl", service.name, versions().llama_cpp),
+            bool(asked.logprobs),
+            asked.n_choices,
+            asked.include_usage,
+        )
+        return await _answer(request, service.answers, about, generations, is_stream=bool(asked.stream))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -112,9 +121,40 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
         mesh = service.mesh()
         echoes = _echoes(mesh.vocabulary, asked)
         generations = _begin_completions(mesh, asked, client_of(request))
-        about = heading("cmpl", service.name, versions().llama_cpp)
-        form = CompletionForm(about, asked.logprobs is not None, echoes)
-        return await _answer(request, asked, form, generations)
+        about = About(
+            "cmpl",
+            heading("cmpl", service.name, versions().llama_cpp),
+            asked.logprobs is not None,
+            asked.n_choices,
+            asked.include_usage,
+            echoes,
+        )
+        return await _answer(request, service.answers, about, generations, is_stream=bool(asked.stream))
+
+
+def _add_kept_answers(app: FastAPI, service: Service) -> None:
+    async def again(request: Request, kind: str, answer_id: str) -> Response:
+        service.mesh()
+        if service.answers is None:
+            message = "answers are not kept here: start caravan serve with --journal auto"
+            raise RejectedError(HTTPStatus.NOT_FOUND, message, code="no_journal")
+        query = request.query_params
+        answer = service.answers.find(kind, answer_id, service.answers.owner_of(request.scope[KEY]))
+        try:
+            after = query.get("starting_after") or request.headers.get("last-event-id")
+            seen = seen_of(after, len(answer.generations))
+        except BaseException:
+            service.answers.leave(answer)
+            raise
+        return await _tell(request, service.answers, answer, seen, is_stream=query.get("stream") in ("true", "1"))
+
+    @app.get("/v1/chat/completions/{answer_id}")
+    async def chat_again(request: Request, answer_id: str) -> Response:
+        return await again(request, "chatcmpl", answer_id)
+
+    @app.get("/v1/completions/{answer_id}")
+    async def completion_again(request: Request, answer_id: str) -> Response:
+        return await again(request, "cmpl", answer_id)
 
 
 def _begin_chat(mesh: AsyncMesh, asked: ChatRequest, client: str) -> list[AsyncGeneration]:
@@ -159,13 +199,40 @@ def _all_or_none() -> Iterator[list[AsyncGeneration]]:
 
 
 async def _answer(
-    request: Request, asked: SamplingFields, form: Form, generations: Sequence[AsyncGeneration]
+    request: Request,
+    answers: Answers | None,
+    about: About,
+    generations: Sequence[AsyncGeneration],
+    *,
+    is_stream: bool,
 ) -> Response:
-    if asked.stream:
+    if answers is not None:
+        owned = replace(about, owner=answers.owner_of(request.scope[KEY]))
+        answer = await answers.keep(owned, generations)
+        return await _tell(request, answers, answer, [0] * len(generations), is_stream=is_stream)
+    if is_stream:
         await until_begun(request, generations)
-        events = events_of(form, generations, asked.n_choices, include_usage=asked.include_usage)
+        events = events_of(about.form(), generations, about.n_choices, include_usage=about.include_usage)
         return EventStream(events, generations)
-    return _json(await collect(request, form, generations, asked.n_choices))
+    return _json(await collect(request, about.form(), generations, about.n_choices))
+
+
+async def _tell(
+    request: Request, answers: Answers, answer: KeptAnswer, seen: Sequence[int], *, is_stream: bool
+) -> Response:
+    """An answer that is kept, to one reader, who leaves it at the end."""
+    about, generations = answer.about, answer.reread()
+    try:
+        if not is_stream:
+            whole = await collect(request, about.form(), generations, about.n_choices)
+            answers.leave(answer)
+            return _json(whole)
+        await until_begun(request, generations)
+    except BaseException:
+        answers.leave(answer)
+        raise
+    events = events_of(about.form(), generations, about.n_choices, include_usage=about.include_usage, seen=seen)
+    return EventStream(events, generations, lambda: answers.leave(answer))
 
 
 def _echoes(vocabulary: Vocabulary, asked: CompletionRequest) -> list[str]:

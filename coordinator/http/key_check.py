@@ -19,6 +19,9 @@ from coordinator.http.rejection import RejectedError
 IS_KNOWN = "caravan.is_known"
 """In a request's scope: whether it has a key, or needs none."""
 
+KEY = "caravan.key"
+"""In a request's scope: the key that let it in; empty: it needed none."""
+
 _OPEN = "/health"
 
 
@@ -36,6 +39,7 @@ class KeyCheck:
             return
         presented = bearer_of(Headers(scope=scope).get("authorization", ""))
         scope[IS_KNOWN] = self._keys is None or self._keys.allows(presented)
+        scope[KEY] = presented if self._keys is not None else ""
         if scope[IS_KNOWN] or scope["path"] == _OPEN:
             await self._app(scope, receive, send)
             return

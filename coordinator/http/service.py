@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from coordinator.errors import CaravanError
 from coordinator.events import LoadEvent, LoadPhase
+from coordinator.http.answers import Answers
 from coordinator.http.errors import RETRY_AFTER_S, error_info
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.status import Health, ModelInfo, StageInfo
@@ -35,6 +36,7 @@ class Service:
         self.name = name
         self._created = int(time.time())
         self._mesh: AsyncMesh | None = None
+        self.answers: Answers | None = None
         self._error: Exception | None = None
         self._stopping = False
         self._fractions: dict[str, float] = {}
@@ -62,8 +64,10 @@ class Service:
         if event.phase is LoadPhase.LOADING and event.worker is not None:
             self._fractions[event.worker] = event.fraction
 
-    def begin(self, mesh: AsyncMesh) -> None:
-        """From now on `mesh` answers requests; it stays the caller's to close."""
+    def begin(self, mesh: AsyncMesh, answers: Answers | None = None) -> None:
+        """From now on `mesh` answers requests; it stays the caller's to close, as do `answers`, which keep what it says
+        if somebody does."""
+        self.answers = answers
         self._mesh = mesh
 
     def fail(self, error: Exception) -> None:

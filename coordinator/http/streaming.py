@@ -7,7 +7,7 @@ Runs on the server's event loop. Sources of the form: OpenAI's API; "Server-sent
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import anyio
 from pydantic import BaseModel
@@ -28,12 +28,19 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class EventStream(StreamingResponse):
-    """A stream of events. However it ends (sent, failed, its client gone), its generations end with it."""
+    """A stream of events. However it ends (sent, failed, its client gone), its generations end with it, and `on_end`
+    is called."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None], generations: Sequence[AsyncGeneration]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        generations: Sequence[AsyncGeneration],
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._events = events
         self._generations = generations
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -43,17 +50,39 @@ class EventStream(StreamingResponse):
                 await self._events.aclose()
             for generation in self._generations:  # events that were never begun cannot end them
                 generation.cancel()
+            if self._on_end is not None:
+                self._on_end()
 
 
 async def events_of(
-    form: Form, generations: Sequence[AsyncGeneration], n_choices: int, *, include_usage: bool
+    form: Form,
+    generations: Sequence[AsyncGeneration],
+    n_choices: int,
+    *,
+    include_usage: bool,
+    seen: Sequence[int] | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of a streamed answer. A failure on the way is told as an event; then there is no [DONE]."""
+    """The events of a streamed answer. A failure on the way is told as an event; then there is no [DONE].
+
+    Args:
+        seen: Events of each generation that the client has: those are left out, and all have ids, by which it can ask
+            for the rest: how many there were of each generation until then. None: they have none.
+    """
+    counts = [0] * len(generations)
+
+    def is_new(index: int) -> bool:
+        counts[index] += 1
+        return seen is None or counts[index] > seen[index]
+
+    def number() -> str | None:
+        return None if seen is None else ",".join(map(str, counts))
+
     try:
-        async for chunk in _chunks(form, generations):
-            yield _event(chunk, exclude={"usage"} if not include_usage else None)
-        if include_usage:
-            yield _event(form.usage(usage_of(generations, n_choices)))
+        async for index, chunk in _chunks(form, generations):
+            if is_new(index):
+                yield _event(chunk, exclude={"usage"} if not include_usage else None, number=number())
+        if include_usage and is_new(-1):
+            yield _event(form.usage(usage_of(generations, n_choices)), number=number())
         yield _DONE
     except CaravanError as error:
         yield _event(ErrorBody(error=error_info(error)))
@@ -62,12 +91,13 @@ async def events_of(
         yield _event(ErrorBody(error=error_info(error)))
 
 
-async def _chunks(form: Form, generations: Sequence[AsyncGeneration]) -> AsyncGenerator[Answer, None]:
-    """Chunks as tokens come; tokens that bring no text yet wait for one that does."""
+async def _chunks(form: Form, generations: Sequence[AsyncGeneration]) -> AsyncGenerator[tuple[int, Answer], None]:
+    """Chunks as tokens come, each with the number of its generation; tokens that bring no text yet wait for one that
+    does."""
     for index in range(len(generations)):
         opening = form.opening(index)
         if opening is not None:
-            yield opening
+            yield index, opening
     waiting: list[list[Token]] = [[] for _ in generations]
     source = merged(generations)
     try:
@@ -76,13 +106,14 @@ async def _chunks(form: Form, generations: Sequence[AsyncGeneration]) -> AsyncGe
             if token is not None:
                 tokens.append(token)
             if tokens and (token is None or token.text):
-                yield form.chunk(Piece(index, tuple(tokens), "" if token is None else token.text))
+                yield index, form.chunk(Piece(index, tuple(tokens), "" if token is None else token.text))
                 tokens.clear()
             if token is None:
-                yield form.closing(index, reason_of(generations[index]))
+                yield index, form.closing(index, reason_of(generations[index]))
     finally:
         await source.aclose()
 
 
-def _event(body: BaseModel, exclude: set[str] | None = None) -> bytes:
-    return b"data: " + body.model_dump_json(exclude=exclude).encode() + b"\n\n"
+def _event(body: BaseModel, exclude: set[str] | None = None, number: str | None = None) -> bytes:
+    head = b"" if number is None else b"id: " + number.encode() + b"\n"
+    return head + b"data: " + body.model_dump_json(exclude=exclude).encode() + b"\n\n"

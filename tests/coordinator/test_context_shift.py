@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.context_shift import n_kept
 from coordinator.frames import PlannedFrame, Remove, Request, SampledRow, Shift
+from coordinator.pace import Pace
 from coordinator.scheduler import Scheduler
 from coordinator.sequence import Limits
 from native import SamplingParams
@@ -81,6 +82,31 @@ def test_guesses_change_nothing_of_a_text_that_shifts(n_keep: int) -> None:
     guessed, n_guessed = _generated(replace(_LIMITS, n_drafts=8), 200, n_keep)
     assert guessed == tokens
     assert n_guessed > 0
+
+
+@pytest.mark.parametrize("n_keep", [0, 8])
+def test_a_text_that_shifted_goes_on_in_another_line_and_with_another_coordinator(n_keep: int) -> None:
+    """After any of its tokens, the last before a shift and the first after it among them."""
+    request = Request(1, tuple(range(100, 108)), 70, SamplingParams(), n_keep=n_keep)
+    expected, _ = _generated(_LIMITS, 70, n_keep)
+    for n_before in range(35, 65):
+        scheduler, cache = Scheduler(_LIMITS, [0]), _Cache()
+        scheduler.submit(request, expected[:n_before])
+        assert expected[:n_before] + _rest(scheduler, cache) == expected
+        scheduler, cache = Scheduler(_LIMITS, [0]), _Cache()
+        scheduler.submit(request)
+        tokens = _rest(scheduler, cache, n_before)
+        scheduler.restart(_LIMITS, Pace(_LIMITS.n_stages))
+        assert tokens + _rest(scheduler, _Cache()) == expected
+
+
+def _rest(scheduler: Scheduler, cache: _Cache, n_tokens: int = 1000) -> list[int]:
+    """What is sampled from now on, so many tokens at most."""
+    tokens: list[int] = []
+    while len(tokens) < n_tokens and (frame := scheduler.next_frame()) is not None:
+        outcomes = scheduler.result(frame.number, cache.compute(frame))
+        tokens += [outcome.row.token for outcome in outcomes if outcome.row.token is not None]
+    return tokens
 
 
 def test_half_of_what_need_not_stay_goes_with_the_frame_of_the_next_token() -> None:

@@ -7,9 +7,11 @@ import threading
 
 import pytest
 
+from coordinator.admission import AdmittedRequest
 from coordinator.errors import EngineError
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TokenStream, Usage
 from coordinator.loop_thread import ThreadSignal
+from native import SamplingParams
 
 _USAGE = Usage(2, 2, decode_s=0.5)
 
@@ -43,7 +45,7 @@ def test_a_thread_gets_tokens_as_they_come_and_then_the_end() -> None:
 async def test_a_loop_gets_tokens_as_they_come_and_then_the_end() -> None:
     arrived = asyncio.Event()
     stream = TokenStream((1, 2), arrived)
-    generation = AsyncGeneration(stream, _nothing, arrived)
+    generation = AsyncGeneration(stream, _nothing, arrived, AdmittedRequest((), 1, (), SamplingParams()))
     asyncio.get_running_loop().call_later(0.02, stream.push, Token(5, "a"))
     asyncio.get_running_loop().call_later(0.04, stream.finish, FinishReason.LENGTH, _USAGE)
     assert [token.id async for token in generation] == [5]

@@ -85,6 +85,12 @@ def test_a_worker_that_serves_one_session_is_not_loaded_for_another() -> None:
     assert session.begin_load(session.end_feed(serving, n_frames=3), order("other")).session_id == "other"
 
 
+def test_a_stage_whose_coordinator_is_gone_is_another_ones_also_while_a_step_is_computed() -> None:
+    left = session.leave(session.open_feed(ready(), "s", 1))
+    assert not left.is_serving
+    assert session.begin_load(left, order("other")).session_id == "other"
+
+
 def test_another_session_waits_while_one_is_served() -> None:
     serving = session.open_feed(ready(), "s", 1)
     assert serving.is_serving
