@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from coordinator.journal.records import packed
+from coordinator.journal.records import packed, read_records
 from tests.coordinator.caravan_command import ALONE, press_ctrl_c, started, wait_until
 from tests.line.processes import WorkerProcess
 
@@ -130,8 +130,7 @@ def test_answers_go_on_after_the_coordinator_was_killed(workers: list[WorkerProc
             process.kill()
     assert not any(stream.is_done for stream in broken)
     assert journal.stat().st_mode & 0o777 == 0o600
-    with journal.open("ab") as file:
-        file.write(packed({"is": "gone", "id": broken[0].id})[:-3])
+    _add_a_deadly_answer_and_a_torn_record(journal, broken[0].id)
     read_before = [psutil.Process(worker.pid).io_counters().read_chars for worker in workers]
     with started(*command) as process:
         url, told = _ready(process)
@@ -154,8 +153,21 @@ def test_answers_go_on_after_the_coordinator_was_killed(workers: list[WorkerProc
             assert texts == [said[0] for _, said in sorted(expected.said().items())]
             assert whole["id"] == stream.id
         _check_comes_back(url, undisturbed[0])
+        deadly = httpx.get(f"{url}/v1/completions/cmpl-deadly", headers=_OWN)
+        assert deadly.status_code == 503
+        assert "died 6 times while it answered this" in deadly.json()["error"]["message"]
         press_ctrl_c(process)
         assert process.wait(10) == 130
+
+
+def _add_a_deadly_answer_and_a_torn_record(journal: Path, answer_id: str) -> None:
+    """One that five coordinators have tried already, otherwise as this one; and the beginning of a record."""
+    records = read_records(journal.read_bytes()).records
+    (begin,) = [record for record in records if record["is"] == "begin" and record["id"] == answer_id]
+    about = begin["about"] | {"heading": begin["about"]["heading"] | {"id": "cmpl-deadly"}}
+    with journal.open("ab") as file:
+        file.write(packed({**begin, "id": "cmpl-deadly", "about": about, "n_gone_on": 5}))
+        file.write(packed({"is": "gone", "id": answer_id})[:-3])
 
 
 def _check_taken_over(told: list[str], names: list[str]) -> None:
