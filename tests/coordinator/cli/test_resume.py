@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -19,19 +20,29 @@ import psutil
 import pytest
 
 from coordinator.journal.records import packed, read_records
-from tests.coordinator.caravan_command import ALONE, press_ctrl_c, started, wait_until
+from native import Vocabulary, read_layout
+from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, press_ctrl_c, started, wait_until
 from tests.line.processes import WorkerProcess
 
 _KEYS = ("a key of the first client", "a key of the second one")
 _OWN, _FOREIGN = ({"Authorization": f"Bearer {key}"} for key in _KEYS)
-_LONG = {"max_tokens": 160, "stream": True, "grammar": "root ::= [a-zé ,.] root", "stop": ["qqq", " qq"]}
+_LONG = {"max_tokens": 200, "stream": True, "stop": ["qqq", " qq"]}
+_GRAMMAR = {"grammar": "root ::= [a-zé ,.] root", "max_tokens": 60}
 _CHAT = {"messages": [{"role": "user", "content": "A story"}]}
 _ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "Once upon a time", "temperature": 0, "logprobs": 2}),
     ("/v1/chat/completions", {**_CHAT, "temperature": 0, "stream_options": {"include_usage": True}}),
     ("/v1/completions", {"prompt": "One day", "temperature": 0.9, "seed": 5, "n": 2, "echo": True}),
-    ("/v1/chat/completions", {**_CHAT, "temperature": 0.9, "seed": 6, "repeat_penalty": 1.1}),
+    ("/v1/chat/completions", {**_CHAT, "temperature": 0.9, "seed": 6, "repeat_penalty": 1.1, **_GRAMMAR}),
 ]
+
+
+@functools.cache
+def _endless() -> dict[str, Any]:
+    """No end before `max_tokens`."""
+    with Vocabulary.load(read_layout(DEMO_MODEL)) as vocabulary:
+        ends = filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens))
+        return {**_LONG, "logit_bias": {str(token): -1000 for token in ends}}
 
 
 @pytest.fixture
@@ -99,7 +110,7 @@ def _ready(process: Popen[str]) -> tuple[str, list[str]]:
 def _ask(url: str, path: str, body: dict[str, Any], stream: _Stream) -> None:
     with (
         contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError),
-        httpx.stream("POST", url + path, json=body | _LONG, headers=_OWN, timeout=60) as response,
+        httpx.stream("POST", url + path, json=_endless() | body, headers=_OWN, timeout=60) as response,
     ):
         stream.read(response)
 
@@ -182,7 +193,7 @@ def _check_comes_back(url: str, expected: _Stream) -> None:
     """Who hangs up may come back, within the grace."""
     path, body = _ASKED[0]
     stream = _Stream()
-    with httpx.stream("POST", url + path, json=body | _LONG, headers=_OWN) as response:
+    with httpx.stream("POST", url + path, json=_endless() | body, headers=_OWN) as response:
         first = next(line for line in response.iter_lines() if line.startswith("data: "))
     address = f"{url}{path}/{json.loads(first.removeprefix('data: '))['id']}"
     _go_on(address, stream)
