@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
-from coordinator.errors import CaravanError, DeadlineError
+from coordinator.errors import CancelledError, CaravanError, DeadlineError
 from coordinator.generation import AsyncGeneration, FinishReason, Rereading, Token, TokenStream, Usage
 from coordinator.http.forms import ChatForm, CompletionForm, Form, Heading
 from coordinator.http.rejection import RejectedError
@@ -28,6 +28,9 @@ from coordinator.text import TextStream
 _LOG = logging.getLogger(__name__)
 
 _MOST_BETWEEN_LOOKS_S = 5.0
+
+_MOST_TIMES = 5
+"""Coordinators that go on with an answer: it may be what they die of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,8 @@ class Answers:
             except TypeError:
                 _LOG.warning("answer %s of the journal cannot be told any more", stored.id)
                 continue
-            generations = [_gone_on(mesh, part, now) for part in stored.parts]
+            stored.n_gone_on += 1
+            generations = [_gone_on(mesh, part, now, n_times=stored.n_gone_on) for part in stored.parts]
             answer = self._kept[stored.id] = KeptAnswer(about, generations, self._keep_s)
             entries.append(Entry(stored, [generation.stream for generation in generations]))
             if answer.is_over:
@@ -226,7 +230,7 @@ def seen_of(after: str | None, n_parts: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _gone_on(mesh: AsyncMesh, part: StoredPart, now: float) -> AsyncGeneration:
+def _gone_on(mesh: AsyncMesh, part: StoredPart, now: float, *, n_times: int) -> AsyncGeneration:
     """The part as its generation was, which goes on if it had not ended."""
     if part.end is not None:
         return _ended(part, part.tokens, part.end.reason, part.end.error, part.end.usage)
@@ -238,6 +242,9 @@ def _gone_on(mesh: AsyncMesh, part: StoredPart, now: float) -> AsyncGeneration:
     request, left_s = part.request, None if part.deadline is None else part.deadline - now
     if left_s is not None and left_s <= 0:
         return _ended(part, tokens, None, DeadlineError(request.timeout_s or 0.0, len(tokens)), usage)
+    if n_times > _MOST_TIMES:
+        error = CancelledError(f"the server died {n_times} times while it answered this, so it does not try again")
+        return _ended(part, tokens, None, error, usage)
     try:
         return mesh.go_on(replace(request, timeout_s=left_s), tokens)
     except CaravanError as error:

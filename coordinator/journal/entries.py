@@ -56,6 +56,7 @@ class StoredAnswer:
 
     Attributes:
         at: Of its last record, in seconds since 1970.
+        n_gone_on: How many coordinators have gone on with it.
         about: What whoever keeps the journal wants to know of it again: plain values.
     """
 
@@ -63,6 +64,7 @@ class StoredAnswer:
     at: float
     about: Mapping[str, Any]
     parts: list[StoredPart]
+    n_gone_on: int = 0
 
 
 @dataclass(slots=True)
@@ -87,7 +89,8 @@ def model_record(identity: str, salt: bytes) -> Record:
 def begin_record(answer: StoredAnswer) -> Record:
     """An answer without its tokens."""
     parts = [_part(part) for part in answer.parts]
-    return {"is": "begin", "id": answer.id, "at": answer.at, "about": dict(answer.about), "parts": parts}
+    return {"is": "begin", "id": answer.id, "at": answer.at, "about": dict(answer.about), "parts": parts,
+            "n_gone_on": answer.n_gone_on}  # fmt: skip
 
 
 def tokens_record(at: float, runs: Sequence[tuple[str, int, int, Sequence[Token]]]) -> Record:
@@ -125,7 +128,7 @@ def stored(records: Iterable[Record]) -> Stored:
             all_of_it.identity, all_of_it.salt = record["identity"], record["salt"]
         elif kind == "begin":
             parts = [_part_of(part) for part in record["parts"]]
-            answer = StoredAnswer(record["id"], record["at"], record["about"], parts)
+            answer = StoredAnswer(record["id"], record["at"], record["about"], parts, record["n_gone_on"])
             all_of_it.answers[answer.id] = answer
         elif kind == "gone":
             all_of_it.answers.pop(record["id"], None)

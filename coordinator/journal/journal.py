@@ -21,7 +21,7 @@ from enum import Enum
 from pathlib import Path
 
 from coordinator.errors import ClosedError
-from coordinator.generation import FinishReason, TokenStream
+from coordinator.generation import FinishReason, Token, TokenStream
 from coordinator.journal.entries import (
     End,
     StoredAnswer,
@@ -177,7 +177,9 @@ class Journal:
             if self._failed_s is not None:
                 self._failed_s = None
                 self._warn(f"the journal {self._path} is written again")
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError):  # a fault of ours, and nobody may wait for the journal because of it
+                _LOG.exception("the journal could not be written")
             is_busy = True
             self._note_failure(error, gone)
         for entry in entries:
@@ -222,11 +224,12 @@ class Journal:
         commit()
         return is_busy
 
-    def _note_failure(self, error: OSError, gone: list[str]) -> None:
+    def _note_failure(self, error: Exception, gone: list[str]) -> None:
         """What was written half is taken back, so that the next try begins at a record's end."""
         if self._failed_s is None:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             self._warn(
-                f"the journal {self._path} cannot be written ({error.strerror or error}): requests are served all the "
+                f"the journal {self._path} cannot be written ({reason}): requests are served all the "
                 "same, and would be lost with this process; make room, and it is written again"
             )
         self._failed_s = time.monotonic()
@@ -253,7 +256,8 @@ def _write(file: int, text: bytes) -> None:
 
 def _news(entries: Sequence[Entry], *, is_whole: bool) -> tuple[bytes, Callable[[], None], bool]:
     """What the file lacks (or all of it), what to do when it has that, and whether more is to come."""
-    records, runs, after = [], [], []
+    records, after = [], []
+    runs: dict[float, list[tuple[str, int, int, Sequence[Token]]]] = {}
     is_busy = False
     now = time.time()
     for entry in entries:
@@ -269,15 +273,16 @@ def _news(entries: Sequence[Entry], *, is_whole: bool) -> tuple[bytes, Callable[
             ended = stream.ended  # before looking at the tokens: none is added after it was set
             tokens = stream.tokens[before:]
             if tokens:
-                runs.append((entry.answer.id, number, before, tokens))
+                had_ended = entry.answer.parts[number].end is not None  # with the coordinator before
+                at = entry.answer.at if had_ended else now
+                runs.setdefault(at, []).append((entry.answer.id, number, before, tokens))
             is_busy = is_busy or not ended
             n_written.append(None if ended else before + len(tokens))
             end = _end_of(entry, number, now) if ended else None
             if end is not None:
                 ends.append(end_record(entry.answer.id, number, end))
         after.append((entry, n_written, ends))
-    if runs:
-        records.append(tokens_record(now, runs))
+    records += [tokens_record(at, each) for at, each in runs.items()]
     records += [end for _, _, ends in after for end in ends]
 
     def commit() -> None:

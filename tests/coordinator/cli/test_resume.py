@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -18,20 +19,30 @@ import httpx
 import psutil
 import pytest
 
-from coordinator.journal.records import packed
-from tests.coordinator.caravan_command import ALONE, press_ctrl_c, started, wait_until
+from coordinator.journal.records import packed, read_records
+from native import Vocabulary, read_layout
+from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, press_ctrl_c, started, wait_until
 from tests.line.processes import WorkerProcess
 
 _KEYS = ("a key of the first client", "a key of the second one")
 _OWN, _FOREIGN = ({"Authorization": f"Bearer {key}"} for key in _KEYS)
-_LONG = {"max_tokens": 160, "stream": True, "grammar": "root ::= [a-zé ,.] root", "stop": ["qqq", " qq"]}
+_LONG = {"max_tokens": 200, "stream": True, "stop": ["qqq", " qq"]}
+_GRAMMAR = {"grammar": "root ::= [a-zé ,.] root", "max_tokens": 60}
 _CHAT = {"messages": [{"role": "user", "content": "A story"}]}
 _ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "Once upon a time", "temperature": 0, "logprobs": 2}),
     ("/v1/chat/completions", {**_CHAT, "temperature": 0, "stream_options": {"include_usage": True}}),
     ("/v1/completions", {"prompt": "One day", "temperature": 0.9, "seed": 5, "n": 2, "echo": True}),
-    ("/v1/chat/completions", {**_CHAT, "temperature": 0.9, "seed": 6, "repeat_penalty": 1.1}),
+    ("/v1/chat/completions", {**_CHAT, "temperature": 0.9, "seed": 6, "repeat_penalty": 1.1, **_GRAMMAR}),
 ]
+
+
+@functools.cache
+def _endless() -> dict[str, Any]:
+    """No end before `max_tokens`."""
+    with Vocabulary.load(read_layout(DEMO_MODEL)) as vocabulary:
+        ends = filter(vocabulary.is_end_of_generation, range(vocabulary.n_tokens))
+        return {**_LONG, "logit_bias": {str(token): -1000 for token in ends}}
 
 
 @pytest.fixture
@@ -99,7 +110,7 @@ def _ready(process: Popen[str]) -> tuple[str, list[str]]:
 def _ask(url: str, path: str, body: dict[str, Any], stream: _Stream) -> None:
     with (
         contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError),
-        httpx.stream("POST", url + path, json=body | _LONG, headers=_OWN, timeout=60) as response,
+        httpx.stream("POST", url + path, json=_endless() | body, headers=_OWN, timeout=60) as response,
     ):
         stream.read(response)
 
@@ -130,8 +141,7 @@ def test_answers_go_on_after_the_coordinator_was_killed(workers: list[WorkerProc
             process.kill()
     assert not any(stream.is_done for stream in broken)
     assert journal.stat().st_mode & 0o777 == 0o600
-    with journal.open("ab") as file:
-        file.write(packed({"is": "gone", "id": broken[0].id})[:-3])
+    _add_a_deadly_answer_and_a_torn_record(journal, broken[0].id)
     read_before = [psutil.Process(worker.pid).io_counters().read_chars for worker in workers]
     with started(*command) as process:
         url, told = _ready(process)
@@ -154,8 +164,21 @@ def test_answers_go_on_after_the_coordinator_was_killed(workers: list[WorkerProc
             assert texts == [said[0] for _, said in sorted(expected.said().items())]
             assert whole["id"] == stream.id
         _check_comes_back(url, undisturbed[0])
+        deadly = httpx.get(f"{url}/v1/completions/cmpl-deadly", headers=_OWN)
+        assert deadly.status_code == 503
+        assert "died 6 times while it answered this" in deadly.json()["error"]["message"]
         press_ctrl_c(process)
         assert process.wait(10) == 130
+
+
+def _add_a_deadly_answer_and_a_torn_record(journal: Path, answer_id: str) -> None:
+    """One that five coordinators have tried already, otherwise as this one; and the beginning of a record."""
+    records = read_records(journal.read_bytes()).records
+    (begin,) = [record for record in records if record["is"] == "begin" and record["id"] == answer_id]
+    about = begin["about"] | {"heading": begin["about"]["heading"] | {"id": "cmpl-deadly"}}
+    with journal.open("ab") as file:
+        file.write(packed({**begin, "id": "cmpl-deadly", "about": about, "n_gone_on": 5}))
+        file.write(packed({"is": "gone", "id": answer_id})[:-3])
 
 
 def _check_taken_over(told: list[str], names: list[str]) -> None:
@@ -170,7 +193,7 @@ def _check_comes_back(url: str, expected: _Stream) -> None:
     """Who hangs up may come back, within the grace."""
     path, body = _ASKED[0]
     stream = _Stream()
-    with httpx.stream("POST", url + path, json=body | _LONG, headers=_OWN) as response:
+    with httpx.stream("POST", url + path, json=_endless() | body, headers=_OWN) as response:
         first = next(line for line in response.iter_lines() if line.startswith("data: "))
     address = f"{url}{path}/{json.loads(first.removeprefix('data: '))['id']}"
     _go_on(address, stream)
