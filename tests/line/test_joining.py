@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import Distribution, LineChange, LineEvent, Mesh, joining
+from coordinator import Distribution, LayerRange, LineChange, LineEvent, Mesh, joining
 from tests.line.conftest import StartWorker, open_mesh
 from tests.line.endless_streams import PROMPTS, EndlessStreams
 from tests.line.processes import WorkerProcess
@@ -15,6 +15,8 @@ from tests.line.reference import Reference
 
 _SLOW_S = 0.01
 """For a layer, beside the milliseconds that it takes."""
+
+_BY_HAND = (LayerRange(0, 1), LayerRange(1, 3), LayerRange(3, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +54,20 @@ def _names(mesh: Mesh) -> set[str]:
     return {stage.worker for stage in mesh.plan.stages}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="as many as possible"),
+        pytest.param({"layer_ranges": _BY_HAND}, id="layers by hand", marks=pytest.mark.slow),
+    ],
+)
 def test_a_worker_that_was_killed_is_back_in_the_line_when_nothing_runs(
-    start_worker: StartWorker, reference: Reference
+    options: dict[str, object], start_worker: StartWorker, reference: Reference
 ) -> None:
     team = [start_worker(name) for name in ("attic", "cellar", "desk")]
     events: list[LineEvent] = []
-    with open_mesh(team, on_event=events.append) as mesh:
+    with open_mesh(team, on_event=events.append, **options) as mesh:
+        ranges = [(stage.worker, stage.layers) for stage in mesh.plan.stages]
         streams = EndlessStreams(mesh, 40, PROMPTS[:2])
         killed = team[1]
         with streams.running():
@@ -72,6 +82,8 @@ def test_a_worker_that_was_killed_is_back_in_the_line_when_nothing_runs(
         assert (mesh.joined[0].workers, mesh.joined[0].n_streams) == (("cellar",), 0)
         assert events[-1].change is LineChange.JOINED
         assert events[-1].message.startswith("worker cellar joined: going on with ")
+        if options:
+            assert [(stage.worker, stage.layers) for stage in mesh.plan.stages] == ranges
         with streams.running():
             pass
         streams.check(reference)
