@@ -197,7 +197,9 @@ class Joining:
         async with self._turn:
             group = await self._regrouping.gather(need, connections)
         now_s = time.monotonic()
-        workers = tuple(each for each in group.workers if not self.welcome.is_banned(each.name, now_s))
+        workers = tuple(
+            each for each in group.workers if each.name in had or not self.welcome.is_banned(each.name, now_s)
+        )
         group = Group(workers, group.clients)
         if not self.claimed & set(group.names):
             return None

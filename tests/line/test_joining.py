@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import Distribution, LayerRange, LineChange, LineEvent, Mesh, joining
+from coordinator import Distribution, LayerRange, LineChange, LineEvent, Mesh, joining, welcome
 from tests.line.conftest import StartWorker, open_mesh
 from tests.line.endless_streams import PROMPTS, EndlessStreams
 from tests.line.processes import WorkerProcess
@@ -132,3 +132,31 @@ def test_a_worker_that_dies_while_it_is_taken_in_costs_nothing_but_a_pause(
             _wait_for(lambda: len(mesh.recovered) == 2)
         streams.check(reference)
         assert (_names(mesh), mesh.joined) == ({"attic"}, ())
+
+
+@pytest.mark.slow
+def test_one_that_comes_and_goes_waits_and_keeps_nobody_else_from_joining(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attic, cellar, desk = (start_worker(name) for name in ("attic", "cellar", "desk"))
+    with open_mesh([attic, cellar, desk]) as mesh:
+
+        def lose(worker: WorkerProcess, ban_s: float) -> None:
+            monkeypatch.setattr(welcome, "_FIRST_BAN_S", ban_s)
+            worker.kill()
+            worker.stop()
+            mesh.generate(PROMPTS[0], max_tokens=2).wait()
+            assert worker.name not in _names(mesh)
+
+        def bring_back(worker: WorkerProcess) -> None:
+            start_worker(worker.name, "--listen", worker.address)
+
+        lose(cellar, 1000.0)
+        bring_back(cellar)
+        time.sleep(2)
+        assert _names(mesh) == {"attic", "desk"}
+        lose(desk, 0.0)
+        assert _names(mesh) == {"attic", "cellar"}  # a line that breaks takes whoever is there
+        bring_back(desk)
+        _wait_for(lambda: len(mesh.joined) == 1)
+        assert (_names(mesh), mesh.joined[0].workers) == ({"attic", "cellar", "desk"}, ("desk",))
