@@ -130,7 +130,7 @@ class Joining:
         turn: Held by the one that chooses workers.
         need: What the line needs that serves now.
         begin_epoch: A fresh one, in which stages of this plan are loaded.
-        change: Changes the line, and takes over the connections; never fails.
+        change: Changes the line, and takes over the connections.
     """
 
     def __init__(
@@ -156,41 +156,50 @@ class Joining:
         """Looks, again and again, until the line was changed. To be cancelled when it breaks."""
         for number in itertools.count(1):
             await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                if await self._look(session, listens=number % _LISTEN_EVERY == 0):
+            async with contextlib.AsyncExitStack() as connections:
+                change = await self._ready(session, connections, listens=number % _LISTEN_EVERY == 0)
+                if change is not None:
+                    await self._change(change)
                     return
-            except CaravanError as error:
-                _LOG.info("nobody was taken in: %s", error)
-            finally:
-                self.claimed = frozenset()
 
-    async def _look(self, session: Session, *, listens: bool) -> bool:
-        """Once; whether the line was changed."""
+    async def _ready(self, session: Session, connections: contextlib.AsyncExitStack, *, listens: bool) -> Change | None:
+        """A change that is prepared, at a good moment for it; None: there is none. Nobody who serves has to suffer from
+        what goes wrong here."""
+        change = None
+        try:
+            change = await self._look(session, connections, listens=listens)
+        except CaravanError as error:
+            _LOG.info("nobody was taken in: %s", error)
+        except Exception:
+            _LOG.exception("nobody was taken in, for a reason nobody foresaw")
+        finally:
+            if change is None:
+                self.claimed = frozenset()
+        return change
+
+    async def _look(self, session: Session, connections: contextlib.AsyncExitStack, *, listens: bool) -> Change | None:
         async with self._turn:
             beside = await self._regrouping.beside(self._need(), listens=listens)
         newcomers = self.welcome.worth_a_thought(beside, time.monotonic())
         if not newcomers:
-            return False
-        async with contextlib.AsyncExitStack() as connections:
-            change = await self._considered(newcomers, connections)
-            if change is None:
-                return False
-            is_ready = await self._prepare(session, change)
-            if is_ready:
-                await self._change(change)
-            return is_ready
+            return None
+        change = await self._considered(newcomers, connections)
+        return change if change is not None and await self._prepare(session, change) else None
 
     async def _considered(
         self, newcomers: Sequence[FoundWorker], connections: contextlib.AsyncExitStack
     ) -> Change | None:
         """The line with them, if it is much better."""
+        self.welcome.note_considered(newcomers, time.monotonic())
         need = self._need()
         had = {stage.worker for stage in need.had.stages}
         self.claimed = frozenset(worker.name for worker in newcomers)
         async with self._turn:
             group = await self._regrouping.gather(need, connections)
         now_s = time.monotonic()
-        workers = tuple(each for each in group.workers if not self.welcome.is_banned(each.name, now_s))
+        workers = tuple(
+            each for each in group.workers if each.name in had or not self.welcome.is_banned(each.name, now_s)
+        )
         group = Group(workers, group.clients)
         if not self.claimed & set(group.names):
             return None

@@ -174,6 +174,7 @@ class Recovery:
     def _stand(self, standing: StandingLine) -> int:
         """From now on this line carries on; gives the number of streams that run."""
         self._standing = standing
+        self._joining.claimed = frozenset()
         vigil = Vigil(
             standing.clients,
             self._options.worker_timeout,
@@ -260,7 +261,8 @@ class Recovery:
         self._tell(LineEvent(LineChange.LOST, f"the line could not be changed: {failure}", _culprit(failure)))
         for name in change.joined:
             self._joining.welcome.note_failed(name, began_s)
-        await self._go_on(Diagnosis(failure), began_s)
+        gone = frozenset((failure.worker,)) if isinstance(failure, WorkerSilentError) else frozenset()
+        await self._go_on(Diagnosis(failure, gone), began_s)
 
     def _note_joined(self, change: Change, n_streams: int, pause_s: float) -> None:
         self.joined.append(Joined(change.joined, n_streams, pause_s))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import Distribution, LineChange, LineEvent, Mesh, joining
+from coordinator import Distribution, LayerRange, LineChange, LineEvent, Mesh, joining, welcome
 from tests.line.conftest import StartWorker, open_mesh
 from tests.line.endless_streams import PROMPTS, EndlessStreams
 from tests.line.processes import WorkerProcess
@@ -15,6 +15,8 @@ from tests.line.reference import Reference
 
 _SLOW_S = 0.01
 """For a layer, beside the milliseconds that it takes."""
+
+_BY_HAND = (LayerRange(0, 1), LayerRange(1, 3), LayerRange(3, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +54,20 @@ def _names(mesh: Mesh) -> set[str]:
     return {stage.worker for stage in mesh.plan.stages}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="as many as possible"),
+        pytest.param({"layer_ranges": _BY_HAND}, id="layers by hand", marks=pytest.mark.slow),
+    ],
+)
 def test_a_worker_that_was_killed_is_back_in_the_line_when_nothing_runs(
-    start_worker: StartWorker, reference: Reference
+    options: dict[str, object], start_worker: StartWorker, reference: Reference
 ) -> None:
     team = [start_worker(name) for name in ("attic", "cellar", "desk")]
     events: list[LineEvent] = []
-    with open_mesh(team, on_event=events.append) as mesh:
+    with open_mesh(team, on_event=events.append, **options) as mesh:
+        ranges = [(stage.worker, stage.layers) for stage in mesh.plan.stages]
         streams = EndlessStreams(mesh, 40, PROMPTS[:2])
         killed = team[1]
         with streams.running():
@@ -72,6 +82,8 @@ def test_a_worker_that_was_killed_is_back_in_the_line_when_nothing_runs(
         assert (mesh.joined[0].workers, mesh.joined[0].n_streams) == (("cellar",), 0)
         assert events[-1].change is LineChange.JOINED
         assert events[-1].message.startswith("worker cellar joined: going on with ")
+        if options:
+            assert [(stage.worker, stage.layers) for stage in mesh.plan.stages] == ranges
         with streams.running():
             pass
         streams.check(reference)
@@ -120,3 +132,31 @@ def test_a_worker_that_dies_while_it_is_taken_in_costs_nothing_but_a_pause(
             _wait_for(lambda: len(mesh.recovered) == 2)
         streams.check(reference)
         assert (_names(mesh), mesh.joined) == ({"attic"}, ())
+
+
+@pytest.mark.slow
+def test_one_that_comes_and_goes_waits_and_keeps_nobody_else_from_joining(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attic, cellar, desk = (start_worker(name) for name in ("attic", "cellar", "desk"))
+    with open_mesh([attic, cellar, desk]) as mesh:
+
+        def lose(worker: WorkerProcess, ban_s: float) -> None:
+            monkeypatch.setattr(welcome, "_FIRST_BAN_S", ban_s)
+            worker.kill()
+            worker.stop()
+            mesh.generate(PROMPTS[0], max_tokens=2).wait()
+            assert worker.name not in _names(mesh)
+
+        def bring_back(worker: WorkerProcess) -> None:
+            start_worker(worker.name, "--listen", worker.address)
+
+        lose(cellar, 1000.0)
+        bring_back(cellar)
+        time.sleep(2)
+        assert _names(mesh) == {"attic", "desk"}
+        lose(desk, 0.0)
+        assert _names(mesh) == {"attic", "cellar"}  # a line that breaks takes whoever is there
+        bring_back(desk)
+        _wait_for(lambda: len(mesh.joined) == 1)
+        assert (_names(mesh), mesh.joined[0].workers) == ({"attic", "cellar", "desk"}, ("desk",))
