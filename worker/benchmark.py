@@ -94,7 +94,7 @@ def run_key(order: BenchmarkOrder, spec: StageSpec, layout: ModelLayout, device:
         "device": [device.name, device.description, *([split] if split else [])],
         "engine": asdict(versions()),
         "context": asdict(spec.params) | {"n_threads": spec.params.n_threads or default_threads()},
-        "batches": [order.batch_sizes, order.limit_s],
+        "batches": [order.batch_sizes, order.limit_s, "rested"],
         "architecture": layout.architecture,
         "layers": [len(spec.layers), spec.layers.start == 0, spec.layers.end == layout.n_layer],
         "n_cpu_moe": spec.n_cpu_moe,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise, permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.candidates import MARGIN_BYTES, Candidate, beside_experts, candidates_of
@@ -177,7 +177,6 @@ def _fits(demand: Demand, candidate: Candidate, layers: LayerRange, hosted: bool
     return False
 
 
-@settings(deadline=None)
 @given(_cases())
 def test_there_is_a_plan_exactly_if_there_is_a_line_and_it_keeps_within_every_limit(
     case: tuple[Demand, list[Candidate]],

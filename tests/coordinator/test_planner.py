@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.candidates import MARGIN_BYTES, Candidate, candidates_of
@@ -239,7 +239,6 @@ def test_a_manual_range_that_does_not_fit_names_itsworker() -> None:
         make_plan(_demand(), [_candidate("a", 500), _candidate("b", 4000)], wishes=_by_hand(*ranges))
 
 
-@settings(deadline=None)
 @given(
     layers=st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), min_size=1, max_size=12),
     ends=st.tuples(st.integers(0, 60), st.integers(0, 60)),
@@ -266,7 +265,6 @@ def test_any_plan_covers_the_model_exactly_and_keeps_within_every_limit(
     assert len(plan.stages) + len(plan.sentences) == len(candidates)
 
 
-@settings(deadline=None)
 @given(n_layer=st.integers(1, 30), n_workers=st.integers(1, 6))
 def test_with_room_enough_nobody_is_left_out_and_none_has_more_than_its_share(n_layer: int, n_workers: int) -> None:
     candidates = [_candidate(f"w{i}", 100_000) for i in range(n_workers)]

@@ -441,7 +441,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(1, 3), st.integers(3, 6), st.integers(1, 3), st.integers(0, 3), _EVENTS)
 def test_whatever_happens_every_request_ends_and_no_slot_leaks(
     n_slots: int, n_batch: int, n_stages: int, n_waiting: int, events: list[tuple[str, int, int]]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise, permutations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coordinator.search import Machine, Objective, Problem, Solution, solve, solve_by_orders, solve_exactly
@@ -175,7 +175,6 @@ def _problems(draw: st.DrawFn, times: st.SearchStrategy[float], *, with_experts:
     )
 
 
-@settings(deadline=None)
 @given(st.booleans().flatmap(lambda experts: _problems(_SIXTEENTHS, with_experts=experts)))
 def test_no_line_of_a_small_problem_is_better_not_even_where_much_ties(problem: Problem) -> None:
     for aim, best in zip(AIMS, _best_keys(problem), strict=True):
@@ -184,7 +183,6 @@ def test_no_line_of_a_small_problem_is_better_not_even_where_much_ties(problem: 
         assert _key_of(solution, *aim) == best
 
 
-@settings(deadline=None)
 @given(st.booleans().flatmap(lambda experts: _problems(st.floats(1e-3, 1.0), with_experts=experts)))
 def test_times_of_any_kind_are_as_good_to_rounding(problem: Problem) -> None:
     for aim, best in zip(AIMS, _best_keys(problem), strict=True):
@@ -282,7 +280,6 @@ def test_orders_lead_nearly_to_the_best_line_with_experts_in_system_memory_and_i
     assert n_found >= 4
 
 
-@settings(deadline=None)
 @given(
     n_layer=st.integers(1, 12),
     machines=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=6),

@@ -166,7 +166,7 @@ def _requests(n_requests: int, max_tokens: int) -> list[Request]:
     return [Request(number, tuple(range(1, 20 + number)), max_tokens, SamplingParams()) for number in range(n_requests)]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.integers(1, 4),
     st.integers(1, 60),
@@ -186,7 +186,7 @@ def test_with_guesses_every_request_gets_the_tokens_that_it_gets_without(
     assert all(len(text) == max_tokens for text in guessed.values())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.integers(1, 4),
     st.integers(1, 60),
@@ -206,7 +206,7 @@ def test_whatever_a_draft_model_offers_and_whenever_the_tokens_are_the_same(
     assert guessed == plain
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 12), st.integers(0, 999), st.booleans())
 def test_wherever_the_line_breaks_the_tokens_are_the_same(
     n_requests: int, max_tokens: int, repeats: int, seed: int, has_draft_model: bool

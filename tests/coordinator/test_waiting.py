@@ -94,7 +94,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(_EVENTS, st.integers(1, 12), st.sampled_from([None, 3]))
 def test_whatever_happens_nobody_waits_beyond_the_bound_and_nothing_is_left(
     events: list[tuple[str, str, int]], n_most: int, limit: int | None
@@ -144,7 +144,7 @@ def test_whatever_happens_nobody_waits_beyond_the_bound_and_nothing_is_left(
     assert (len(room), clients.n_clients, len(room._clients), len(room._classes)) == (0, 0, 0, 0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from("abcd"), max_size=40), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_a_client_with_nothing_running_sees_each_other_one_go_first_once(
     others: list[str], n_slots: int, random: Random

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise, permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import FlashAttention, MeshOptions
@@ -134,7 +134,6 @@ def _stage_s(candidate: Candidate, n_layer: int) -> float:
     return n_layer * candidate.speed.layer_s(0, 1) + 0.0005
 
 
-@settings(deadline=None)
 @given(_cases())
 def test_no_line_that_keeps_to_the_wishes_is_better(case: tuple[list[Candidate], Wishes]) -> None:
     candidates, wishes = case
