@@ -198,7 +198,7 @@ class _World:
             self.schedule.right(tensor)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8),
