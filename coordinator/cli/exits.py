@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from enum import IntEnum
 
 import click
 
+from coordinator.cli.foreign_flags import hint
 from coordinator.errors import CaravanError, NoWorkersError, WorkerError
 
 
@@ -56,10 +58,12 @@ def exit_code_of(error: Exception) -> ExitCode:
     return ExitCode.USER_ERROR
 
 
-def sentence_of(error: Exception) -> str | None:
-    """What to tell the user; None if nobody meant this error for one."""
+def sentence_of(error: Exception, typed: Sequence[str]) -> str | None:
+    """What to tell the user who typed this; None if nobody meant this error for one."""
     if isinstance(error, CaravanError):
         return error.message
+    if isinstance(error, click.NoSuchOption) and (sentence := hint(error, typed)):
+        return sentence
     if isinstance(error, click.ClickException):
         return error.format_message()
     return str(error) if isinstance(error, StartError | UserError) else None

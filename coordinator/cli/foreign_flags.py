@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 _OURS = {
@@ -48,7 +50,7 @@ _WITHOUT_FLAG = {"-m": "MODEL", "--model": "MODEL", "-p": "PROMPT", "--prompt": 
 """Here these are arguments."""
 
 
-def hint(error: click.NoSuchOption, typed: list[str]) -> str | None:
+def hint(error: click.NoSuchOption, typed: Sequence[str]) -> str | None:
     """A sentence for a flag that is called otherwise here; None if nobody knows it.
 
     Args:

@@ -18,7 +18,6 @@ import click
 from coordinator.cli.config import read_config
 from coordinator.cli.console import ReaderGoneError, say
 from coordinator.cli.exits import ExitCode, StoppedError, exit_code_of, sentence_of
-from coordinator.cli.foreign_flags import hint
 from coordinator.cli.settings import Settings
 from protos.options import name_variables
 
@@ -128,7 +127,7 @@ def _fail(error: Exception, settings: Settings, typed: list[str]) -> int:
     if settings.debug:
         traceback.print_exception(error)
         return exit_code_of(error)
-    sentence = (hint(error, typed) if isinstance(error, click.NoSuchOption) else None) or sentence_of(error)
+    sentence = sentence_of(error, typed)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         say(error.ctx.get_usage())
     if sentence is None:

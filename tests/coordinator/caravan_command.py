@@ -71,7 +71,7 @@ def caravan_here(*args: str | Path, stdin: str = "", **extra: str) -> subprocess
     code, said = ended.return_value, ended.stderr
     if ended.exception is not None:
         assert isinstance(ended.exception, Exception)
-        sentence = sentence_of(ended.exception)
+        sentence = sentence_of(ended.exception, [*map(str, args)])
         assert sentence is not None, ended.exception
         code, said = exit_code_of(ended.exception), f"{said}caravan: {sentence}\n"
     return subprocess.CompletedProcess(args, int(code or 0), ended.stdout, said)

@@ -30,7 +30,8 @@ def test_both_faces_of_a_mesh_have_the_same_members_and_arguments() -> None:
     def members(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert members(AsyncMesh) == members(Mesh)
+    # The HTTP server's own, for requests as only generations of an event loop give them.
+    assert members(AsyncMesh) - {"go_on"} == members(Mesh)
     for name in ("open", "generate", "chat", "close"):
         theirs = inspect.signature(getattr(AsyncMesh, name)).parameters.values()
         ours = inspect.signature(getattr(Mesh, name)).parameters.values()

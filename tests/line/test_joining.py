@@ -89,6 +89,7 @@ def test_a_worker_that_was_killed_is_back_in_the_line_when_nothing_runs(
         streams.check(reference)
 
 
+@pytest.mark.slow
 def test_a_faster_worker_is_taken_in_under_streams_and_a_slower_one_is_not(
     start_far: StartFar, reference: Reference
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_faster_worker_is_taken_in_under_streams_and_a_slower_one_is_not(
         assert (_names(mesh), len(mesh.recovered)) == ({"hare"}, 1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_is_taken_in_costs_nothing_but_a_pause(
     start_worker: StartWorker, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

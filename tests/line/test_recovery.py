@@ -171,6 +171,7 @@ def test_requests_wait_for_workers_to_return(
         assert LineChange.WAITING in {event.change for event in events}
 
 
+@pytest.mark.slow
 def test_requests_fail_when_no_worker_returns_and_are_served_again_when_one_does(
     start_worker: StartWorker, events: list[LineEvent]
 ) -> None:

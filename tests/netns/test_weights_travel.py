@@ -158,6 +158,7 @@ def test_who_has_no_way_to_the_server_takes_from_the_coordinator(
         assert coordinator.sent_bytes <= _MOST_AGAIN * (own[1] + 2 * header_bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kills_at_random_moments_cost_no_verified_tensor_twice(lab: Lab, model: Path, right_tokens: list[int]) -> None:
     first, second, _ = lab.workers

@@ -116,6 +116,7 @@ def test_the_first_worker_makes_a_cluster_and_the_second_joins_it_once(start: St
     assert "new cluster" not in attic.stop()
 
 
+@pytest.mark.slow
 def test_an_expelled_worker_is_refused_and_so_is_the_code_that_it_has(start: Start) -> None:
     desk = start("desk")
     before = desk.cluster()

@@ -123,6 +123,7 @@ def test_without_a_cluster_a_worker_elsewhere_is_not_talked_to() -> None:
         assert heard == b""
 
 
+@pytest.mark.slow
 def test_who_finds_nobody_but_strangers_is_told_so(stranger: WorkerProcess, tmp_path: Path) -> None:
     looking = ("--discovery-timeout", str(_PATIENCE_S))
     ended = caravan("run", "demo", "hello", "--local", "0", *looking, **{IDENTITY_VARIABLE: str(tmp_path)})
