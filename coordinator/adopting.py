@@ -27,11 +27,7 @@ async def plans_of(order: PlanOrder, on_progress: OnProgress, *, notes: Sequence
     much better."""
     plans = await confirmed_plans(order, on_progress, notes=notes)
     kept = whole_line(order.workers, order.demand.n_layer) if _may_keep(order.wishes) else {}
-    if (
-        not kept
-        or len(kept) > (order.wishes.most_stages or len(kept))
-        or kept == {stage.worker: stage.layers for stage in plans[0].stages}
-    ):
+    if not kept or len(kept) > (order.wishes.most_stages or len(kept)) or kept == plans[0].ranges:
         return plans
     keeping = replace(order, wishes=replace(order.wishes, pinned=kept), session_id=_ADOPTED)
     try:

@@ -241,7 +241,7 @@ async def _one_after_another(
             if n_lines is None and plans:
                 break
             raise
-        used = {stage.worker for stage in plans[-1].stages}
+        used = plans[-1].ranges
         left = [candidate for candidate in left if candidate.name not in used]
     return [plan.besides({stage.worker for other in plans for stage in other.stages}) for plan in plans]
 

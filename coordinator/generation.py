@@ -125,7 +125,7 @@ class TokenStream:
     def __init__(self, prompt_tokens: tuple[int, ...], signal: Signal, max_unread: int | None = None) -> None:
         self.prompt_tokens = prompt_tokens
         self.is_held = False
-        self.on_room: Callable[[], None] = _nothing
+        self.on_room: Callable[[], None] = nothing
         self._max_unread = max_unread
         self._n_taken = 0
         self.tokens: list[Token] = []
@@ -191,8 +191,8 @@ class TokenStream:
         self._signal.set()
 
 
-def _nothing() -> None:
-    """Nobody waits for room."""
+def nothing() -> None:
+    """Nobody waits for room, or there is nothing to call off."""
 
 
 class _Face:
@@ -337,7 +337,7 @@ class Rereading(AsyncGeneration):
     """
 
     def __init__(self, stream: TokenStream, arrived: asyncio.Event, request: AdmittedRequest, start: int = 0) -> None:
-        super().__init__(stream, _nothing, arrived, request)
+        super().__init__(stream, nothing, arrived, request)
         self._n_read = start
 
     def _take(self) -> Token | None:

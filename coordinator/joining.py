@@ -107,7 +107,7 @@ def pause_s(better: Better, had: Plan, n_tokens: int) -> float:
         n_tokens: Of all that runs.
     """
     layout, workers = better.order.model.layout, {worker.name: worker for worker in better.order.workers}
-    before = {stage.worker: stage.layers for stage in had.stages}
+    before = had.ranges
     changed = [stage for stage in better.plan.stages if before.get(stage.worker, stage.layers) != stage.layers]
     load_s = max((_load_s(layout, stage, workers[stage.worker]) for stage in changed), default=0.0)
     prediction = better.plan.prediction
@@ -192,7 +192,7 @@ class Joining:
         """The line with them, if it is much better."""
         self.welcome.note_considered(newcomers, time.monotonic())
         need = self._need()
-        had = {stage.worker for stage in need.had.stages}
+        had = need.had.ranges.keys()
         self.claimed = frozenset(worker.name for worker in newcomers)
         async with self._turn:
             group = await self._regrouping.gather(need, connections)
@@ -211,7 +211,7 @@ class Joining:
         if estimate_s > _LONGEST_PAUSE_S:
             _LOG.info("a better line is not taken, because changing would take %.0f s", estimate_s)
             return None
-        used = {stage.worker for stage in better.plan.stages}
+        used = better.plan.ranges.keys()
         left = tuple(group.clients[name] for name in sorted(had - used))
         self.claimed = frozenset(used - had)
         return Change(better, group, tuple(sorted(used - had)), left, connections)

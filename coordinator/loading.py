@@ -124,13 +124,7 @@ async def load_stages_over(
     Raises:
         CaravanError: The first failure; the other loads are cancelled.
     """
-    telling = LineTelling(plan.stages, on_progress)
-    loads = [
-        functools.partial(_load, order, stage, next_stage, session_id, epoch, telling)
-        for stage, next_stage in zip(plan.stages, [*plan.stages[1:], None], strict=True)
-    ]
-    memory = await telling.during(loads)
-    return plan.with_memory({stage.worker: taken for stage, taken in zip(plan.stages, memory, strict=True)})
+    return plan.with_memory(await _load_of(order, plan, plan.ranges, session_id, epoch, on_progress))
 
 
 async def prepare_stages(order: PlanOrder, plan: Plan, names: Collection[str], *, session_id: str, epoch: int) -> None:
@@ -140,12 +134,7 @@ async def prepare_stages(order: PlanOrder, plan: Plan, names: Collection[str], *
     Raises:
         CaravanError: The first failure; the other loads are cancelled.
     """
-    following = zip(plan.stages, [*plan.stages[1:], None], strict=True)
-    own = [(stage, next_stage) for stage, next_stage in following if stage.worker in names]
-    telling = LineTelling([stage for stage, _ in own], ignore)
-    await telling.during(
-        [functools.partial(_load, order, stage, next_, session_id, epoch, telling) for stage, next_ in own]
-    )
+    await _load_of(order, plan, names, session_id, epoch, ignore)
 
 
 async def unload_stages(clients: Iterable[WorkerClient], session_id: str) -> None:
@@ -164,6 +153,19 @@ async def _unload(clients: Iterable[WorkerClient], session_id: str, *, may_keep:
             await client.unload(session_id, may_keep=may_keep)
 
     await asyncio.gather(*(unload(client) for client in clients))
+
+
+async def _load_of(
+    order: PlanOrder, plan: Plan, names: Collection[str], session_id: str, epoch: int, on_progress: OnProgress
+) -> dict[str, StageMemory]:
+    """Loads the stages of these workers at once; gives what each takes."""
+    following = zip(plan.stages, [*plan.stages[1:], None], strict=True)
+    own = [(stage, next_stage) for stage, next_stage in following if stage.worker in names]
+    telling = LineTelling([stage for stage, _ in own], on_progress)
+    memory = await telling.during(
+        [functools.partial(_load, order, stage, next_stage, session_id, epoch, telling) for stage, next_stage in own]
+    )
+    return {stage.worker: taken for (stage, _), taken in zip(own, memory, strict=True)}
 
 
 async def _load(

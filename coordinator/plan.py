@@ -156,6 +156,11 @@ class Plan:
     basis: str = ""
 
     @property
+    def ranges(self) -> dict[str, LayerRange]:
+        """The layers of each worker, by its name."""
+        return {stage.worker: stage.layers for stage in self.stages}
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """The notes, and one for everybody left out."""
         return (*self.notes, *(f"left out: {name}: {reason}" for name, reason in self.left_out))

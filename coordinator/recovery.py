@@ -40,6 +40,7 @@ from coordinator.regrouping import Group, Need, Regrouping
 from coordinator.sequence import Limits
 from coordinator.session import Session
 from coordinator.statuses import Callee, forgotten, silent
+from coordinator.team import counted
 from coordinator.vigil import Vigil, while_all_answer
 
 _LOG = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class Recovery:
     @property
     def claimed(self) -> frozenset[str]:
         """Names of the workers that are its own: in its line, or about to be."""
-        return self._joining.claimed.union(stage.worker for stage in self.plan.stages)
+        return self._joining.claimed.union(self.plan.ranges)
 
     @property
     def plan(self) -> Plan:
@@ -220,7 +221,7 @@ class Recovery:
             return
         n_streams, pause_s = self._stand(standing), time.monotonic() - began_s
         self.recovered.append(Recovered(reason, n_streams, pause_s))
-        is_gone = culprit and culprit not in {stage.worker for stage in standing.plan.stages}
+        is_gone = culprit and culprit not in standing.plan.ranges
         what = f"worker {culprit} was lost" if is_gone else "the line broke"
         message = f"{what}: {_going_on(standing.plan, n_streams, pause_s)}"
         self._tell(LineEvent(LineChange.RESUMED, message, culprit, n_streams, pause_s))
@@ -356,7 +357,7 @@ class Recovery:
 
     async def _open(self, need: Need, group: Group) -> StandingLine:
         order, plan = await self._regrouping.plan(need, group)
-        used = {stage.worker for stage in plan.stages}
+        used = plan.ranges
         unused = [group.clients[name] for name in _holding(group, need.session_id) if name not in used]
         self._epoch = max(self._epoch, *_epochs(group, need.session_id))
         return await self._open_over(order, plan, need.session_id, unused)
@@ -432,9 +433,8 @@ def _epochs(group: Group, session_id: str) -> list[int]:
 
 
 def _going_on(plan: Plan, n_streams: int, pause_s: float) -> str:
-    names = _listed([stage.worker for stage in plan.stages])
-    streams = f"{n_streams} stream{'' if n_streams == 1 else 's'}"
-    return f"going on with {names}, {streams} resumed after {pause_s:.1f} s"
+    streams = counted(n_streams, "stream")
+    return f"going on with {_listed(list(plan.ranges))}, {streams} resumed after {pause_s:.1f} s"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -165,7 +165,7 @@ class Regrouping:
         Raises:
             CaravanError: Two have one name.
         """
-        serving = {stage.worker for stage in need.had.stages}
+        serving = need.had.ranges.keys()
         found = await self._look((), serving, listens=listens)
         return [worker for worker in found if worker.name not in serving and self._may_use(worker, need)]
 
@@ -184,20 +184,19 @@ class Regrouping:
         if len(kept) < len(need.had.stages):
             return None  # it is not what it was: it is about to break
         keeping, best = await self._plans(_pinned(order, kept), order)
-        if isinstance(best, CaravanError) or _names(best) <= _names(need.had):
+        if isinstance(best, CaravanError) or best.ranges.keys() <= need.had.ranges.keys():
             return None
         return _better(order, need.had if isinstance(keeping, CaravanError) else keeping, best)
 
     async def _by_hand(self, need: Need, order: PlanOrder) -> Better | None:
         """Layer ranges by hand hold as long as all who had them are there."""
         first = self._first_plan
-        if first is None or _is_same(first, need.had):
+        if first is None or first.ranges == need.had.ranges:
             return None
-        ranges = {stage.worker: stage.layers for stage in first.stages}
-        if not ranges.keys() <= {worker.name for worker in order.workers}:
+        if not first.ranges.keys() <= {worker.name for worker in order.workers}:
             return None  # nor are others taken in: the user has said who does what
-        (plan,) = await self._plans(_pinned(order, ranges))
-        return None if isinstance(plan, CaravanError) or _is_same(plan, need.had) else Better(order, plan)
+        (plan,) = await self._plans(_pinned(order, first.ranges))
+        return None if isinstance(plan, CaravanError) or plan.ranges == need.had.ranges else Better(order, plan)
 
     async def _offered(self, group: Group) -> Group:
         """Those of the group who take the model's header."""
@@ -303,7 +302,7 @@ def _possible(wishes: Wishes, names: Collection[str]) -> Wishes:
 
 def _kept(need: Need, workers: Sequence[FoundWorker]) -> dict[str, LayerRange]:
     """The layers of the line that are loaded still, by worker."""
-    had = {stage.worker: stage.layers for stage in need.had.stages}
+    had = need.had.ranges
     return {
         worker.name: stage.layers
         for worker in workers
@@ -316,16 +315,6 @@ def _pinned(order: PlanOrder, ranges: Mapping[str, LayerRange]) -> PlanOrder:
     """The same where these workers hold these layers, unless the user gave them others."""
     wishes = order.wishes
     return replace(order, wishes=replace(wishes, pinned={**ranges, **wishes.pinned}))
-
-
-def _names(plan: Plan) -> set[str]:
-    return {stage.worker for stage in plan.stages}
-
-
-def _is_same(one: Plan, other: Plan) -> bool:
-    """Whether the same workers hold the same layers."""
-    stages, others = ({(stage.worker, stage.layers) for stage in plan.stages} for plan in (one, other))
-    return stages == others
 
 
 def near_enough(plans: Sequence[Plan], objective: Objective) -> Plan:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ import click
 
 from coordinator.cli.console import say
 from coordinator.cli.exits import UserError
-from coordinator.cli.options import option
+from coordinator.cli.options import option, packed_options
 from coordinator.http.access import Access
 from coordinator.http.api_keys import GivenKeys, Keys, KnownKeys, add_key, known_keys, read_keys
 from coordinator.http.server import ListenAddress
@@ -50,11 +49,6 @@ class _Origin(click.ParamType[str]):
 def access_options(command: Command) -> Command:
     """Adds the options of AccessOptions; the command gets them as `access`."""
 
-    @functools.wraps(command)
-    def with_access(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
-        access = AccessOptions(**{each.name: given.pop(each.name) for each in fields(AccessOptions)})
-        return command(access=access, **given)
-
     options = [
         click.option("--insecure", is_flag=True, allow_from_autoenv=False,
                      help="Listen beyond this machine without API keys: anyone who reaches the port may use it."),
@@ -68,10 +62,7 @@ def access_options(command: Command) -> Command:
         option("--cors", multiple=True, type=_Origin(), show_default=False,
                help="Let web pages of this origin ask from a browser, or of any: *; may be given several times."),
     ]  # fmt: skip
-    wrapped: Any = with_access
-    for add in reversed(options):
-        wrapped = add(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return packed_options(options, AccessOptions, "access", command)  # type: ignore[return-value]
 
 
 def access_of(listen: ListenAddress, options: AccessOptions, *, has_cluster: bool) -> Access:

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import platformdirs
 
 from coordinator.cli.console import say
 from coordinator.cli.exits import StartError
-from coordinator.cli.options import option
+from coordinator.cli.options import option, packed_options
 from coordinator.http.answers import Answers
 from coordinator.http.server import ListenAddress
 from coordinator.journal.claim import JournalError, claimed, read_journal
@@ -60,11 +59,6 @@ class _Duration(click.ParamType[float]):
 def journal_options(command: Command) -> Command:
     """Adds the options of JournalOptions; the command gets them as `journal`."""
 
-    @functools.wraps(command)
-    def with_journal(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
-        journal = JournalOptions(**{each.name: given.pop(each.name) for each in fields(JournalOptions)})
-        return command(journal=journal, **given)
-
     options = [
         option("--journal", metavar="FILE|auto",
                help="Keep a journal of requests and answers there, so that answers can be had again by their id, also"
@@ -79,10 +73,7 @@ def journal_options(command: Command) -> Command:
                help="With a journal, how long a request goes on whose client hung up, so that it may come back. 0: it"
                " ends at once."),
     ]  # fmt: skip
-    wrapped: Any = with_journal
-    for add in reversed(options):
-        wrapped = add(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return packed_options(options, JournalOptions, "journal", command)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

@@ -176,10 +176,9 @@ def line_options(command: Command) -> Command:
     """Adds the options of LineOptions; the command gets them as `line`."""
 
     @functools.wraps(command)
-    def with_line(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
+    def as_member(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
         _join(given.pop("joined"))
-        line = LineOptions(**{each.name: given.pop(each.name) for each in fields(LineOptions)})
-        return command(line=line, **given)
+        return command(**given)
 
     options = [
         worker_option,
@@ -235,7 +234,7 @@ def line_options(command: Command) -> Command:
         option("--max-bandwidth", type=_Bandwidth(), metavar="RATE",
                help="How fast each worker may fetch weights: 50MB/s, 400Mbit/s."),
     ]  # fmt: skip
-    return _with_options(options, with_line)  # type: ignore[return-value]
+    return packed_options(options, LineOptions, "line", as_member)  # type: ignore[return-value]
 
 
 json_progress_option = option(
@@ -318,6 +317,20 @@ def _join(cluster: Cluster | None) -> None:
             say(f"this computer is now a member of cluster {cluster.fingerprint}")
     except (SecretFileError, OtherClusterError) as error:
         raise UserError(str(error)) from None
+
+
+def packed_options(
+    options: list[Callable[[Any], Any]], kind: type, name: str, command: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Adds options that are the fields of a dataclass, of that `kind`; the command gets one as `name`."""
+    names = [each.name for each in fields(kind)]
+
+    @functools.wraps(command)
+    def with_value(**given: Any) -> Any:  # noqa: ANN401 -- what click parsed
+        value = kind(**{each: given.pop(each) for each in names})
+        return command(**{name: value}, **given)
+
+    return _with_options(options, with_value)
 
 
 def _with_options(options: list[Callable[[Any], Any]], command: Callable[..., Any]) -> Callable[..., Any]:

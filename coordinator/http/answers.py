@@ -11,13 +11,13 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
 from coordinator.errors import CancelledError, CaravanError, DeadlineError
-from coordinator.generation import AsyncGeneration, FinishReason, Rereading, Token, TokenStream, Usage
+from coordinator.generation import AsyncGeneration, FinishReason, Rereading, Token, TokenStream, Usage, nothing
 from coordinator.http.forms import ChatForm, CompletionForm, Form, Heading
 from coordinator.http.rejection import RejectedError
 from coordinator.journal.entries import StoredAnswer, StoredPart
@@ -280,7 +280,4 @@ def _ended(
         stream.fail(error, usage)
     else:
         stream.finish(reason or FinishReason.CANCELLED, usage)
-    return AsyncGeneration(stream, _nothing, arrived, part.request)
-
-
-_nothing: Callable[[], None] = lambda: None  # noqa: E731 -- nothing to call off
+    return AsyncGeneration(stream, nothing, arrived, part.request)

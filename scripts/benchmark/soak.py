@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from subprocess import Popen
 
@@ -36,7 +36,7 @@ from coordinator.frame_log import KEPT_S
 from coordinator.models import resolve_model
 from native import Vocabulary
 from tests.coordinator.caravan_command import ALONE, started
-from tests.line.crowd import Crowd, Difference, Task
+from tests.line.crowd import Crowd, Difference, beside
 from tests.line.near_ties import NEAR_OVER_BATCHES, check_same
 from tests.line.processes import WorkerProcess
 from tests.line.reference import Reference
@@ -47,8 +47,6 @@ _N_CLIENTS = 40
 _N_SLOTS = 4
 _N_TOKENS = 200
 """Of the longest answers."""
-_BEGINNINGS = ("Once upon a time there was a llama.", "One day the little fox", "The lantern was lost, and")
-_STORY = "She walked to the river and sang a little song. The moon was high. " * 12
 
 _WARM_S = KEPT_S + 20
 """The coordinator remembers the frames of some minutes: until then its memory grows by them."""
@@ -138,16 +136,9 @@ class Watch:
         self.lives.append(life)
         return life
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> contextlib.AbstractContextManager[None]:
         """Until this is left."""
-        thread = threading.Thread(target=self._run)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            thread.join()
+        return beside(self._run, self._end)
 
     def _run(self) -> None:
         while not self._end.wait(_SAMPLE_EVERY_S):
@@ -209,16 +200,6 @@ def _listen(process: Popen[str], said: list[str], ready: threading.Event, watch:
     ready.set()
 
 
-def _crowd(url: str, reference: Reference, vocabulary: Vocabulary, seed: int) -> Crowd:
-    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
-    tasks = []
-    for text in [*_BEGINNINGS, *(_STORY + beginning for beginning in _BEGINNINGS)]:
-        prompt = tuple(vocabulary.tokenize(text, add_special=True, parse_special=True))
-        tasks.append(Task(prompt, tuple(reference.greedy_tokens(prompt, _N_TOKENS, forbidden=ends))))
-    pieces = {vocabulary.piece(token): token for token in range(vocabulary.n_tokens) if vocabulary.piece(token)}
-    return Crowd(url, tasks, pieces, {str(token): False for token in ends}, random.Random(seed), longest_stop_s=5)
-
-
 async def _ask(crowd: Crowd, seconds: float) -> None:
     """In bursts."""
     ends_s = time.monotonic() + seconds
@@ -272,15 +253,9 @@ def _soak(minutes: float, restart_every_s: float, seed: int) -> bool:
         ready.wait()
         (url,) = [word.removesuffix("/v1") for line in said for word in line.split() if word.endswith("/v1")]
         watch.begin("coordinator", process.pid, _WARM_S)
-        crowd = _crowd(url, reference, vocabulary, seed)
-        restarting = threading.Thread(target=team.restart_now_and_then, args=(restart_every_s, end))
-        with watch.running():
-            restarting.start()
-            try:
-                asyncio.run(_ask(crowd, minutes * 60))
-            finally:
-                end.set()
-                restarting.join()
+        crowd = Crowd.of_readers(url, vocabulary, reference, _N_TOKENS, random.Random(seed), longest_stop_s=5)
+        with watch.running(), beside(lambda: team.restart_now_and_then(restart_every_s, end), end):
+            asyncio.run(_ask(crowd, minutes * 60))
         print(f"{minutes:g} minutes; workers restarted: {dict(team.n_restarts)}")
         return _told(crowd, reference, watch, said)
 

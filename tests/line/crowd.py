@@ -7,18 +7,37 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
 from typing import Any
 
 from coordinator import Token, TopLogprob
+from native import Vocabulary
+from tests.line.reference import Reference
+
+_BEGINNINGS = ("Once upon a time there was a llama.", "One day the little fox", "The lantern was lost, and")
+_STORY = "She walked to the river and sang a little song. The moon was high. " * 12
+"""Before some prompts: several chunks, and for others to go on from."""
 
 _RECEIVE_BUFFER_BYTES = 4096
 """Of clients that read slowly: what the kernel holds for them does not hide it."""
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None], end: threading.Event) -> Iterator[None]:
+    """While this lasts `work` runs in a thread, which is over soon after `end` is set."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 class Conduct(Enum):
@@ -84,6 +103,25 @@ class Crowd:
     conducts: Counter[Conduct] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_readers(
+        cls,
+        url: str,
+        vocabulary: Vocabulary,
+        reference: Reference,
+        n_tokens: int,
+        random: Random,
+        longest_stop_s: float,
+    ) -> "Crowd":
+        """Those who ask for stories of so many tokens, short prompts and long ones."""
+        ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
+        tasks = []
+        for text in [*_BEGINNINGS, *(_STORY + beginning for beginning in _BEGINNINGS)]:
+            prompt = tuple(vocabulary.tokenize(text, add_special=True, parse_special=True))
+            tasks.append(Task(prompt, tuple(reference.greedy_tokens(prompt, n_tokens, forbidden=ends))))
+        pieces = {vocabulary.piece(token): token for token in range(vocabulary.n_tokens) if vocabulary.piece(token)}
+        return cls(url, tasks, pieces, {str(token): False for token in ends}, random, longest_stop_s)
 
     async def ask(self, n_clients: int, duration_s: float) -> None:
         """So many clients, each of which asks again and again for so long, but once at least."""

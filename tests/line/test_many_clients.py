@@ -19,7 +19,7 @@ import pytest
 from coordinator.frame_log import KEPT_S
 from native import Vocabulary
 from tests.coordinator.caravan_command import ALONE, served_url, started
-from tests.line.crowd import Conduct, Crowd, Task
+from tests.line.crowd import Conduct, Crowd, beside
 from tests.line.near_ties import COUNT, check_same
 from tests.line.processes import WorkerProcess
 from tests.line.reference import Reference
@@ -28,10 +28,6 @@ _SOAK_S = float(os.environ.get("CARAVAN_TEST_SOAK_S", "300"))
 _N_CTX = 1024
 _N_TOKENS = 600
 """Of the longest answers: more than a stream's buffers and its 256 unread tokens."""
-
-_BEGINNINGS = ("Once upon a time there was a llama.", "One day the little fox", "The lantern was lost, and")
-_STORY = "She walked to the river and sang a little song. The moon was high. " * 12
-"""Before some prompts: several chunks, and for others to go on from."""
 
 
 class _Watch:
@@ -44,15 +40,8 @@ class _Watch:
         self._samples: list[tuple[float, list[int]]] = []
         self._end = threading.Event()
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._sample)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._end.set()
-            thread.join()
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        return beside(self._sample, self._end)
 
     def medians(self, start_s: float, end_s: float) -> list[float]:
         """Of each process, between two times of the monotonic clock."""
@@ -85,16 +74,6 @@ def _served(workers: Sequence[WorkerProcess], *arguments: str) -> contextlib.Abs
     return started("serve", "demo", "--listen", "127.0.0.1:0", *line, *arguments)
 
 
-def _crowd(url: str, vocabulary: Vocabulary, reference: Reference, n_tokens: int, stop_s: float) -> Crowd:
-    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
-    tasks = []
-    for text in [*_BEGINNINGS, *(_STORY + beginning for beginning in _BEGINNINGS)]:
-        prompt = tuple(vocabulary.tokenize(text, add_special=True, parse_special=True))
-        tasks.append(Task(prompt, tuple(reference.greedy_tokens(prompt, n_tokens, forbidden=ends))))
-    pieces = {vocabulary.piece(token): token for token in range(vocabulary.n_tokens) if vocabulary.piece(token)}
-    return Crowd(url, tasks, pieces, {str(token): False for token in ends}, Random(time.time()), stop_s)
-
-
 def _check(crowd: Crowd, reference: Reference) -> None:
     """Each request ended as it should, and each answer is its own."""
     assert not crowd.problems, f"{len(crowd.problems)} problems, such as {crowd.problems[:5]}"
@@ -123,7 +102,7 @@ def test_forty_clients_over_four_slots_each_get_their_own(
 ) -> None:
     with _served(workers[:2], "--parallel", "4") as process:
         url = served_url(process)
-        crowd = _crowd(url, vocabulary, long_reference, 100, stop_s=2)
+        crowd = Crowd.of_readers(url, vocabulary, long_reference, 100, Random(time.time()), longest_stop_s=2)
         asyncio.run(crowd.ask(40, duration_s=0))
         _check(crowd, long_reference)
         _check_all_free(url, 4, crowd)
@@ -136,7 +115,7 @@ def test_two_hundred_clients_over_eight_slots_each_get_their_own_and_memory_stay
 ) -> None:
     with _served(workers[:2], "--parallel", "8", "--queue", "256") as process:
         url = served_url(process)
-        crowd = _crowd(url, vocabulary, long_reference, _N_TOKENS, stop_s=15)
+        crowd = Crowd.of_readers(url, vocabulary, long_reference, _N_TOKENS, Random(time.time()), longest_stop_s=15)
         watch = _Watch(url, [psutil.Process(pid) for pid in (process.pid, *(worker.pid for worker in workers[:2]))])
         begun_s = time.monotonic()
         with watch.running():
