@@ -6,6 +6,7 @@ weights in control.proto: which tensors are held, and which file is meant.
 
 import hashlib
 import socket
+import ssl
 import struct
 import uuid
 from pathlib import Path
@@ -68,8 +69,10 @@ def receive_into(connection: socket.socket, view: memoryview) -> None:
         ChannelClosedError: they end before.
         OSError: the connection failed, or its timeout passed.
     """
+    # A few bytes at a time would cost more in calls than in copying.
+    flags = 0 if isinstance(connection, ssl.SSLSocket) else socket.MSG_WAITALL
     while view:
-        n_bytes = connection.recv_into(view)
+        n_bytes = connection.recv_into(view, 0, flags)
         if n_bytes == 0:
             raise ChannelClosedError("the other end hung up")
         view = view[n_bytes:]

@@ -10,8 +10,9 @@ from typing import Protocol
 
 _LOG = logging.getLogger(__name__)
 
-# How long it lets things gather: each round costs the disk a few writes of its own.
-_GATHER_S = 1.0
+# How long it lets things gather: each round costs the disk a few writes of its own, and writing costs a network that is
+# quicker the processor. The system itself begins as late.
+_GATHER_S = 5.0
 # A disk that hangs holds up nobody who leaves.
 _CLOSE_S = 2.0
 
