@@ -76,6 +76,7 @@ class Measurements:
     def __init__(self) -> None:
         self._known = Measured({}, Links({}), {})
         self._devices: dict[str, tuple[str, str]] = {}
+        self._turn = asyncio.Lock()
 
     async def of(self, subject: Subject, *, patience_s: float | None) -> Measured:
         """Of these workers.
@@ -88,12 +89,14 @@ class Measurements:
             self._known = await measure_all(subject)
             self._note(subject.workers)
             return self._known
-        new = [worker for worker in subject.workers if self._devices.get(worker.name) != _place(worker)]
-        if new:
-            with contextlib.suppress(asyncio.TimeoutError):
-                self._known = await asyncio.wait_for(self._with(replace(subject, workers=new), subject), patience_s)
-                self._note(new)
-        return self._known
+        # Several plans are made at once, and a worker that measures refuses to do it twice.
+        async with self._turn:
+            new = [worker for worker in subject.workers if self._devices.get(worker.name) != _place(worker)]
+            if new:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    self._known = await asyncio.wait_for(self._with(replace(subject, workers=new), subject), patience_s)
+                    self._note(new)
+            return self._known
 
     async def _with(self, new: Subject, everybody: Subject) -> Measured:
         speeds, errors = await _measure_devices(new, new.workers, hosted=False)
@@ -103,7 +106,13 @@ class Measurements:
         return Measured({**known.speeds, **speeds}, Links(between), {**known.errors, **errors})
 
     def _note(self, workers: Sequence[FoundWorker]) -> None:
-        self._devices |= {worker.name: _place(worker) for worker in workers}
+        """These need not be measured again, but for those who could not be for a reason that may pass."""
+        known = self._known
+        self._devices |= {
+            worker.name: _place(worker)
+            for worker in workers
+            if worker.name in known.speeds or isinstance(known.errors.get(worker.name), DoesNotFitError)
+        }
 
 
 def _place(worker: FoundWorker) -> tuple[str, str]:

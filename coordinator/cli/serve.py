@@ -113,6 +113,8 @@ def command(
             "client_limit": client_limit,
             "request_timeout": request_timeout,
             "local_workers": local,
+            # Whether a worker that comes later would make it faster is only known if it is known how fast it is.
+            "predicted": line.rejoin == "auto" and line.discovery_timeout > 0 and line.distribution != "off",
         }
         progress = load_progress(as_json=json_progress)
         name = alias or model_name(model)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Workers that come back, or are new, are taken into a line that serves, where that makes it better."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,10 +33,10 @@ def start_far(tmp_path: Path) -> Iterator[StartFar]:
     """Starts workers on machines of their own, which take so many seconds more for each layer."""
     started: list[WorkerProcess] = []
 
-    def start(name: str, seconds: float, *arguments: str) -> WorkerProcess:
+    def start(name: str, seconds: float, *arguments: str, announced: bool = False) -> WorkerProcess:
         (tmp_path / name).mkdir(exist_ok=True)
         module = ("tests.line.slow_worker", str(seconds))
-        started.append(WorkerProcess(name, *arguments, module=module, cache=tmp_path / name))
+        started.append(WorkerProcess(name, *arguments, module=module, cache=tmp_path / name, announced=announced))
         return started[-1]
 
     yield start
@@ -111,6 +112,18 @@ def test_a_faster_worker_is_taken_in_under_streams_and_a_slower_one_is_not(
         streams.check(reference)
         assert [(joined.workers, joined.n_streams) for joined in mesh.joined] == [(("hare",), 2)]
         assert (_names(mesh), len(mesh.recovered)) == ({"hare"}, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_faster_worker_that_shows_itself_takes_over_from_the_only_one(start_far: StartFar) -> None:
+    tortoise, hare = (f"{name}-{secrets.token_hex(4)}" for name in ("tortoise", "hare"))
+    only_one = start_far(tortoise, _SLOW_S)
+    options = {"distribution": Distribution.AUTO, "predicted": True, "discover": True, "discovery_timeout_s": 0.1}
+    with open_mesh([only_one], **options) as mesh:
+        assert _names(mesh) == {tortoise}
+        start_far(hare, 0.0, announced=True)
+        _wait_for(lambda: _names(mesh) == {hare}, seconds=120.0)
 
 
 @pytest.mark.slow
