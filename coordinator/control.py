@@ -17,6 +17,7 @@ import grpc.aio
 
 from coordinator.errors import CaravanError, EngineError
 from coordinator.fitting import DryRunReport
+from coordinator.last_words import ends_of
 from coordinator.statuses import Callee, error_of_call
 from coordinator.weights.progress import LoadReport, WeightOrigin, WeightShare
 from coordinator.weights.source import PartAddress, SourcePart
@@ -462,6 +463,7 @@ def _found(answer: control_pb2.DescribeResponse, address: str) -> FoundWorker:
         ),
         telemetry=tuple(map(_card_figures, answer.telemetry)),
         weights_port=answer.weights_port if answer.weights_port < 1 << 16 else 0,
+        ends=ends_of(answer.ends),
     )
 
 

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from coordinator.weights.progress import Transfer
 from native import LayerRange
+from protos.last_words import WorkerEnd
+
+_LOG = logging.getLogger(__name__)
 
 _NOTHING = Transfer()
 
@@ -70,6 +74,8 @@ class LineChange(str, Enum):
     """The same, and none broke: a worker was taken in."""
     GAVE_UP = "gave up"
     """Its requests failed; workers are still looked for."""
+    ENDED = "worker ended"
+    """A worker that died before is back, and tells why: told once, when it is met again."""
 
     def __str__(self) -> str:
         return self.value
@@ -81,9 +87,10 @@ class LineEvent:
 
     Attributes:
         message: A sentence for a person.
-        worker: Who was lost, if one was; who joined.
+        worker: Who was lost, if one was; who joined; who had ended.
         n_streams: Requests that go on, with RESUMED and JOINED.
         pause_s: For which there was no line, in seconds.
+        end: When, how and while doing what, and the last of its log, with ENDED.
     """
 
     change: LineChange
@@ -91,12 +98,22 @@ class LineEvent:
     worker: str | None = None
     n_streams: int = 0
     pause_s: float = 0.0
+    end: WorkerEnd | None = None
 
 
 OnLineEvent = Callable[[LineEvent], object]
 
 OnProgress = Callable[[LoadEvent], object]
 """What it returns is not looked at but where a mesh is opened: False there calls everything off."""
+
+
+def tell(on_event: OnLineEvent, event: LineEvent) -> None:
+    """Logs it, and calls whoever wants to know; what goes wrong there is logged, too."""
+    _LOG.info("%s", event.message)
+    try:
+        on_event(event)
+    except Exception:
+        _LOG.exception("whoever is told of the line's events failed")
 
 
 def ignore(_event: LoadEvent | LineEvent) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from coordinator.errors import WorkerStartError
 from native import Device, DeviceKind, devices
+from protos.last_words import LastWords
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class LocalWorkers:
     async def close(self) -> None:
         """Ends all of them and waits until they are gone."""
         workers, self._workers = self._workers, []
-        await asyncio.gather(*(worker.stop() for worker in workers))
+        await asyncio.gather(*(worker.close() for worker in workers))
 
 
 class _LocalWorker:
@@ -97,10 +98,13 @@ class _LocalWorker:
         self._process: asyncio.subprocess.Process | None = None
         self._log: deque[str] = deque(maxlen=_LAST_LINES)
         self._drain: asyncio.Task[None] | None = None
+        self._last_words = LastWords()
+        self._was_stopped = False
 
     async def start(self) -> str:
         """Starts the process; gives its address once it is ready."""
         process = await self._spawn()
+        self._was_stopped = False
         assert process.stdout is not None
         assert process.stderr is not None
         self._drain = asyncio.get_running_loop().create_task(self._drain_log(process.stderr))
@@ -133,6 +137,8 @@ class _LocalWorker:
             WorkerStartError: It did not become ready, and is gone too.
         """
         await self.stop()
+        if self._process is not None and self._process.returncode and not self._was_stopped:
+            self._last_words.note_end(self._process.returncode)
         try:
             await self.start()
         except BaseException:
@@ -144,7 +150,7 @@ class _LocalWorker:
         spawning = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=self._last_words.begin(),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
@@ -164,6 +170,7 @@ class _LocalWorker:
         if process is None:
             return
         if process.returncode is None:
+            self._was_stopped = True
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
@@ -175,8 +182,14 @@ class _LocalWorker:
         if self._drain is not None:
             await asyncio.gather(self._drain, return_exceptions=True)
 
+    async def close(self) -> None:
+        """Ends the process; there is no other after it."""
+        await self.stop()
+        self._last_words.close()
+
     async def _drain_log(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
+            self._last_words.note_line(line)
             text = line.decode(errors="replace").rstrip()
             self._log.append(text)
             _LOG.debug("%s: %s", self._name, text)

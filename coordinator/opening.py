@@ -302,7 +302,7 @@ async def _start_lines(
 ) -> list[OpenLine]:
     """A session on each line, and what keeps it on one."""
     model, vocabulary = prepared.order.model, prepared.vocabulary
-    regrouping = Regrouping(options, prepared.source, prepared.order, prepared.local)
+    regrouping = Regrouping(options, prepared.source, prepared.order, prepared.local, on_event)
     limits, clients = limits_of(options, model.params, vocabulary), Clients(options.client_limit)
     recoveries: list[Recovery] = []
     opened = []

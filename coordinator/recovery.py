@@ -31,7 +31,7 @@ from coordinator.errors import (
     WorkerLostError,
     WorkerSilentError,
 )
-from coordinator.events import LineChange, LineEvent, OnLineEvent, ignore
+from coordinator.events import LineChange, LineEvent, OnLineEvent, ignore, tell
 from coordinator.joining import Change, Joining
 from coordinator.line import Diagnosis, Line
 from coordinator.loading import LoadedLine, end_session, let_go, load_stages_over, unload_stages
@@ -382,11 +382,7 @@ class Recovery:
     # ---- around it ----
 
     def _tell(self, event: LineEvent) -> None:
-        _LOG.info("%s", event.message)
-        try:
-            self._on_event(event)
-        except Exception:
-            _LOG.exception("whoever is told of the line's events failed")
+        tell(self._on_event, event)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._guard(work))

@@ -16,7 +16,8 @@ from coordinator.confirming import PlanOrder, confirmed_plans
 from coordinator.control import WorkerClient
 from coordinator.discovery import discover
 from coordinator.errors import CaravanError, NoWorkersError, PlanError
-from coordinator.events import ignore
+from coordinator.events import OnLineEvent, ignore, tell
+from coordinator.last_words import EndsHeard
 from coordinator.local_workers import LocalWorkers
 from coordinator.options import MeshOptions
 from coordinator.plan import Plan
@@ -101,15 +102,23 @@ class Regrouping:
     Args:
         order: That it was opened with.
         local: Workers of its own on this machine, if it has any.
+        on_event: Told why workers had ended that are back.
     """
 
     def __init__(
-        self, options: MeshOptions, source: WeightSource, order: PlanOrder, local: LocalWorkers | None = None
+        self,
+        options: MeshOptions,
+        source: WeightSource,
+        order: PlanOrder,
+        local: LocalWorkers | None = None,
+        on_event: OnLineEvent = ignore,
     ) -> None:
         self.options = options
         self._source = source
         self._order = order
         self._local = local
+        self._on_event = on_event
+        self._ends = EndsHeard(order.workers)
         self.channels = order.delivery.channels
         self._addresses = dict.fromkeys(options.workers, "")
         self._addresses |= {worker.address: worker.name for worker in order.workers}
@@ -225,6 +234,8 @@ class Regrouping:
         found = {worker.name: worker for look in reversed(looks) for worker in look.found}
         for worker in found.values():
             self._note_address(worker)
+        for event in self._ends.news(found.values()):
+            tell(self._on_event, event)
         there = {worker.address for worker in found.values()}
         there |= {address for address, name in self._addresses.items() if name in serving}
         self._absent = self._addresses.keys() - there

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from coordinator.errors import CaravanError
 from native import LayerRange
+from protos.last_words import WorkerEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class FoundWorker:
         telemetry: Of each card under its device.
         weights_port: Where it gives and takes weights, on the host of its address; 0: nowhere.
         held_tensors: Of the model that it was offered, a bit for each as in the contract.
+        ends: How its processes before this one ended, the latest last.
     """
 
     name: str
@@ -157,6 +159,7 @@ class FoundWorker:
     telemetry: tuple[CardFigures, ...] = ()
     weights_port: int = 0
     held_tensors: bytes = b""
+    ends: tuple[WorkerEnd, ...] = ()
 
     @property
     def is_serving(self) -> bool:

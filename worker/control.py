@@ -21,6 +21,7 @@ from worker.errors import BadRequestError, StreamLostError
 from worker.failures import Culprit
 from worker.figures import CardFigures
 from worker.holder import Health, Holder, Loaded
+from worker.last_words import end_messages
 from worker.link import measure_link
 from worker.listening import Endpoint
 from worker.loading import Event, NeedsCoordinator
@@ -120,6 +121,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             loaded=[] if loaded is None else [_loaded_stage(loaded)],
             telemetry=[] if request.without_telemetry else map(_card_figures, self._telemetry.read()),
             weights_port=self._weights_port,
+            ends=end_messages(about.ends),
         )
 
     def Offer(self, request: control_pb2.OfferRequest, context: grpc.ServicerContext) -> control_pb2.OfferResponse:

@@ -24,7 +24,9 @@ from protos.channels import PLAIN, Channels
 from protos.cluster import cluster_path, load_cluster
 from protos.contract import CONTRACT_VERSION, channel_options
 from protos.discovery import WorkerRecord
+from protos.last_words import unpacked
 from protos.secret_file import SecretFileError
+from protos.slate import Slate
 from worker.announce import Announcer, NoMulticastError, machine_addresses
 from worker.benchmark import Benchmarks
 from worker.benchmark_store import BenchmarkStore, benchmark_folder
@@ -107,6 +109,7 @@ class Daemon:
         self._stops: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._announcer: Announcer | None = None
         self._channels = PLAIN
+        self._slate = Slate.of_this_process()
         # What is to be closed at the end, last made first.
         self._made = contextlib.ExitStack()
 
@@ -178,7 +181,7 @@ class Daemon:
         name = self._settings.name
         if name is not None:
             check_name(name)
-        return describe(name or default_name(device.name))
+        return describe(name or default_name(device.name), unpacked(self._slate.ends))
 
     def _announce(self, about: Description, device: Device, hosts: list[str], port: int) -> Description:
         """Shows the worker on the LAN, if it may; the description under the name that was free.
@@ -223,7 +226,7 @@ class Daemon:
             place=place,
             limits=self._settings.limits,
             files=models,
-            loader=StageLoader(place, self._settings.limits, supply),
+            loader=StageLoader(place, self._settings.limits, supply, self._slate),
             message_limit_bytes=MESSAGE_LIMIT_BYTES,
             keep_loaded_s=self._settings.keep_loaded_s,
             channels=self._channels,

@@ -4,11 +4,13 @@
 import re
 import socket
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
 from native import Versions, versions
 from protos.contract import CONTRACT_VERSION, is_worker_name
+from protos.last_words import WorkerEnd
 from worker.errors import BadNameError
 
 _DISTRIBUTION = "llama-caravan"
@@ -18,7 +20,7 @@ _MAX_DEFAULT_NAME = 56
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Name, versions and host of this process; `instance_id` is new with every start."""
+    """Name, versions and host of this process; `instance_id` is new with every start, `ends` are of those before."""
 
     name: str
     instance_id: str
@@ -26,9 +28,10 @@ class Description:
     caravan_version: str
     engine: Versions
     host_name: str
+    ends: Sequence[WorkerEnd] = ()
 
 
-def describe(name: str) -> Description:
+def describe(name: str, ends: Sequence[WorkerEnd]) -> Description:
     """This process, under that name."""
     return Description(
         name=name,
@@ -37,6 +40,7 @@ def describe(name: str) -> Description:
         caravan_version=_caravan_version(),
         engine=versions(),
         host_name=socket.gethostname(),
+        ends=ends,
     )
 
 

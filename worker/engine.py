@@ -17,6 +17,7 @@ from worker.frames import Step
 from worker.hop import Hop
 from worker.results import Results
 from worker.samplers import Samplers
+from worker.whereabouts import Whereabouts
 
 
 class Engine:
@@ -30,6 +31,7 @@ class Engine:
         samplers: Samplers,
         inbox: Iterable[Step],
         outlet: Hop | Results,
+        whereabouts: Whereabouts,
     ) -> None:
         """The engine borrows all of these; `worker` is the name its timings carry."""
         self._worker = worker
@@ -37,6 +39,7 @@ class Engine:
         self._samplers = samplers
         self._inbox = inbox
         self._outlet = outlet
+        self._whereabouts = whereabouts
         self.n_started = 0
         self.n_finished = 0
 
@@ -52,19 +55,23 @@ class Engine:
             NativeError: a step failed; the KV cache is out of step with the rest of the line.
             CallError: a KV operation that this model cannot do, or an outlet without a reader.
         """
-        for step in self._inbox:
-            started_ns = self._begin()
-            self._apply_kv_operations(step.frame)
-            self._apply_sampler_operations(step.frame)
-            crossing = self._compute(step)
-            rows = self._answer(step)
-            timing = self._end(step, started_ns)
-            if not self._hand_on(step, crossing, rows, timing):
-                return False
-        return True
+        try:
+            for step in self._inbox:
+                started_ns = self._begin(step)
+                self._apply_kv_operations(step.frame)
+                self._apply_sampler_operations(step.frame)
+                crossing = self._compute(step)
+                rows = self._answer(step)
+                timing = self._end(step, started_ns)
+                if not self._hand_on(step, crossing, rows, timing):
+                    return False
+            return True
+        finally:
+            self._whereabouts.end()
 
-    def _begin(self) -> int:
+    def _begin(self, step: Step) -> int:
         self.n_started += 1
+        self._whereabouts.begin(step)
         return time.monotonic_ns()
 
     def _apply_kv_operations(self, frame: frame_pb2.Frame) -> None:
@@ -119,6 +126,7 @@ class Engine:
 
     def _end(self, step: Step, started_ns: int) -> frame_pb2.StageTiming:
         self.n_finished += 1
+        self._whereabouts.end()
         return step.frame.timings.add(
             worker=self._worker,
             arrived_ns=step.arrived_ns,

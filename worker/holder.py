@@ -450,6 +450,7 @@ class Holder:
                 samplers=stage.samplers,
                 inbox=inbox,
                 outlet=outlet,
+                whereabouts=self._loader.whereabouts(stage.spec),
             )
 
         return Feed(

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Sequence
 
 from native import ModelLayout
+from protos.slate import Activity, Slate
 from worker.cards import Place
 from worker.loading import Report, Reporter
 from worker.memory import MemoryLimits
@@ -17,16 +18,18 @@ from worker.session import LoadOrder, StageSpec
 from worker.stage import Basis, Stage
 from worker.weights.scan import Mark
 from worker.weights.supply import Supply
+from worker.whereabouts import Whereabouts
 
 
 class StageLoader:
     """For one device or several cards, within one worker's limits."""
 
-    def __init__(self, place: Place, limits: MemoryLimits, supply: Supply) -> None:
-        """`limits` as the user has them."""
+    def __init__(self, place: Place, limits: MemoryLimits, supply: Supply, slate: Slate) -> None:
+        """`limits` as the user has them; on `slate` is kept what is being done."""
         self._place = place
         self._limits = place.limits(limits)
         self._supply = supply
+        self._slate = slate
         self._dry_runs = DryRuns()
 
     def placed(self, spec: StageSpec, layout: ModelLayout, free_bytes: Sequence[int] | None = None) -> Placed:
@@ -48,10 +51,15 @@ class StageLoader:
         Raises:
             CallError, NativeError: as Load; nothing is left loaded.
         """
+        layers = (order.spec.layers.start, order.spec.layers.end)
+        with self._slate.noted(Activity.LOADING, order.session_id, order.epoch, layers):
+            return self._load(order, layout, report)
+
+    def _load(self, order: LoadOrder, layout: ModelLayout, report: Reporter) -> Stage:
         spec, basis = order.spec, self._basis(layout)
         copies = self._supply.copies(order, layout)
         if copies is None:
-            stage = self.load_alone(spec, layout, report)
+            stage = self._load_file(spec, layout, report)
             stage.basis = basis
             return stage
         placed = self.placed(spec, layout)
@@ -70,7 +78,19 @@ class StageLoader:
         return stage
 
     def load_alone(self, spec: StageSpec, layout: ModelLayout, report: Report) -> Stage:
-        """The stage from the layout's file as it is, whatever that holds. Raises as `load`."""
+        """The stage from the layout's file as it is, whatever that holds, to be measured. Raises as `load`."""
+        with contextlib.ExitStack() as stack:
+            layers = (spec.layers.start, spec.layers.end)
+            stack.enter_context(self._slate.noted(Activity.MEASURING, "", 0, layers))
+            stage = self._load_file(spec, layout, report)
+            stage.call_on_close(stack.pop_all().close)
+        return stage
+
+    def whereabouts(self, spec: StageSpec) -> Whereabouts:
+        """For whoever computes frames with such a stage."""
+        return Whereabouts(self._slate, spec.layers)
+
+    def _load_file(self, spec: StageSpec, layout: ModelLayout, report: Report) -> Stage:
         return Stage.load(spec, layout, self._place, self.placed(spec, layout), self._limits, report)
 
     def is_same(self, stage: Stage, spec: StageSpec, layout: ModelLayout) -> bool:

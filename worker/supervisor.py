@@ -19,14 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, TextIO, TypeAlias
 
+from protos.last_words import LastWords
 from worker.errors import ListingError
-from worker.fleet import WorkerOrder, cannot_start, delay_s, how_it_ended
+from worker.fleet import CLUSTER_CHANGED, WorkerOrder, cannot_start, delay_s, how_it_ended
 
 # Python handles signals on the main thread alone, and the system may wake another one for them: the main thread looks
 # up this often.
 _LOOK_UP_S = 0.5
 # A worker that was told to stop cuts itself off after 15 s.
 _STOP_LIMIT_S = 20.0
+# What each worker's process is.
+_PROGRAM: tuple[str, ...] = ("-m", "worker")
 
 
 def default_devices(*, integrated: bool) -> tuple[str, ...]:
@@ -63,6 +66,7 @@ class _Worker:
     is_ready: bool = False
     # What it says before it is ready, or has ended.
     held: list[bytes] = field(default_factory=list)
+    last_words: LastWords = field(default_factory=LastWords)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +144,13 @@ class Supervisor:
 
     def _start(self, worker: _Worker) -> None:
         """One more process for it, now or later."""
-        command = [sys.executable, "-m", "worker", *worker.order.arguments, "--parent-pid", str(os.getpid())]
+        command = [sys.executable, *_PROGRAM, *worker.order.arguments, "--parent-pid", str(os.getpid())]
         worker.started_s, worker.is_ready = time.monotonic(), False
         try:
             # A session of its own, so that a Ctrl-C at the terminal comes from here alone.
             worker.process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=worker.last_words.begin(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
@@ -173,6 +177,8 @@ class Supervisor:
 
     def _pass_on(self, said: _Said) -> None:
         worker = said.worker
+        if said.is_complaint:
+            worker.last_words.note_line(said.line)
         if not said.is_complaint:
             worker.is_ready, worker.is_first_start = True, False
             self._release(worker)
@@ -201,6 +207,8 @@ class Supervisor:
             self._exit_code = exit_code
             self._stop()
             return
+        if exit_code != CLUSTER_CHANGED:
+            worker.last_words.note_end(exit_code)
         self._start_again(worker, how_it_ended(exit_code))
 
     def _start_again(self, worker: _Worker, what_happened: str) -> None:

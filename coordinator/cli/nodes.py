@@ -16,10 +16,12 @@ from coordinator.cli.options import discovery_timeout_option, insecure_workers_o
 from coordinator.cli.progress import layers_text
 from coordinator.cli.settings import debug_option
 from coordinator.discovery import Discovery, discover
+from coordinator.last_words import sentence
 from coordinator.membership import own_channels, strangers_text
 from coordinator.plan import columns, size
 from coordinator.telemetry import busy, power, temperature, used
 from coordinator.workers import CardFigures, FoundWorker
+from protos.last_words import WorkerEnd
 
 _BEFORE = ("WORKER", "ADDRESS", "HOST", "DEVICE", "FREE", "TOTAL")
 _FIGURES: dict[str, Callable[[CardFigures], str]] = {"USED": used, "BUSY": busy, "TEMP": temperature, "POWER": power}
@@ -56,6 +58,9 @@ def command(worker: tuple[str, ...], insecure_workers: bool, discovery_timeout: 
         emit(_table(seen.found))
     else:
         say("no worker was found: start one with `caravan worker`, here or on another computer")
+    for found in seen.found:
+        for end in found.ends:
+            say(sentence(found.name, end))
     if seen.n_strangers:
         say(strangers_text(seen.n_strangers, channels))
     for left_out in seen.left_out:
@@ -132,4 +137,10 @@ def _worker_as_data(worker: FoundWorker) -> dict[str, object]:
             for stage in worker.loaded
         ],
         "telemetry": [asdict(card) for card in worker.telemetry],
+        "ends": [_end_as_data(end) for end in worker.ends],
     }
+
+
+def _end_as_data(end: WorkerEnd) -> dict[str, object]:
+    doing = None if end.doing is None else asdict(end.doing) | {"activity": end.doing.activity.name.lower()}
+    return asdict(end) | {"doing": doing}

@@ -11,6 +11,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Activity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACTIVITY_UNSPECIFIED: _ClassVar[Activity]
+    ACTIVITY_NOTHING: _ClassVar[Activity]
+    ACTIVITY_LOADING: _ClassVar[Activity]
+    ACTIVITY_COMPUTING: _ClassVar[Activity]
+    ACTIVITY_MEASURING: _ClassVar[Activity]
+
 class DeviceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DEVICE_KIND_UNSPECIFIED: _ClassVar[DeviceKind]
@@ -44,6 +52,11 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_READY: _ClassVar[WorkerState]
     WORKER_STATE_COMPUTING: _ClassVar[WorkerState]
     WORKER_STATE_FAILED: _ClassVar[WorkerState]
+ACTIVITY_UNSPECIFIED: Activity
+ACTIVITY_NOTHING: Activity
+ACTIVITY_LOADING: Activity
+ACTIVITY_COMPUTING: Activity
+ACTIVITY_MEASURING: Activity
 DEVICE_KIND_UNSPECIFIED: DeviceKind
 DEVICE_KIND_CPU: DeviceKind
 DEVICE_KIND_GPU: DeviceKind
@@ -74,7 +87,7 @@ class DescribeRequest(_message.Message):
     def __init__(self, without_telemetry: _Optional[bool] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded", "telemetry", "weights_port")
+    __slots__ = ("name", "instance_id", "contract_version", "versions", "device", "host_name", "loaded", "telemetry", "weights_port", "ends")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +97,7 @@ class DescribeResponse(_message.Message):
     LOADED_FIELD_NUMBER: _ClassVar[int]
     TELEMETRY_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_PORT_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     instance_id: str
     contract_version: str
@@ -93,7 +107,48 @@ class DescribeResponse(_message.Message):
     loaded: _containers.RepeatedCompositeFieldContainer[LoadedStage]
     telemetry: _containers.RepeatedCompositeFieldContainer[Telemetry]
     weights_port: int
-    def __init__(self, name: _Optional[str] = ..., instance_id: _Optional[str] = ..., contract_version: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., host_name: _Optional[str] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., telemetry: _Optional[_Iterable[_Union[Telemetry, _Mapping]]] = ..., weights_port: _Optional[int] = ...) -> None: ...
+    ends: _containers.RepeatedCompositeFieldContainer[WorkerEnd]
+    def __init__(self, name: _Optional[str] = ..., instance_id: _Optional[str] = ..., contract_version: _Optional[str] = ..., versions: _Optional[_Union[Versions, _Mapping]] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., host_name: _Optional[str] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., telemetry: _Optional[_Iterable[_Union[Telemetry, _Mapping]]] = ..., weights_port: _Optional[int] = ..., ends: _Optional[_Iterable[_Union[WorkerEnd, _Mapping]]] = ...) -> None: ...
+
+class WorkerEnd(_message.Message):
+    __slots__ = ("id", "seconds_ago", "signal_name", "exit_code", "for_memory", "doing", "log_tail")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_NAME_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    FOR_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    DOING_FIELD_NUMBER: _ClassVar[int]
+    LOG_TAIL_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    seconds_ago: float
+    signal_name: str
+    exit_code: int
+    for_memory: bool
+    doing: Doing
+    log_tail: str
+    def __init__(self, id: _Optional[str] = ..., seconds_ago: _Optional[float] = ..., signal_name: _Optional[str] = ..., exit_code: _Optional[int] = ..., for_memory: _Optional[bool] = ..., doing: _Optional[_Union[Doing, _Mapping]] = ..., log_tail: _Optional[str] = ...) -> None: ...
+
+class Doing(_message.Message):
+    __slots__ = ("activity", "session_id", "epoch", "layer_start", "layer_end", "frame_number", "n_tokens", "n_sequences", "is_prefill")
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LAYER_START_FIELD_NUMBER: _ClassVar[int]
+    LAYER_END_FIELD_NUMBER: _ClassVar[int]
+    FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    N_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    IS_PREFILL_FIELD_NUMBER: _ClassVar[int]
+    activity: Activity
+    session_id: str
+    epoch: int
+    layer_start: int
+    layer_end: int
+    frame_number: int
+    n_tokens: int
+    n_sequences: int
+    is_prefill: bool
+    def __init__(self, activity: _Optional[_Union[Activity, str]] = ..., session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., frame_number: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_sequences: _Optional[int] = ..., is_prefill: _Optional[bool] = ...) -> None: ...
 
 class Telemetry(_message.Message):
     __slots__ = ("device", "used_bytes", "utilisation", "temperature_c", "power_w", "power_limit_w")

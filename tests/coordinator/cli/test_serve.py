@@ -90,6 +90,8 @@ def test_a_streamed_answer_goes_on_with_the_same_text_when_a_worker_dies() -> No
         assert (health["status"], [stage["worker"] for stage in health["stages"]]) == ("ready", ["local-1", "local-2"])
         assert process.stderr is not None
         assert "the line broke: worker local-2" in process.stderr.readline()
+        assert "worker local-2 ended at " in (ended := process.stderr.readline())
+        assert " by SIGKILL" in ended
         assert "going on with local-1 and local-2, 1 stream resumed after" in process.stderr.readline()
         family = family_of(process)
         press_ctrl_c(process)
