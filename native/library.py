@@ -302,6 +302,7 @@ def wire() -> c.CDLL:
     declare(library, "caravan_wire_free", None, pointer)
     declare(library, "caravan_wire_device", pointer, pointer)
     declare(library, "caravan_wire_buffer_type", pointer, pointer)
+    declare(library, "caravan_wire_loading", None, pointer, c.c_int)
     declare(library, "caravan_wire_weight_bytes", c.c_int64, pointer, c.c_char_p)
     declare(library, "caravan_wire_begin", None, pointer, c.POINTER(CrossingStruct), c.c_size_t)
     declare(library, "caravan_wire_begin_made_up", None, pointer)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes as c
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,18 @@ class Wires:
     before: int | None = None
     after: int | None = None
     fences: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While a model is loaded over them, so that its weights pass by quickly."""
+        handles = [handle for handle in (self.before, self.after) if handle is not None]
+        for handle in handles:
+            wire().caravan_wire_loading(handle, True)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                wire().caravan_wire_loading(handle, False)
 
     def close(self) -> None:
         """Frees them; the model and its contexts must be gone."""
@@ -249,7 +262,8 @@ class _LoadSetup:
         """Runs the load; on failure frees the wires and says why."""
         self._set_overrides()
         try:
-            return self._load_partly() or self._load_from_path()
+            with self.wires.loading():
+                return self._load_partly() or self._load_from_path()
         except BaseException as error:
             self.wires.close()
             self.place.close()

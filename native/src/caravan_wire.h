@@ -91,6 +91,8 @@ CARAVAN_API void * caravan_wire_new(const char * name, int start, int end, size_
 CARAVAN_API void caravan_wire_free(void * wire);
 CARAVAN_API void * caravan_wire_device(void * wire);
 CARAVAN_API void * caravan_wire_buffer_type(void * wire);
+// From now on a model is loaded, or no more (0). Meanwhile weights are brought there in llama.cpp's quickest way.
+CARAVAN_API void caravan_wire_loading(void * wire, int is_loading);
 // Bytes of the weight of that name that llama.cpp has set there, since the wire was made.
 CARAVAN_API int64_t caravan_wire_weight_bytes(void * wire, const char * name);
 CARAVAN_API void caravan_wire_begin(void * wire, const struct caravan_crossing * incoming, size_t n);

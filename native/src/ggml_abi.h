@@ -170,6 +170,11 @@ struct device_iface {
     void (*event_synchronize)(device *, event *);
 };
 
+struct event {
+    caravan::device * device;
+    void * context;
+};
+
 struct registry;
 
 struct registry_iface {

@@ -4,7 +4,8 @@
 // and computes none of them. ggml's scheduler copies tensors to and from it at the boundary; those copies are what
 // crosses the network.
 //
-// Read from the last line up: the C functions, the device, the backend, the buffer type, the buffer.
+// Read from the last line up: the C functions, the device, the backend, the buffer type, the buffer. Apart from them:
+// how llama.cpp brings weights here, which nobody looks at.
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -43,8 +44,12 @@ struct wire {
     // Behind which what crosses is made, and who decides that; both or neither.
     caravan::device * fence = nullptr;
     scheduler * sched = nullptr;
+    // A model is being loaded; memory was taken for its weights, too, so that they are about to come.
+    bool is_loading = false;
+    bool is_awaiting_weights = false;
     caravan::device device = {};
     buffer_type buft = {};
+    buffer_type staging = {};
 
     wire(const char * name_, int start_, int end_, size_t max_step_bytes)
         : name(name_), start(start_), end(end_), step(max_step_bytes) {}
@@ -182,7 +187,9 @@ const char * buffer_type_get_name(buffer_type * buft) {
 
 buffer * buffer_type_alloc_buffer(buffer_type * buft, size_t size) {
     const size_t room = (size + 2 * buffer_gap_bytes - 1) / buffer_gap_bytes * buffer_gap_bytes;
-    const uintptr_t base = wire_of(buft)->next_address.fetch_add(room);
+    wire * w = wire_of(buft);
+    w->is_awaiting_weights = w->is_loading;
+    const uintptr_t base = w->next_address.fetch_add(room);
     return host.buffer_init(buft, buffer_functions, reinterpret_cast<void *>(base), size);
 }
 
@@ -198,6 +205,64 @@ constexpr buffer_type_iface buffer_type_functions = {
     /* .get_alloc_size = */ nullptr,
     /* .is_host        = */ nullptr,
 };
+
+// staging: llama.cpp reads a weight for a device as a whole into memory that it has filled with zeros before, byte by
+// byte, or through a few buffers of a megabyte, if the device can take them while the next is read
+// (llama_model_loader::load_all_data). Here the second is as quick as copying within a cache; the first takes longer
+// than reading a stage's own layers does. So a wire says that it can while a model's weights come.
+
+void staging_free(buffer * b) {
+    delete[] static_cast<char *>(b->context);
+}
+
+constexpr buffer_iface staging_functions = {
+    /* .free_buffer   = */ staging_free,
+    /* .get_base      = */ buffer_get_base,
+    /* .init_tensor   = */ nullptr,
+    /* .memset_tensor = */ buffer_memset_tensor,
+    /* .set_tensor    = */ nullptr,
+    /* .get_tensor    = */ nullptr,
+    /* .set_tensor_2d = */ nullptr,
+    /* .get_tensor_2d = */ nullptr,
+    /* .cpy_tensor    = */ nullptr,
+    /* .clear         = */ buffer_clear,
+    /* .reset         = */ nullptr,
+};
+
+buffer * staging_alloc(buffer_type * buft, size_t size) {
+    char * memory = new (std::nothrow) char[size];
+    return memory == nullptr ? nullptr : host.buffer_init(buft, staging_functions, memory, size);
+}
+
+constexpr buffer_type_iface staging_type_functions = {
+    /* .get_name       = */ buffer_type_get_name,
+    /* .alloc_buffer   = */ staging_alloc,
+    /* .get_alignment  = */ buffer_type_get_alignment,
+    /* .get_max_size   = */ nullptr,
+    /* .get_alloc_size = */ nullptr,
+    /* .is_host        = */ nullptr,
+};
+
+void backend_set_tensor_async(backend *, tensor * t, const void * data, size_t offset, size_t size) {
+    buffer_set_tensor(t->buffer, t, data, offset, size);
+}
+
+void backend_event_record(backend *, event *) {}
+
+event * device_event_new(device * dev) {
+    return wire_of(dev)->is_awaiting_weights ? new (std::nothrow) event{ dev, nullptr } : nullptr;
+}
+
+void device_event_free(device *, event * e) {
+    delete e;
+}
+
+void device_event_synchronize(device *, event *) {}
+
+buffer_type * device_get_host_buffer_type(device * dev) {
+    wire * w = wire_of(dev);
+    return w->is_awaiting_weights ? &w->staging : nullptr;
+}
 
 // backend
 
@@ -233,7 +298,7 @@ int backend_graph_compute(backend * b, graph * g) {
 constexpr backend_iface backend_functions = {
     /* .get_name            = */ backend_get_name,
     /* .free                = */ backend_free,
-    /* .set_tensor_async    = */ nullptr,
+    /* .set_tensor_async    = */ backend_set_tensor_async,
     /* .get_tensor_async    = */ nullptr,
     /* .set_tensor_2d_async = */ nullptr,
     /* .get_tensor_2d_async = */ nullptr,
@@ -244,7 +309,7 @@ constexpr backend_iface backend_functions = {
     /* .graph_plan_update   = */ nullptr,
     /* .graph_plan_compute  = */ nullptr,
     /* .graph_compute       = */ backend_graph_compute,
-    /* .event_record        = */ nullptr,
+    /* .event_record        = */ backend_event_record,
     /* .event_wait          = */ nullptr,
     /* .graph_optimize      = */ nullptr,
 };
@@ -275,6 +340,10 @@ void device_get_props(device * dev, device_props * props) {
     props->type = device_type_gpu;
     device_get_memory(dev, &props->memory_free, &props->memory_total);
     props->caps.mmap_support = true;
+    const bool is_awaiting_weights = wire_of(dev)->is_awaiting_weights;
+    props->caps.async = is_awaiting_weights;
+    props->caps.host_buffer = is_awaiting_weights;
+    props->caps.events = is_awaiting_weights;
 }
 
 backend * device_init_backend(device * dev, const char *) {
@@ -318,14 +387,14 @@ constexpr device_iface device_functions = {
     /* .get_props            = */ device_get_props,
     /* .init_backend         = */ device_init_backend,
     /* .get_buffer_type      = */ device_get_buffer_type,
-    /* .get_host_buffer_type = */ nullptr,
+    /* .get_host_buffer_type = */ device_get_host_buffer_type,
     /* .buffer_from_host_ptr = */ nullptr,
     /* .supports_op          = */ device_supports_op,
     /* .supports_buft        = */ device_supports_buft,
     /* .offload_op           = */ nullptr,
-    /* .event_new            = */ nullptr,
-    /* .event_free           = */ nullptr,
-    /* .event_synchronize    = */ nullptr,
+    /* .event_new            = */ device_event_new,
+    /* .event_free           = */ device_event_free,
+    /* .event_synchronize    = */ device_event_synchronize,
 };
 
 // registry: wires are handed over in device lists, none is registered
@@ -364,6 +433,7 @@ void * caravan_wire_new(const char * name, int start, int end, size_t max_step_b
     }
     w->device = { device_functions, &wire_registry, w };
     w->buft = { buffer_type_functions, &w->device, w };
+    w->staging = { staging_type_functions, &w->device, w };
     return w;
 }
 
@@ -377,6 +447,12 @@ void * caravan_wire_device(void * handle) {
 
 void * caravan_wire_buffer_type(void * handle) {
     return &as_wire(handle)->buft;
+}
+
+void caravan_wire_loading(void * handle, int is_loading) {
+    wire * w = as_wire(handle);
+    w->is_loading = is_loading != 0;
+    w->is_awaiting_weights = false;
 }
 
 int64_t caravan_wire_weight_bytes(void * handle, const char * name) {

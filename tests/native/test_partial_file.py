@@ -3,6 +3,7 @@
 
 import ctypes
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -63,6 +64,15 @@ def _loose_own(path: Path, start: int, end: int) -> set[str]:
     own = [tensor for tensor in layout.tensors if tensor not in elsewhere]
     assert {tensor.layer for tensor in own} - {None} == set(range(start, end))
     return {tensor.name for tensor in own if tensor.layer is None}
+
+
+def test_llama_cpp_passes_weights_of_other_layers_by_in_its_quick_way(
+    deep: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="native.llama_cpp"), Model.load(deep, layers=LayerRange(1, 2)):
+        quick = [message for message in caplog.messages if "using async uploads for device WIRE" in message]
+    # Else it fills memory of every tensor's size with zeros first, which takes longer than reading the stage's own.
+    assert all(any(name in message for message in quick) for name in ("WIRE_BEFORE", "WIRE_AFTER"))
 
 
 def test_a_stage_has_its_own_layers_the_first_the_embedding_and_the_last_the_output(deep: Path, tmp_path: Path) -> None:
