@@ -13,7 +13,7 @@ from coordinator.errors import DoesNotFitError, PlanError
 from coordinator.events import OnProgress, ignore
 from coordinator.plan import Plan
 from coordinator.regrouping import near_enough
-from coordinator.wishes import Wishes
+from coordinator.wishes import Distribution, Wishes
 from coordinator.workers import FoundWorker
 from native import LayerRange
 
@@ -34,6 +34,8 @@ async def plans_of(order: PlanOrder, on_progress: OnProgress, *, notes: Sequence
         adopted = await confirmed_plans(keeping, ignore, notes=notes)
     except (PlanError, DoesNotFitError):
         return plans
+    if order.wishes.distribution is Distribution.ON and len(adopted[0].stages) < len(plans[0].stages):
+        return plans  # as many as possible are to take part
     return [near_enough([*adopted, *plans], order.wishes.objective)]
 
 
