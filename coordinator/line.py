@@ -86,6 +86,11 @@ class Diagnosis:
     reason: CaravanError
     gone: frozenset[str] = frozenset()
 
+    @property
+    def is_of_link(self) -> bool:
+        """Whether a worker could not be talked to that is there all the same."""
+        return isinstance(self.reason, WorkerLostError) and self.reason.worker not in self.gone
+
 
 class Line:
     """The open streams of one epoch. Send from one task at a time, receive from one other."""

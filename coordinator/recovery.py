@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,13 +40,11 @@ from coordinator.regrouping import Group, Need, Regrouping
 from coordinator.sequence import Limits
 from coordinator.session import Session
 from coordinator.statuses import Callee, forgotten, silent
+from coordinator.strikes import Strikes
 from coordinator.team import counted
 from coordinator.vigil import Vigil, while_all_answer
 
 _LOG = logging.getLogger(__name__)
-
-_MOST_BREAKS = 3
-"""Lines that may break while they compute a request, before it has another token: then it is the request."""
 
 _LOOK_EVERY_S = 1.0
 """While requests wait for workers to return."""
@@ -60,9 +58,6 @@ _LONGEST_PAUSE_S = 3.0
 
 _REMEMBERED = 1000
 """Lines that carried on."""
-
-_MOST_STRIKES = 2
-"""Times that a worker is where a line fails, until it is done without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +114,7 @@ class Recovery:
         self._turn = turn
         self._on_event = on_event
         self._epoch = 0
-        self._strikes: Counter[str] = Counter()
+        self._strikes = Strikes()
         self._n_barren = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -205,7 +200,7 @@ class Recovery:
             self._tell(LineEvent(LineChange.GAVE_UP, f"{reason}; requests are refused until the mesh is opened again"))
             return
         self._tell(LineEvent(LineChange.LOST, f"the line broke: {reason}", _culprit(reason)))
-        self._session.end_stuck_in(_MOST_BREAKS, reason)
+        self._session.note_break(reason, is_of_link=diagnosis.is_of_link)
         await self._pause_after_barren()
         await self._go_on(diagnosis, began_s)
 
@@ -262,8 +257,7 @@ class Recovery:
         self._tell(LineEvent(LineChange.LOST, f"the line could not be changed: {failure}", _culprit(failure)))
         for name in change.joined:
             self._joining.welcome.note_failed(name, began_s)
-        gone = frozenset((failure.worker,)) if isinstance(failure, WorkerSilentError) else frozenset()
-        await self._go_on(Diagnosis(failure, gone), began_s)
+        await self._go_on(_diagnosis_of(failure), began_s)
 
     def _note_joined(self, change: Change, n_streams: int, pause_s: float) -> None:
         self.joined.append(Joined(change.joined, n_streams, pause_s))
@@ -277,23 +271,23 @@ class Recovery:
         """Lines that break before they brought anything follow each other ever more slowly."""
         if self._session.frames.records:
             self._n_barren = 0
-            self._strikes.clear()
+            self._strikes.note_worked(time.monotonic())
         else:
             self._n_barren += 1
             await asyncio.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._n_barren))
 
     async def _reopened(self, diagnosis: Diagnosis, began_s: float) -> StandingLine | None:
         """Another line, however long that takes; None: the session is over."""
-        reason, gone = diagnosis.reason, diagnosis.gone
-        self._note_strike(reason)
+        reason = diagnosis.reason
+        self._note_strike(diagnosis, [stage.worker for stage in self.plan.stages])
         n_failed, is_waiting = 0, False
         while not self._session.is_over:
             try:
-                return await self._reopen(gone)
+                return await self._reopen(diagnosis.gone)
             except Exception as error:
                 failure = _as_ours(error)
-            self._note_strike(failure)
-            gone = frozenset((failure.worker,)) if isinstance(failure, WorkerSilentError) else frozenset()
+            diagnosis = _diagnosis_of(failure)
+            self._note_strike(diagnosis)
             n_failed += 1
             if not is_waiting and _is_lack(failure):
                 is_waiting = True
@@ -310,9 +304,13 @@ class Recovery:
             return _LOOK_EVERY_S
         return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**n_failed))
 
-    def _note_strike(self, error: CaravanError) -> None:
+    def _note_strike(self, diagnosis: Diagnosis, line: Sequence[str] = ()) -> None:
+        """`line`: the workers of the one that broke, if it stood: a link that failed is also that of the one before."""
+        error, is_of_link = diagnosis.reason, diagnosis.is_of_link
         if isinstance(error, WorkerLostError | EngineError):
-            self._strikes[error.worker] += 1
+            place = line.index(error.worker) if is_of_link and error.worker in line else 0
+            neighbour = line[place - 1] if place > 0 else None
+            self._strikes.note(error.worker, time.monotonic(), is_of_link=is_of_link, neighbour=neighbour)
 
     def _give_up(self, reason: CaravanError, failure: CaravanError) -> None:
         waited = f"{self._options.recovery_timeout:g} s"
@@ -352,8 +350,7 @@ class Recovery:
     def _need(self, gone: frozenset[str]) -> Need:
         others = [other for other in self._siblings if other is not self]
         taken = {name for other in others for name in other.claimed}
-        doubtful = {name for name, n_strikes in self._strikes.items() if n_strikes >= _MOST_STRIKES}
-        return Need(self._standing.session_id, self.plan, taken, gone, doubtful)
+        return Need(self._standing.session_id, self.plan, taken, gone, self._strikes.doubtful)
 
     async def _open(self, need: Need, group: Group) -> StandingLine:
         order, plan = await self._regrouping.plan(need, group)
@@ -408,6 +405,11 @@ def _as_ours(error: Exception) -> CaravanError:
         return error
     _LOG.error("opening another line failed for a reason nobody foresaw", exc_info=error)
     return EngineError(f"opening another line failed: {error}", worker="")
+
+
+def _diagnosis_of(failure: CaravanError) -> Diagnosis:
+    """Of a line that did not stand: who was silent is not worth asking now."""
+    return Diagnosis(failure, frozenset((failure.worker,) if isinstance(failure, WorkerSilentError) else ()))
 
 
 def _is_lack(error: CaravanError) -> bool:

@@ -19,7 +19,8 @@ class RunningRequest:
     Attributes:
         deadline: Ends it when its time is over; None: it may take any time.
         patience: Runs while it is paused.
-        n_breaks: Lines that broke while frames of it were in them, since it had a token last.
+        n_breaks: Lines that broke while frames of it were in them, since it had a token last, and not at a link.
+        n_link_breaks: The same for those that broke at a link.
         n_at_break: Its tokens when the last one did.
         is_stuck: It has been paused for so long that others may have its slot.
     """
@@ -36,11 +37,15 @@ class RunningRequest:
     patience: asyncio.TimerHandle | None = None
     is_stuck: bool = False
     n_breaks: int = 0
+    n_link_breaks: int = 0
     n_at_break: int = 0
 
-    def note_break(self) -> None:
+    def note_break(self, *, is_of_link: bool) -> None:
         """The line broke while frames of it were in it."""
-        self.n_breaks = self.n_breaks + 1 if self.n_tokens == self.n_at_break else 1
+        if self.n_tokens != self.n_at_break:
+            self.n_breaks = self.n_link_breaks = 0
+        self.n_breaks += not is_of_link
+        self.n_link_breaks += is_of_link
         self.n_at_break = self.n_tokens
 
     def usage(self, now_s: float) -> Usage:

@@ -49,6 +49,12 @@ _END_TIMEOUT_S = 5.0
 _LEAVING_TICK_S = 0.002
 """How often is looked whether a line that is left has come to its end: about what a frame takes."""
 
+_MOST_BREAKS = 3
+"""Lines that may break while they compute a request, before it has another token: then it is the request."""
+
+_MOST_LINK_BREAKS = 10
+"""The same for those that break because a worker cannot be reached that is there. That is seldom the request; unless
+its frames are too large for a slow link."""
 
 _PATIENCE_S = 120.0
 """How long a request may stay paused at a time before its slot is given to others that wait. By then its reader has
@@ -88,6 +94,7 @@ class Session:
         self.frames = FrameLog(scheduler.limits.n_stages)
         self._tell_draft_model: Callable[[Sequence[DraftContext]], None] | None = None
         self._error: CaravanError | None = None
+        self._broken_under: Sequence[int] = ()
         self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -195,17 +202,16 @@ class Session:
         self._is_over |= for_good
         self._fail(error)
 
-    def end_stuck_in(self, n_most: int, reason: CaravanError) -> int:
-        """Ends the requests that a line broke with for the `n_most`-th time, and none of their tokens came between;
-        gives their number.
-
-        Args:
-            reason: Why it broke the last time.
-        """
-        stuck = [number for number, running in self._running.items() if running.n_breaks >= n_most]
-        for request_id in stuck:
-            self._end_with(request_id, PoisonError(n_most, reason))
-        return len(stuck)
+    def note_break(self, reason: CaravanError, *, is_of_link: bool) -> None:
+        """Why the line broke that is gone. Ends the requests that lines break with again and again, and none of their
+        tokens comes in between."""
+        for request_id in self._broken_under:
+            running = self._running.get(request_id)
+            if running is None:
+                continue
+            running.note_break(is_of_link=is_of_link)
+            if running.n_breaks >= _MOST_BREAKS or running.n_link_breaks >= _MOST_LINK_BREAKS:
+                self._end_with(request_id, PoisonError(running.n_breaks + running.n_link_breaks, reason))
 
     def draft_with(self, tell: Callable[[Sequence[DraftContext]], None]) -> None:
         """A draft model takes what this tells it, and answers with `offer`. Before the first request."""
@@ -465,10 +471,7 @@ class Session:
         """The line broke: nothing more is sent or taken, and whoever else uses it ends."""
         self._line = None
         self.frames.forget_in_flight()
-        for request_id in self._scheduler.under_way():
-            running = self._running.get(request_id)
-            if running is not None:
-                running.note_break()
+        self._broken_under = self._scheduler.under_way()
         for task in self._line_tasks:
             task.cancel()
         self._on_broken(line)

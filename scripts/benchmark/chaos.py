@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Chaos: workers of a line of three, with a spare, are killed at a random token of four streams, in every way, again
-and again; every stream is to end with the text of an undisturbed run. One mesh serves all of it, on the demo model.
+"""Chaos: workers of a line of three, with a spare, are killed, or their links broken, at a random token of four
+streams, in every way, again and again; every stream is to end with the text of an undisturbed run. One mesh on the demo
+model serves all that is done to processes of this machine, and then one all that is done to links of hosts in network
+namespaces, which need root.
 
-    scripts/chaos                      100 runs, a table; about ten minutes
+    scripts/chaos                      100 runs, a table; about twenty minutes
     scripts/chaos --runs 20 --kinds kill freeze
 
 A first difference at a near tie (tests/line/near_ties.py) is counted as such: the KV cache was computed in other
@@ -16,116 +18,56 @@ import contextlib
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
-from benchmark.processes import free_port
+from benchmark.chaos_hosts import host_team, why_not
+from benchmark.chaos_team import APART_S, NAMES, OF_NETWORK, WHAT, Kind, ProcessTeam, Team
 from coordinator import CaravanError, Distribution, Generation, Mesh, SamplingParams
 from coordinator.models import resolve_model
 from tests.line.near_ties import check_same
-from tests.line.processes import WorkerProcess
 from tests.line.reference import Reference
 
-_NAMES = ("attic", "cellar", "desk", "shed")
 _PROMPTS = ("Once upon a time", "Maya the llama", "The river was", "One day")
 _N_CTX = 512
 _N_BATCH = 64
 _N_TOKENS = 200
 _LATEST_TOKEN = 120
 """Of the first stream, when somebody is killed: then all of them still run."""
-_APART_S = 0.1
-"""Between the two of a double failure."""
 _LONGEST_S = 60.0
-"""A stream that takes longer is lost."""
-
-
-class Kind(str, Enum):
-    """A way to fail."""
-
-    NOTHING = "nothing"
-    KILL = "kill"
-    TERMINATE = "terminate"
-    ABORT = "abort"
-    FREEZE = "freeze"
-    TWO = "two"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-_SIGNALS = {
-    Kind.KILL: signal.SIGKILL,
-    Kind.TERMINATE: signal.SIGTERM,
-    Kind.ABORT: signal.SIGABRT,
-    Kind.FREEZE: signal.SIGSTOP,
-    Kind.TWO: signal.SIGKILL,
-}
-
-_WHAT = {
-    Kind.NOTHING: "nothing, for comparison",
-    Kind.KILL: "one is killed (-9)",
-    Kind.TERMINATE: "one is told to end (-15)",
-    Kind.ABORT: "one aborts, as in llama.cpp (-6)",
-    Kind.FREEZE: "one is frozen (SIGSTOP)",
-    Kind.TWO: f"two are killed, {_APART_S * 1000:.0f} ms apart",
-}
+_LONGEST_OF_LOSS_S = 180.0
+"""A stream that takes longer is lost; over a link that loses packets, and does not break, all takes long."""
 
 
 @dataclass
 class Tally:
-    """What came of the runs of one kind; `pauses_s`: of each stream, the longest between two of its tokens."""
+    """What came of the runs of one kind.
+
+    Attributes:
+        spots: Where near ties were: a prompt, whether it was greedy, the number of the token.
+        pauses_s: Of each stream, the longest between two of its tokens.
+        ends_s: Of each stream, from what befell a worker to its last token.
+    """
 
     n_runs: int = 0
     n_streams: int = 0
     n_equal: int = 0
     n_near_ties: int = 0
+    spots: set[tuple[tuple[int, ...], bool, int]] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)
     pauses_s: list[float] = field(default_factory=list)
+    ends_s: list[float] = field(default_factory=list)
 
     def row(self, what: str) -> str:
         """Of the table."""
-        pauses = sorted(self.pauses_s)
-        median, p95 = statistics.median(pauses), pauses[min(len(pauses) - 1, int(0.95 * len(pauses)))]
         counts = (self.n_runs, self.n_streams, self.n_equal, self.n_near_ties, len(self.lost))
-        return f"| {what} | {' | '.join(map(str, counts))} | {median:.2f} s | {p95:.2f} s |"
-
-
-class Team:
-    """The workers, each on a port that its successors get too."""
-
-    def __init__(self) -> None:
-        self.addresses = [f"127.0.0.1:{free_port()}" for _ in _NAMES]
-        self._workers = [self._start(number) for number in range(len(_NAMES))]
-
-    def hit(self, name: str, kind: Kind) -> None:
-        """What the kind says befalls the worker of that name."""
-        self._workers[_NAMES.index(name)].send_signal(_SIGNALS[kind])
-
-    def replace(self, names: Sequence[str]) -> None:
-        """Starts others in place of those, whatever befell them."""
-        for number in map(_NAMES.index, names):
-            self._end(self._workers[number])
-            self._workers[number] = self._start(number)
-
-    def close(self) -> None:
-        """Ends all."""
-        for worker in self._workers:
-            self._end(worker)
-
-    def _start(self, number: int) -> WorkerProcess:
-        return WorkerProcess(_NAMES[number], "--listen", self.addresses[number])
-
-    @staticmethod
-    def _end(worker: WorkerProcess) -> None:
-        worker.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.stop()
+        pauses, ends = sorted(self.pauses_s), sorted(self.ends_s)
+        median, p95 = statistics.median(pauses), pauses[min(len(pauses) - 1, int(0.95 * len(pauses)))]
+        times = (median, p95, statistics.median(ends), ends[-1])
+        return f"| {what} | {' | '.join(map(str, counts))} | {' | '.join(f'{time:.2f} s' for time in times)} |"
 
 
 class Reader(threading.Thread):
@@ -168,7 +110,6 @@ class Chaos:
             SamplingParams(temperature=0, logit_bias=bias, logprobs=True, n_top_logprobs=10),
             SamplingParams(temperature=0.8, seed=5, logit_bias=bias, logprobs=True, n_top_logprobs=10),
         )
-        self._spots: Counter[tuple[tuple[int, ...], bool, int]] = Counter()
         self._undisturbed = [self._texts(sampling) for sampling in self._samplings]
 
     def run(self, kind: Kind, number: int, tally: Tally) -> None:
@@ -184,21 +125,23 @@ class Chaos:
         for name in victims:
             self._team.hit(name, kind)
         if kind is Kind.TWO:
-            time.sleep(_APART_S)
-            victims.append(self._chance.choice([name for name in _NAMES if name not in victims]))
+            time.sleep(APART_S)
+            victims.append(self._chance.choice([name for name in NAMES if name not in victims]))
             self._team.hit(victims[1], kind)
-        deadline_s = time.monotonic() + _LONGEST_S
+        deadline_s = time.monotonic() + (_LONGEST_OF_LOSS_S if kind is Kind.LOSS else _LONGEST_S)
         for reader in readers:
             reader.join(max(0.0, deadline_s - time.monotonic()))
+        print(f"    over after {time.monotonic() - hit_s:.1f} s", file=sys.stderr)
         tally.n_runs += 1
         for reader, expected in zip(readers, self._undisturbed[which], strict=True):
             self._count(reader, expected, hit_s, tally, is_greedy=which == 0)
-        self._team.replace(victims)
+        self._team.restore(victims)
 
     def _count(self, reader: Reader, expected: list[int], hit_s: float, tally: Tally, *, is_greedy: bool) -> None:
         generation = reader.generation
         tally.n_streams += 1
         tally.pauses_s.append(reader.pause_s(hit_s))
+        tally.ends_s.append(max([0.0, *(time_s - hit_s for time_s in reader.times_s[-1:])]))
         if reader.is_alive() or reader.error is not None:
             generation.cancel()
             tally.lost.append(f"{len(reader.times_s)} tokens, then {reader.error or 'nothing more'}")
@@ -218,7 +161,7 @@ class Chaos:
             tally.n_near_ties += 1
             ids = [token.id for token in generation.tokens]
             where = next(number for number, token in enumerate(ids) if token != expected[number])
-            self._spots[(generation.prompt_tokens, is_greedy, where)] += 1
+            tally.spots.add((generation.prompt_tokens, is_greedy, where))
         except AssertionError as error:
             tally.lost.append(str(error))
 
@@ -231,67 +174,94 @@ class Chaos:
     def _texts(self, sampling: SamplingParams) -> list[list[int]]:
         return [[token.id for token in generation.wait().tokens] for generation in self._begin(sampling)]
 
-    @property
-    def n_spots(self) -> int:
-        """Places in the texts where near ties were."""
-        return len(self._spots)
-
     def close(self) -> None:
         """Frees the reference."""
         self._reference.close()
 
 
 @contextlib.contextmanager
-def _opened(seed: int) -> Iterator[Chaos]:
-    team = Team()
-    try:
-        with Mesh.open(
-            "demo",
-            workers=team.addresses,
-            discover=False,
-            context=_N_CTX,
-            batch=_N_BATCH,
-            distribution=Distribution.ON,
-            max_stages=3,
-            on_event=lambda event: print(f"    {event.message[:200]}", file=sys.stderr),
-        ) as mesh:
-            chaos = Chaos(mesh, team, random.Random(seed))
-            try:
-                yield chaos
-            finally:
-                chaos.close()
-    finally:
-        team.close()
+def _opened(team: Team, seed: int) -> Iterator[Chaos]:
+    with Mesh.open(
+        "demo",
+        workers=team.addresses,
+        discover=False,
+        insecure_workers=True,
+        context=_N_CTX,
+        batch=_N_BATCH,
+        distribution=Distribution.ON,
+        max_stages=3,
+        on_event=lambda event: print(f"    {event.message[:200]}", file=sys.stderr),
+    ) as mesh:
+        chaos = Chaos(mesh, team, random.Random(seed))
+        try:
+            yield chaos
+        finally:
+            chaos.close()
+
+
+def _run(team: Team, runs: Sequence[tuple[Kind, int]], seed: int, tallies: Mapping[Kind, Tally]) -> Sequence[str]:
+    """All that are of one team; what is to be said of them."""
+    with _opened(team, seed) as chaos:
+        for done, (kind, number) in enumerate(runs, 1):
+            print(f"run {done} of {len(runs)}: {WHAT[kind]}", file=sys.stderr)
+            chaos.run(kind, number, tallies[kind])
+    return team.notes
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=100, help="of all kinds together (default 100)")
+    parser.add_argument("--kinds", nargs="+", choices=[*Kind], type=Kind, metavar="KIND",
+                        help=f"which (default all that are possible here): {', '.join(Kind)}")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of who is hit, and when (default 0)")
+    options = parser.parse_args()
+    obstacle = why_not() if options.kinds is None or {*options.kinds}.intersection(OF_NETWORK) else None
+    if options.kinds is None:
+        options.kinds = [kind for kind in Kind if obstacle is None or kind not in OF_NETWORK]
+        if obstacle is not None:
+            print(f"left out: {' and '.join(OF_NETWORK)}; {obstacle}", file=sys.stderr)
+    elif obstacle is not None:
+        parser.error(obstacle)
+    return options
+
+
+def _report(tallies: Mapping[Kind, Tally], notes: Sequence[str]) -> None:
+    print(
+        "| what happens | runs | streams | equal | near ties | lost | pause, median | p95 | to the end, median | most |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for kind, tally in tallies.items():
+        if tally.n_runs:
+            print(tally.row(WHAT[kind]))
+    n_near_ties = sum(tally.n_near_ties for tally in tallies.values())
+    n_spots = len({spot for tally in tallies.values() for spot in tally.spots})
+    print(f"the {n_near_ties} near ties are at {n_spots} places of {2 * len(_PROMPTS)} texts")
+    for note in notes:
+        print(note)
+    for kind, tally in tallies.items():
+        for lost in tally.lost:
+            print(f"lost when {WHAT[kind]}: {lost}")
 
 
 def main() -> int:
     """Runs, and prints the table; 1 if a stream was lost."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    parser = argparse.ArgumentParser(
-        prog="scripts/chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    kinds = [kind.value for kind in Kind]
-    parser.add_argument("--runs", type=int, default=100, help="of all kinds together (default 100)")
-    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, metavar="KIND",
-                        help=f"which (default all): {', '.join(kinds)}")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of who is hit, and when (default 0)")
-    options = parser.parse_args()
-    tallies = {Kind(name): Tally() for name in options.kinds}
-    with _opened(options.seed) as chaos:
-        for number in range(options.runs):
-            kind = list(tallies)[number % len(tallies)]
-            print(f"run {number + 1} of {options.runs}: {_WHAT[kind]}", file=sys.stderr)
-            chaos.run(kind, number // len(tallies), tallies[kind])
-        n_spots = chaos.n_spots
-    print("| what happens | runs | streams | equal | near ties | lost | pause, median | p95 |")
-    print("|---|---|---|---|---|---|---|---|")
-    for kind, tally in tallies.items():
-        if tally.n_runs:
-            print(tally.row(_WHAT[kind]))
-    n_near_ties = sum(tally.n_near_ties for tally in tallies.values())
-    print(f"the {n_near_ties} near ties are at {n_spots} places of {2 * len(_PROMPTS)} texts")
-    for lost in (lost for tally in tallies.values() for lost in tally.lost):
-        print(f"lost: {lost}")
+    options = _asked()
+    tallies = {kind: Tally() for kind in options.kinds}
+    kinds = [*tallies]
+    runs = [(kinds[number % len(kinds)], number // len(kinds)) for number in range(options.runs)]
+    of_network = [(kind, number) for kind, number in runs if kind in OF_NETWORK]
+    of_processes = [(kind, number) for kind, number in runs if kind not in OF_NETWORK]
+    notes: list[str] = []
+    if of_processes:
+        with contextlib.closing(ProcessTeam()) as processes:
+            notes += _run(processes, of_processes, options.seed, tallies)
+    if of_network:
+        with host_team() as on_hosts:
+            notes += _run(on_hosts, of_network, options.seed, tallies)
+    _report(tallies, notes)
     return int(any(tally.lost for tally in tallies.values()))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,14 @@ _HEADER_BYTES = 14 + 20 + 32
 # Of the token bucket: more than a link of 10 Gbit/s sends between two ticks of the kernel's clock.
 _BURST = "4mb"
 _MOST_WAIT = "50ms"
-_SUBNET = "10.77.0"
+# Another one for each process, since all of them may put the machine itself on a switch of theirs.
+_SUBNET = f"10.77.{os.getpid() % 256}"
+
+# For `Host.lose`, in the kernel's packet filter language, which every kernel with tc has where netem is rare: a random
+# number of 32 bits, and what becomes of a packet if that is at least so much, and if it is less.
+_LOAD_RANDOM = "32 0 0 4294963256"
+_JUMP_IF_AT_LEAST = "53 0 1"
+_PASS, _DROP = "6 0 0 0", "6 0 0 2"
 
 _numbers = itertools.count()
 
@@ -42,7 +50,31 @@ class Host:
         """Limits both directions of its link, in tc's words, like "1gbit"."""
         shaping = ["root", "tbf", "rate", rate, "burst", burst, "latency", _MOST_WAIT]
         _run(*self.command("tc", "qdisc", "replace", "dev", self.device, *shaping))
-        _run("ip", "netns", "exec", self.switch, "tc", "qdisc", "replace", "dev", self.port_of_switch, *shaping)
+        self._on_switch("tc", "qdisc", "replace", "dev", self.port_of_switch, *shaping)
+
+    def pull_cable(self) -> None:
+        """Its link is down: no packet comes or goes, and nobody is told."""
+        self._set_port("down")
+
+    def plug_in(self) -> None:
+        """The link is up again."""
+        self._set_port("up")
+
+    def lose(self, share: float) -> None:
+        """From now on the switch drops that share of the packets, of each direction, at random, one by one; nobody is
+        told. CalledProcessError: this kernel cannot."""
+        self._on_switch("tc", "qdisc", "add", "dev", self.port_of_switch, "clsact")
+        program = f"4,{_LOAD_RANDOM},{_JUMP_IF_AT_LEAST} {int(share * 2**32)},{_PASS},{_DROP}"
+        for direction in ("ingress", "egress"):
+            dropping = ["protocol", "all", "bpf", "direct-action", "bytecode", program]
+            self._on_switch("tc", "filter", "add", "dev", self.port_of_switch, direction, *dropping)
+
+    def lose_nothing(self) -> tuple[int, int]:
+        """The end of `lose`; gives how many packets came to the switch meanwhile, and how many of them it dropped."""
+        said = self._on_switch("tc", "-s", "-j", "qdisc", "show", "dev", self.port_of_switch)
+        self._on_switch("tc", "qdisc", "delete", "dev", self.port_of_switch, "clsact")
+        counters = next(qdisc for qdisc in json.loads(said) if qdisc["kind"] == "clsact")
+        return counters["packets"], counters["drops"]
 
     def run(self, *program: str) -> None:
         """Runs a program there, to its end."""
@@ -57,6 +89,12 @@ class Host:
     def sent_bytes(self) -> int:
         """The same for what left."""
         return self._count("tx_bytes") - _HEADER_BYTES * self._count("tx_packets")
+
+    def _set_port(self, state: str) -> None:
+        self._on_switch("ip", "link", "set", self.port_of_switch, state)
+
+    def _on_switch(self, *program: str) -> str:
+        return _run("ip", "netns", "exec", self.switch, *program)
 
     def _count(self, counter: str) -> int:
         return int(_run(*self.command("cat", f"/sys/class/net/{self.device}/statistics/{counter}")))

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.line.conftest import N_BATCH, N_CTX
 from tests.line.near_ties import check_same
 from tests.line.reference import Reference
 from tests.line.test_recovery import endless
-from tests.netns.hosts import Host, home, hosts
+from tests.netns.hosts import home, hosts
 from tests.netns.mesh import HostWorker
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -46,16 +45,15 @@ def workers(tmp_path: Path) -> Iterator[Sequence[HostWorker]]:
         yield started
 
 
-def _goes_on(mesh: Mesh, demo: Path, breaks: Sequence[Sequence[str]]) -> float:
-    """Breaks something in the middle of an answer, by these commands; gives how long it paused, in seconds."""
+def _goes_on(mesh: Mesh, demo: Path, break_something: Callable[[], None]) -> float:
+    """Breaks something in the middle of an answer; gives how long it paused at most, in seconds."""
     sampling = endless(mesh)
     generation = mesh.generate(_PROMPT, sampling=sampling, max_tokens=_N_TOKENS)
     times_s = []
     for _token in generation:
         times_s.append(time.monotonic())
         if len(times_s) == 20:
-            for command in breaks:
-                subprocess.run(command, check=True)
+            break_something()
     reference = Reference(demo, n_ctx=N_CTX, n_batch=N_BATCH)
     forbidden = [number for number, _ in sampling.logit_bias]
     expected = reference.greedy_tokens(generation.prompt_tokens, _N_TOKENS, forbidden=forbidden)
@@ -66,11 +64,19 @@ def _goes_on(mesh: Mesh, demo: Path, breaks: Sequence[Sequence[str]]) -> float:
 
 def test_a_machine_whose_cable_is_pulled_is_done_without(workers: Sequence[HostWorker], demo: Path) -> None:
     with _open(workers) as mesh:
-        lost = next(worker for worker in workers if worker.name == mesh.plan.stages[1].worker)
-        host = lost.host
-        pull = ["ip", "netns", "exec", host.switch, "ip", "link", "set", host.port_of_switch, "down"]
-        assert 4 < _goes_on(mesh, demo, [pull]) < 12
+        lost = _second(mesh, workers)
+        assert 4 < _goes_on(mesh, demo, lost.host.pull_cable) < 12
         assert lost.name not in {stage.worker for stage in mesh.plan.stages}
+
+
+def test_a_link_that_loses_a_third_of_its_packets_costs_time_and_no_answer(
+    workers: Sequence[HostWorker], demo: Path
+) -> None:
+    with _open(workers) as mesh:
+        host = _second(mesh, workers).host
+        _goes_on(mesh, demo, lambda: host.lose(0.3))
+        n_packets, n_dropped = host.lose_nothing()
+        assert 0.2 < n_dropped / n_packets < 0.4
 
 
 def test_a_link_that_only_two_workers_have_between_them_is_noticed_and_gone_round(
@@ -79,12 +85,21 @@ def test_a_link_that_only_two_workers_have_between_them_is_noticed_and_gone_roun
     with _open(workers) as mesh:
         by_name = {worker.name: worker.host for worker in workers}
         first, second = (by_name[stage.worker] for stage in mesh.plan.stages[:2])
-        cuts = [_cut(first, second), _cut(second, first)]
-        assert 4 < _goes_on(mesh, demo, cuts) < 40
+
+        def cut() -> None:
+            """What one sends to the other is lost."""
+            first.run("ip", "route", "add", "blackhole", second.address)
+            second.run("ip", "route", "add", "blackhole", first.address)
+
+        assert 4 < _goes_on(mesh, demo, cut) < 40
         hosts_in_line = [by_name[stage.worker] for stage in mesh.plan.stages]
         neighbours = list(itertools.pairwise(hosts_in_line))
         assert (first, second) not in neighbours
         assert (second, first) not in neighbours
+
+
+def _second(mesh: Mesh, workers: Sequence[HostWorker]) -> HostWorker:
+    return next(worker for worker in workers if worker.name == mesh.plan.stages[1].worker)
 
 
 def _open(workers: Sequence[HostWorker]) -> Mesh:
@@ -92,12 +107,8 @@ def _open(workers: Sequence[HostWorker]) -> Mesh:
         "demo",
         workers=[worker.address for worker in workers],
         discover=False,
+        insecure_workers=True,
         context=N_CTX,
         batch=N_BATCH,
         distribution=Distribution.ON,
     )
-
-
-def _cut(host: Host, other: Host) -> list[str]:
-    """What it sends there is lost."""
-    return host.command("ip", "route", "add", "blackhole", other.address)
