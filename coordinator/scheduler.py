@@ -18,14 +18,13 @@ they get tokens little more than half as fast; a chunk is cut to what a stage co
 
 from __future__ import annotations
 
-import bisect
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 
-from coordinator.context_shift import is_full, shift, text_after
-from coordinator.frames import CacheOperation, Outcome, PlannedFrame, Remove, Request, SampledRow, Start
+from coordinator.context_shift import text_after
+from coordinator.decoding import Decoding, slot_of
+from coordinator.frame_order import FrameKind, FrameOrder
+from coordinator.frames import Outcome, PlannedFrame, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
@@ -38,31 +37,6 @@ from coordinator.waiting import Clients, WaitingRoom
 
 _PREFILL_FRAMES_PER_STAGE = 2
 """One that the stage computes, one that it receives meanwhile."""
-
-
-class LineOrderError(Exception):
-    """A result that does not answer the oldest frame in flight: the line cannot be trusted any more."""
-
-
-class _Kind(Enum):
-    PREFILL = auto()
-    DECODE = auto()
-    AHEAD = auto()
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """A frame that was sent and not yet answered.
-
-    Attributes:
-        rows: Sequences whose tokens it samples, with the number of rows of each and its `n_wrong` when it was sent.
-        lane: Of a decode frame.
-    """
-
-    number: int
-    kind: _Kind
-    rows: Sequence[tuple[RunningSequence, int, int]]
-    lane: int = -1
 
 
 class Scheduler:
@@ -88,20 +62,11 @@ class Scheduler:
         self._waiting = WaitingRoom(limits.n_waiting, Clients() if clients is None else clients)
         self._prefilling: deque[RunningSequence] = deque()
         self._trials = Trials()
-        self._decoding: list[RunningSequence] = []  # by slot; without those that are paused
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
-        self._operations: list[CacheOperation] = []
-        self._ended_slots: list[int] = []
-        self._draft_contexts: list[DraftContext] = []
-        self._in_flight: deque[_InFlight] = deque()
-        self._n_frames = 0
-        self._n_chunks_in_flight = 0
-        self._lanes_in_flight: set[int] = set()
-        self._last_lane = 0
-        self._turns = TurnTaking(limits, self.pace)
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
         self.speculation = Speculation(limits, self.pace)
+        self._begin_line()
 
     @property
     def n_running(self) -> int:
@@ -116,7 +81,7 @@ class Scheduler:
     @property
     def n_in_flight(self) -> int:
         """Frames sent and not answered."""
-        return len(self._in_flight)
+        return len(self._frames)
 
     @property
     def running(self) -> list[RunningSequence]:
@@ -173,7 +138,7 @@ class Scheduler:
         if sequence is not None and sequence.is_paused:
             sequence.is_paused = False
             if sequence.phase is Phase.DECODE:
-                bisect.insort(self._decoding, sequence, key=_slot_of)
+                self._decoding.add(sequence)
 
     def close(self) -> list[int]:
         """Ends everything. Gives the ids of the requests that were still there."""
@@ -184,9 +149,8 @@ class Scheduler:
 
     def under_way(self) -> list[int]:
         """The requests that frames in the line may be of."""
-        in_flight = {sequence.request.id for frame in self._in_flight for sequence, _, _ in frame.rows}
         prefilling = {sequence.request.id for sequence in self._sequences.values() if sequence.is_prefilling}
-        return sorted((in_flight & self._sequences.keys()) | (prefilling if self._in_flight else set()))
+        return sorted((self._frames.request_ids & self._sequences.keys()) | (prefilling if self._frames else set()))
 
     def restart(self, limits: Limits, pace: Pace, *, one_by_one: bool = False) -> None:
         """The line is another one, whose caches are empty: what was in flight is forgotten, and every sequence that has
@@ -199,17 +163,12 @@ class Scheduler:
         """
         self.limits, self.pace = limits, pace
         self.speculation.restart(limits, pace)
-        self._in_flight.clear()
-        self._lanes_in_flight.clear()
-        self._operations, self._ended_slots = [], []
-        self._n_frames = self._n_chunks_in_flight = self._last_lane = 0
-        self._turns = TurnTaking(limits, pace)
         self._slots.clear()
+        self._begin_line()
         running = self.running
         for sequence in running:
             sequence.restart(self._slots.tokens(sequence.slot))
-        self._decoding.clear()
-        running.sort(key=_slot_of)
+        running.sort(key=slot_of)
         self._prefilling, self._trials = deque(() if one_by_one else running), Trials(running if one_by_one else ())
 
     def offer(self, offer: Offer) -> bool:
@@ -219,8 +178,7 @@ class Scheduler:
 
     def take_draft_contexts(self) -> list[DraftContext]:
         """What the draft model is to be told, in order; each is given once."""
-        contexts, self._draft_contexts = self._draft_contexts, []
-        return contexts
+        return self.speculation.take_contexts()
 
     def end_offers(self) -> None:
         """There is no draft model any more: nothing waits for it."""
@@ -235,16 +193,7 @@ class Scheduler:
         Raises:
             LineOrderError: It answers another frame, or other rows than asked for.
         """
-        if not self._in_flight or self._in_flight[0].number != number:
-            expected = self._in_flight[0].number if self._in_flight else "none"
-            raise LineOrderError(f"the line answered frame {number} where {expected} was due")
-        frame = self._in_flight.popleft()
-        if len(rows) != sum(n_rows for _, n_rows, _ in frame.rows):
-            raise LineOrderError(f"the line answered {len(rows)} rows of frame {number}, not those it was asked for")
-        if frame.kind is _Kind.PREFILL:
-            self._n_chunks_in_flight -= 1
-        elif frame.kind is _Kind.DECODE:
-            self._lanes_in_flight.discard(frame.lane)
+        frame = self._frames.answered(number, len(rows))
         outcomes: list[Outcome] = []
         start = 0
         for sequence, n_rows, n_wrong in frame.rows:
@@ -257,13 +206,18 @@ class Scheduler:
         """The frame to send now; None if there is nothing to do before a result or an event comes."""
         if self._trials:
             self._prefilling += self._trials.due()
-        if self._decoding and (frame := self._decode_frame()) is not None:
+        if self._decoding and (frame := self._decoding.next_frame(self._prefilling)) is not None:
             return frame
         if self._prefilling and self._may_prefill():
             return self._prefill_frame()
         if self.limits.n_drafts and self._decoding:
-            return self._frame_ahead()
+            return self._decoding.frame_ahead()
         return None
+
+    def _begin_line(self) -> None:
+        self._frames = FrameOrder()
+        self._turns = TurnTaking(self.limits, self.pace)
+        self._decoding = Decoding(self.limits, self.pace, self._frames, self._turns, self._slots, self.speculation)
 
     # ---- rows and slots ----
 
@@ -277,12 +231,8 @@ class Scheduler:
             if sequence.phase is Phase.ENDED or sequence.n_wrong != n_wrong:
                 break
         if sequence.phase is not Phase.ENDED:
-            self._tell_draft_model(self.speculation.go_on(sequence, n_text))
+            self.speculation.go_on(sequence, n_text)
         return outcomes
-
-    def _tell_draft_model(self, context: DraftContext | None) -> None:
-        if context is not None:
-            self._draft_contexts.append(context)
 
     def _row(self, sequence: RunningSequence, row: SampledRow) -> Outcome:
         request = sequence.request
@@ -314,7 +264,7 @@ class Scheduler:
                 return True
             # With the next frame, before anything that is sent from now on.
             del cached[position:]
-            self._operations.append(Remove(sequence.slot, position))
+            self._frames.operations.append(Remove(sequence.slot, position))
             sequence.n_wrong += 1
         sequence.is_ready = True
         return False
@@ -322,7 +272,7 @@ class Scheduler:
     def _begin_decoding(self, sequence: RunningSequence) -> None:
         sequence.phase = Phase.DECODE
         if not sequence.is_paused:
-            bisect.insort(self._decoding, sequence, key=_slot_of)
+            self._decoding.add(sequence)
 
     def _admit(self) -> None:
         while self._waiting and self._slots.n_free:
@@ -330,12 +280,12 @@ class Scheduler:
             prompt = sequence.request.prompt
             place = self._slots.take(prompt, reuse=sequence.request.reuse)
             # With the next frame, whichever that is: slots are said to hold what the frames sent so far make of them.
-            self._operations += place.operations
+            self._frames.operations += place.operations
             sequence.slot, sequence.n_reused = place.slot, place.n_reused
             sequence.cached = self._slots.tokens(place.slot)
             sequence.phase = Phase.PREFILL
             (self._trials or self._prefilling).append(sequence)
-            self._tell_draft_model(self.speculation.admit(sequence))
+            self.speculation.admit(sequence)
 
     def _release(self, sequence: RunningSequence) -> None:
         """Ends a sequence wherever it is. Frames of it that are in flight are answered for nobody; they come before
@@ -349,97 +299,24 @@ class Scheduler:
             elif sequence in self._prefilling:
                 self._prefilling.remove(sequence)
             if sequence.n_chunk:
-                self._ended_slots.append(sequence.slot)
+                self._frames.ended_slots.append(sequence.slot)
             self._slots.give_back(sequence.slot, min(len(sequence.cached), len(sequence.text)))
-            self._tell_draft_model(self.speculation.end(sequence))
+            self.speculation.end(sequence)
         sequence.phase = Phase.ENDED
         self._admit()
-
-    # ---- decode ----
-
-    def _decode_frame(self) -> PlannedFrame | None:
-        """The next frame of a lane that has none in the line, if one of its sequences has a token."""
-        n_decoding = len(self._decoding)
-        n_lanes = self._turns.n_lanes(n_decoding, self._prefilling)
-        for offset in range(1, n_lanes + 1):
-            lane = (self._last_lane + offset) % n_lanes
-            if lane in self._lanes_in_flight:
-                continue
-            members = self._decoding[lane * n_decoding // n_lanes : (lane + 1) * n_decoding // n_lanes]
-            rows = [each for each in members if each.is_ready and not self.speculation.waits(each)]
-            if rows:
-                self._make_room(rows)
-                return self._frame_of_lane(lane, rows)
-        return None
-
-    def _make_room(self, rows: Sequence[RunningSequence]) -> None:
-        """Takes tokens out of contexts that are full, with the next frame."""
-        for sequence in rows:
-            if self.limits.shifts and is_full(sequence, self.limits.n_ctx):
-                self._operations += shift(sequence)
-                self._slots.note_shift(sequence.slot, sequence.request.n_keep)
-                self._tell_draft_model(self.speculation.note_shift(sequence))
-
-    def _frame_of_lane(self, lane: int, rows: Sequence[RunningSequence]) -> PlannedFrame:
-        frame = self._new_frame()
-        n_lanes = self._turns.n_lanes(len(self._decoding), self._prefilling)
-        drafts = self.speculation.drafts(rows, n_lanes)
-        for number, sequence in enumerate(rows):
-            tokens = [sequence.text[-1]]
-            if drafts is not None:
-                self.speculation.note_sent(sequence, drafts[number])
-                tokens += drafts[number].tokens
-            self._add_tokens(frame, sequence, tokens, n_sure=1)
-            sequence.is_ready = False
-        self._lanes_in_flight.add(lane)
-        self._last_lane = lane
-        self._turns.note_lane(len(self._decoding), self._prefilling)
-        n_rows = len(frame.tokens) // len(rows)
-        in_flight = [(sequence, n_rows, sequence.n_wrong) for sequence in rows]
-        self._in_flight.append(_InFlight(frame.number, _Kind.DECODE, in_flight, lane))
-        return frame
-
-    def _add_tokens(
-        self, frame: PlannedFrame, sequence: RunningSequence, tokens: Sequence[int], *, n_sure: int
-    ) -> None:
-        """Adds rows that are all to be sampled; those after the first `n_sure` are guesses."""
-        cached = sequence.cached
-        first, position = len(frame.tokens), len(cached)
-        frame.is_decode = True
-        frame.tokens += tokens
-        frame.positions += range(position, position + len(tokens))
-        frame.seq_ids += [sequence.slot] * len(tokens)
-        frame.outputs += range(first, first + len(tokens))
-        frame.drafts += range(first + n_sure, first + len(tokens))
-        cached += tokens
-
-    def _frame_ahead(self) -> PlannedFrame | None:
-        """Guesses of a sequence whose last tokens are still in the line, where stages would be idle otherwise."""
-        if len(self._decoding) >= self.pace.n_frames_in_line(1):
-            return None
-        for sequence in self._decoding:
-            draft = None if sequence.is_ready else self.speculation.ahead(sequence)
-            if draft is not None and len(self._in_flight) < self.pace.n_frames_in_line(len(draft.tokens)):
-                frame = self._new_frame()
-                self.speculation.note_sent(sequence, draft)
-                self._add_tokens(frame, sequence, draft.tokens, n_sure=0)
-                rows = [(sequence, len(draft.tokens), sequence.n_wrong)]
-                self._in_flight.append(_InFlight(frame.number, _Kind.AHEAD, rows))
-                return frame
-        return None
 
     # ---- prefill ----
 
     def _may_prefill(self) -> bool:
         if not self._turns.is_chunk_due(len(self._decoding)):
             return False
-        return self._n_chunks_in_flight < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
+        return self._frames.n_chunks < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
 
     def _prefill_frame(self) -> PlannedFrame:
         sequence = self._prefilling.popleft()
         text, cached = sequence.to_prefill, sequence.cached
         start = len(cached)
-        frame = self._new_frame()
+        frame = self._frames.new()
         if not sequence.n_chunk:
             frame.starts.append(self._start_of(sequence))
         chunk = text[start : start + self._turns.n_chunk(sequence, len(text), len(self._decoding))]
@@ -449,7 +326,6 @@ class Scheduler:
         frame.seq_ids = [sequence.slot] * len(chunk)
         cached += chunk
         self._turns.note_chunk()
-        self._n_chunks_in_flight += 1
         rows: Sequence[tuple[RunningSequence, int, int]] = ()
         if end < len(text):
             # The next prompt's turn: a short one is not kept waiting by all of a long one.
@@ -463,7 +339,7 @@ class Scheduler:
         else:
             frame.outputs = [len(chunk) - 1]
             rows = ((sequence, 1, 0),)
-        self._in_flight.append(_InFlight(frame.number, _Kind.PREFILL, rows))
+        self._frames.sent(frame, FrameKind.PREFILL, rows)
         return frame
 
     def _start_of(self, sequence: RunningSequence) -> Start:
@@ -471,13 +347,3 @@ class Scheduler:
             self.n_prompt_tokens += len(sequence.request.prompt)
             self.n_reused_tokens += sequence.n_reused
         return Start(sequence.slot, sequence.request, sequence.n_reused, tuple(sequence.generated))
-
-    def _new_frame(self) -> PlannedFrame:
-        self._n_frames += 1
-        frame = PlannedFrame(self._n_frames, operations=self._operations, ends=self._ended_slots)
-        self._operations, self._ended_slots = [], []
-        return frame
-
-
-def _slot_of(sequence: RunningSequence) -> int:
-    return sequence.slot

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A session: the requests of one line of workers, and of the lines that follow it where it breaks. Drives the scheduler
-with what the line brings, and the line with what the scheduler says; hands tokens to the streams of their requests.
+with what the line brings, and the line with what the scheduler says; `requests` hands tokens to their streams.
 Lives on one event loop, and everything here runs there.
 
 The main path is `_work`: receive a result, let the scheduler decide, send what is ready, and only then, while the line
@@ -14,31 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from coordinator.admission import AdmittedRequest
 from coordinator.errors import (
     CaravanError,
     ClosedError,
-    DeadlineError,
     EngineError,
-    InvalidRequestError,
-    PoisonError,
-    SlowReaderError,
 )
 from coordinator.frame_log import FrameLog
-from coordinator.frames import LineResult, Outcome, PlannedFrame, Request, SampledRow
-from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob
+from coordinator.frames import LineResult
+from coordinator.generation import Signal, Token, TokenStream
 from coordinator.line import Line, LineBrokenError
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
-from coordinator.running import RunningRequest
+from coordinator.requests import Requests
 from coordinator.scheduler import Scheduler
 from coordinator.sequence import Limits
-from coordinator.text import TextStream
 from coordinator.timings import MeasuredTokens, TokenTimings
 
 _LOG = logging.getLogger(__name__)
@@ -49,18 +43,6 @@ _END_TIMEOUT_S = 5.0
 _LEAVING_TICK_S = 0.002
 """How often is looked whether a line that is left has come to its end: about what a frame takes."""
 
-_MOST_BREAKS = 3
-"""Lines that may break while they compute a request, before it has another token: then it is the request."""
-
-_MOST_LINK_BREAKS = 10
-"""The same for those that break because a worker cannot be reached that is there. That is seldom the request; unless
-its frames are too large for a slow link."""
-
-_PATIENCE_S = 120.0
-"""How long a request may stay paused at a time before its slot is given to others that wait. By then its reader has
-taken less than half of `max_unread` tokens: not one a second, where reading aloud takes two or three; and those who
-wait have not yet given up, which common clients do after ten minutes."""
-
 
 class Session:
     """The requests that share one line. It has none before `carry_on`.
@@ -69,7 +51,6 @@ class Session:
         scheduler: Fresh.
         piece: The bytes of a token, none for control tokens.
         on_broken: Called with a line that broke, once; the session has let go of it.
-        patience_s: How long a paused request keeps its slot, in seconds, when others wait for it.
     """
 
     def __init__(
@@ -77,17 +58,12 @@ class Session:
         scheduler: Scheduler,
         piece: Callable[[int], bytes],
         on_broken: Callable[[Line], None],
-        patience_s: float = _PATIENCE_S,
     ) -> None:
         self._line: Line | None = None
         self._line_tasks: set[asyncio.Task[None]] = set()
         self._on_broken = on_broken
         self._scheduler = scheduler
-        self._piece_of = piece
-        self._pieces: dict[int, bytes] = {}
-        self._patience_s = patience_s
-        self._running: dict[int, RunningRequest] = {}
-        self._ids = itertools.count(1)
+        self._requests = Requests(scheduler, piece, self._send_soon)
         self._sending = asyncio.Lock()
         self._is_leaving = False
         self._timings = TokenTimings()
@@ -151,7 +127,7 @@ class Session:
     @property
     def n_paused(self) -> int:
         """Of those with a slot, those that wait for their readers."""
-        return sum(running.stream.is_held for running in self._running.values())
+        return self._requests.n_paused
 
     @property
     def measured(self) -> MeasuredTokens | None:
@@ -168,8 +144,7 @@ class Session:
         assert self._line is None, "a session has one line at a time"
         self._line, self._error = line, None
         self._sending = asyncio.Lock()  # who still sends into the old line has the old one
-        is_doubtful = any(running.n_breaks > 1 for running in self._running.values())
-        self._scheduler.restart(limits, pace, one_by_one=is_doubtful)
+        self._scheduler.restart(limits, pace, one_by_one=self._requests.is_any_doubtful)
         self.frames, self._timings = FrameLog(limits.n_stages), TokenTimings()
         for work in (self._work(line), line.wait_until_fed(), self._send_ready()):
             self._line_tasks.add(self._spawn(work, line))
@@ -191,7 +166,7 @@ class Session:
         finally:
             self._is_leaving = False
             if self._line is not None:
-                self._spawn(self._send_ready())
+                self._send_soon()
 
     def give_up(self, error: CaravanError, *, for_good: bool = False) -> None:
         """There is no line to carry on: all requests end with this error, and new ones are refused with it.
@@ -205,13 +180,7 @@ class Session:
     def note_break(self, reason: CaravanError, *, is_of_link: bool) -> None:
         """Why the line broke that is gone. Ends the requests that lines break with again and again, and none of their
         tokens comes in between."""
-        for request_id in self._broken_under:
-            running = self._running.get(request_id)
-            if running is None:
-                continue
-            running.note_break(is_of_link=is_of_link)
-            if running.n_breaks >= _MOST_BREAKS or running.n_link_breaks >= _MOST_LINK_BREAKS:
-                self._end_with(request_id, PoisonError(running.n_breaks + running.n_link_breaks, reason))
+        self._requests.note_break(self._broken_under, reason, is_of_link=is_of_link)
 
     def draft_with(self, tell: Callable[[Sequence[DraftContext]], None]) -> None:
         """A draft model takes what this tells it, and answers with `offer`. Before the first request."""
@@ -222,7 +191,7 @@ class Session:
         if offer is None:
             self._scheduler.end_offers()
         if offer is None or self._scheduler.offer(offer):
-            self._spawn(self._send_ready())
+            self._send_soon()
 
     def submit(self, request: AdmittedRequest, signal: Signal, before: Sequence[Token] = ()) -> tuple[int, TokenStream]:
         """Takes up a request; gives its id and the stream its tokens will come in.
@@ -237,46 +206,15 @@ class Session:
         """
         if self._error is not None:
             raise self._error.with_traceback(None)  # raised for many: tracebacks would add up
-        request_id = next(self._ids)
-        self._scheduler.submit(
-            Request(
-                request_id,
-                request.prompt,
-                request.max_tokens,
-                request.sampling,
-                request.cache_prompt,
-                request.client,
-                request.priority,
-                request.n_keep,
-            ),
-            [token.id for token in before],
-        )
-        stream = TokenStream(request.prompt, signal, request.max_unread)
-        stream.tokens += before
-        running = self._running[request_id] = RunningRequest(stream, TextStream(request.stop), time.monotonic())
-        running.n_tokens = running.n_at_break = len(before)
-        for token in before:
-            running.text.push(self._piece(token.id))
-        if request.timeout_s is not None:
-            running.deadline = self._after(request.timeout_s, self._expire, request_id, request.timeout_s)
-        self._end_stuck()
-        self._spawn(self._send_ready())
-        return request_id, stream
+        return self._requests.submit(request, signal, before)
 
     def cancel(self, request_id: int) -> None:
         """Calls a request off; nothing happens if it has ended."""
-        if self._end(request_id, FinishReason.CANCELLED):
-            self._spawn(self._send_ready())
+        self._requests.cancel(request_id)
 
     def resume(self, request_id: int) -> None:
         """Its reader has taken tokens: goes on with a request that was paused, if there is room in its stream."""
-        running = self._running.get(request_id)
-        if running is not None and running.stream.is_held and running.stream.has_room:
-            running.stream.is_held = running.is_stuck = False
-            assert running.patience is not None
-            running.patience.cancel()
-            self._scheduler.resume(request_id)
-            self._spawn(self._send_ready())
+        self._requests.resume(request_id)
 
     async def close(self) -> None:
         """Fails what still runs with ClosedError, lets the line finish what is in it, and closes that."""
@@ -302,7 +240,7 @@ class Session:
             try:
                 await self._send_ready()
             finally:  # also where the line breaks just now: what came of it counts
-                stopped = self._deliver(outcomes)
+                stopped = self._requests.deliver(outcomes)
             if stopped:
                 await self._send_ready()
 
@@ -316,10 +254,13 @@ class Session:
         async with self._sending:
             while line is self._line and not self._is_leaving and (frame := self._scheduler.next_frame()) is not None:
                 if frame.starts:
-                    self._note_starts(frame)
+                    self._requests.note_starts(frame)
                 self._timings.sent(frame.number, is_decode_of_one=frame.is_decode and len(frame.tokens) == 1)
                 self.frames.sent(frame, time.monotonic())
                 await line.send(frame)
+
+    def _send_soon(self) -> None:
+        self._spawn(self._send_ready())
 
     def _note_result(self, result: LineResult, n_generated: int) -> None:
         now_s = time.monotonic()
@@ -327,114 +268,6 @@ class Session:
         if frame is not None and frame.n_tokens:
             self._timings.received(frame.number, frame.computed_s, now_s)
             self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s, frame.chunk_at)
-
-    def _deliver(self, outcomes: Iterable[Outcome]) -> bool:
-        """Hands tokens on; whether a stop string ended a request, so that there may be more to send."""
-        now_s = time.monotonic()
-        stopped = False
-        for outcome in outcomes:
-            running = self._running.get(outcome.request_id)
-            if running is None:
-                continue  # cancelled while the frames above were sent
-            if running.first_token_s == 0.0:
-                running.first_token_s = now_s
-            if outcome.failed:
-                self._end_with(outcome.request_id, InvalidRequestError(outcome.failed))
-            elif self._push(running, outcome):
-                stopped |= self._end(outcome.request_id, FinishReason.STOP)
-            elif outcome.finish is not None:
-                self._end(outcome.request_id, outcome.finish)
-            elif running.stream.is_full and not running.stream.is_held:
-                self._pause(outcome.request_id, running)
-        return stopped
-
-    def _push(self, running: RunningRequest, outcome: Outcome) -> bool:
-        """Hands one token on; whether its text completed a stop string."""
-        row = outcome.row
-        assert row.token is not None
-        if outcome.is_end:
-            rest = running.text.finish()
-            if rest.text:
-                running.stream.push(Token(row.token, rest.text))
-            return False
-        running.n_tokens += 1
-        running.n_guessed += outcome.was_guessed
-        piece = self._piece(row.token)
-        part = running.text.push(piece)
-        text = part.text
-        if outcome.finish is not None and not part.stopped:
-            text += running.text.finish().text
-        if row.logprob is None:
-            running.stream.push(Token(row.token, text, piece))
-        else:
-            running.stream.push(Token(row.token, text, piece, row.logprob, self._top(row)))
-        return part.stopped
-
-    # ---- requests ----
-
-    def _note_starts(self, frame: PlannedFrame) -> None:
-        now_s = time.monotonic()
-        for start in frame.starts:
-            running = self._running.get(start.request.id)
-            if running is not None and not running.started_s:
-                running.started_s = now_s
-                running.n_reused = start.n_reused
-
-    def _end(self, request_id: int, reason: FinishReason) -> bool:
-        """Ends a request well; whether it was still there."""
-        running = self._running.pop(request_id, None)
-        if running is None:
-            return False
-        self._scheduler.end(request_id)
-        running.stop_timers()
-        running.stream.finish(reason, running.usage(time.monotonic()))
-        return True
-
-    def _end_with(self, request_id: int, error: CaravanError) -> None:
-        running = self._running.pop(request_id, None)
-        if running is not None:
-            self._scheduler.end(request_id)
-            running.stop_timers()
-            running.stream.fail(error, running.usage(time.monotonic()))
-
-    def _expire(self, request_id: int, timeout_s: float) -> None:
-        """Its time is over."""
-        self._end_with(request_id, DeadlineError(timeout_s, self._running[request_id].n_tokens))
-        self._spawn(self._send_ready())
-
-    def _pause(self, request_id: int, running: RunningRequest) -> None:
-        """Its reader does not keep up."""
-        running.stream.is_held = True
-        self._scheduler.pause(request_id)
-        running.patience = self._after(self._patience_s, self._lose_patience, running)
-        # A reader in another thread that took the last token before it could see that the stream is held.
-        self.resume(request_id)
-
-    def _lose_patience(self, running: RunningRequest) -> None:
-        running.is_stuck = True
-        self._end_stuck()
-
-    def _end_stuck(self) -> None:
-        """Gives the slots of those whose readers are stuck to as many as wait for one."""
-        if not self._scheduler.n_waiting:
-            return
-        for request_id in [number for number, running in self._running.items() if running.is_stuck]:
-            if self._scheduler.n_waiting:
-                self._end_with(request_id, SlowReaderError(self._patience_s))
-                self._spawn(self._send_ready())
-
-    @staticmethod
-    def _after(delay_s: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(delay_s, call, *arguments)
-
-    def _piece(self, token: int) -> bytes:
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._piece_of(token)
-        return piece
-
-    def _top(self, row: SampledRow) -> tuple[TopLogprob, ...]:
-        return tuple(TopLogprob(token, logprob, self._piece(token)) for token, logprob in row.top)
 
     # ---- the end ----
 
@@ -481,5 +314,4 @@ class Session:
             return
         self._error = error
         self._scheduler.close()
-        for request_id in list(self._running):
-            self._end_with(request_id, error)
+        self._requests.fail(error)

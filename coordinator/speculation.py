@@ -42,6 +42,7 @@ class Speculation:
         self.limits = limits
         self._pace = pace
         self._library = Library()
+        self._contexts: list[DraftContext] = []
         self._guess_s = 0.0
         self.rates = Rates()
         self.has_draft_model = limits.has_draft_model and limits.n_drafts > 0
@@ -50,12 +51,16 @@ class Speculation:
         """The line is another one: what is known of texts and rates stays."""
         self.limits, self._pace = limits, pace
 
-    def admit(self, sequence: RunningSequence) -> DraftContext | None:
-        """It has a slot: what the draft model is told, if there is one."""
-        if not self.has_draft_model:
-            return None
-        sequence.offers = Offers(len(sequence.text))
-        return self._context(sequence, 0)
+    def take_contexts(self) -> list[DraftContext]:
+        """What the draft model is to be told, in order; each is given once."""
+        contexts, self._contexts = self._contexts, []
+        return contexts
+
+    def admit(self, sequence: RunningSequence) -> None:
+        """It has a slot; the draft model is told, if there is one."""
+        if self.has_draft_model:
+            sequence.offers = Offers(len(sequence.text))
+            self._contexts.append(self._context(sequence, 0))
 
     def begin(self, sequence: RunningSequence) -> None:
         """Its prompt is in the line, and its first token known."""
@@ -63,13 +68,12 @@ class Speculation:
             sequence.lookup = Lookup()
             sequence.lookup.extend(sequence.text)
 
-    def end(self, sequence: RunningSequence) -> DraftContext | None:
-        """It has ended; its text may serve others. What the draft model is told."""
+    def end(self, sequence: RunningSequence) -> None:
+        """It has ended; its text may serve others."""
         if sequence.lookup is not None:
             self._library.add(sequence.lookup)
-        if sequence.offers is None:
-            return None
-        return DraftContext(sequence.slot, sequence.request.id, 0, (), 0)
+        if sequence.offers is not None:
+            self._contexts.append(DraftContext(sequence.slot, sequence.request.id, 0, (), 0))
 
     def note_token(self, sequence: RunningSequence, token: int) -> None:
         """The text has one more."""
@@ -80,13 +84,14 @@ class Speculation:
             if was_offered is not None:
                 self.rates.note(None, int(was_offered), was_wrong=not was_offered)
 
-    def go_on(self, sequence: RunningSequence, n_text: int) -> DraftContext | None:
-        """The text is longer than those `n_text` tokens: what the draft model is told."""
-        return None if sequence.offers is None else self._context(sequence, n_text)
+    def go_on(self, sequence: RunningSequence, n_text: int) -> None:
+        """The text is longer than those `n_text` tokens; the draft model is told."""
+        if sequence.offers is not None:
+            self._contexts.append(self._context(sequence, n_text))
 
-    def note_shift(self, sequence: RunningSequence) -> DraftContext | None:
-        """Its text has lost some of its tokens: what the draft model is told."""
-        return self.admit(sequence)
+    def note_shift(self, sequence: RunningSequence) -> None:
+        """Its text has lost some of its tokens; the draft model is told."""
+        self.admit(sequence)
 
     def offer(self, sequence: RunningSequence, offer: Offer) -> bool:
         """The draft model has guessed; whether there is more to send than before."""

@@ -5,6 +5,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +38,17 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("CARAVAN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("CARAVAN_CONFIG", os.devnull)
         patch.setenv("CARAVAN_IDENTITY", str(tmp_path_factory.mktemp("identity")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where Python is told to write no bytecode, the hundreds of processes that tests start would each compile all of
+    ours anew, a fifth of their start: they keep it in a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
         yield
 
 

@@ -145,7 +145,7 @@ class Daemon:
             _LOG.info("stopping: %s", reason)
             _limit_shutdown()
             self._goodbye()
-            holder.drain(_DRAIN_S)
+            holder.streams.drain(_DRAIN_S)
             server.stop(_GRACE_S).wait()
             holder.close()
             return reason == _CLUSTER_CHANGED
@@ -237,7 +237,7 @@ class Daemon:
             holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port, self._channels
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
-        frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder), server)
+        frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder.streams), server)
         server.start()
         return holder
 

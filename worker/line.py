@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""LineService: opens the holder's streams to the caller. Decides nothing.
+"""LineService: opens the streams of what is held to the caller. Decides nothing.
 
 Each open stream occupies one of gRPC's threads: a Feed's waits, a Collect's sends.
 """
@@ -12,22 +12,22 @@ from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
 from protos.contract import EPOCH_METADATA_KEY, SESSION_METADATA_KEY, is_session_id
 from worker.answering import failures_answered
 from worker.errors import BadRequestError
-from worker.holder import Holder
+from worker.streams import Streams
 
 
 class LineServicer(frame_pb2_grpc.LineServiceServicer):
     """The data plane of this worker."""
 
-    def __init__(self, holder: Holder) -> None:
-        self._holder = holder
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
 
     def Feed(
         self, request_iterator: Iterator[frame_pb2.FeedRequest], context: grpc.ServicerContext
     ) -> frame_pb2.FeedResponse:
         """Frames into this stage; answers when all of them have gone through the rest of the line."""
-        with failures_answered(context, lambda: self._holder.culprit):
+        with failures_answered(context, lambda: self._streams.culprit):
             session_id, epoch = _stream_of(context)
-            with self._holder.open_feed(session_id, epoch) as feed:
+            with self._streams.open_feed(session_id, epoch) as feed:
                 if not context.add_callback(feed.abandon):
                     feed.abandon()
                 _say_connected(context, session_id, epoch)
@@ -38,9 +38,9 @@ class LineServicer(frame_pb2_grpc.LineServiceServicer):
         self, request: frame_pb2.CollectRequest, context: grpc.ServicerContext
     ) -> Iterator[frame_pb2.CollectResponse]:
         """Results from this stage, the last of its line."""
-        with failures_answered(context, lambda: self._holder.culprit):
+        with failures_answered(context, lambda: self._streams.culprit):
             session_id, epoch = _stream_of(context)
-            results = self._holder.open_collect(session_id, epoch)
+            results = self._streams.open_collect(session_id, epoch)
             try:
                 if not context.add_callback(results.leave):
                     results.leave()
@@ -48,7 +48,7 @@ class LineServicer(frame_pb2_grpc.LineServiceServicer):
                 for result in results:
                     yield frame_pb2.CollectResponse(result=result)
             finally:
-                self._holder.close_collect(results)
+                self._streams.close_collect(results)
 
 
 def _say_connected(context: grpc.ServicerContext, session_id: str, epoch: int) -> None:

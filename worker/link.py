@@ -3,7 +3,6 @@
 on gRPC's threads.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,8 +64,10 @@ def link_of(echo_s: Callable[[int], float]) -> Link:
 
 
 def _median_s(echo_s: Callable[[int], float], n_bytes: int, n_times: int) -> float:
+    from statistics import median  # here, as it brings much that no other part of a worker needs
+
     echo_s(n_bytes)
-    return statistics.median(echo_s(n_bytes) for _ in range(n_times))
+    return median(echo_s(n_bytes) for _ in range(n_times))
 
 
 def _neighbour_error(error: grpc.RpcError, neighbour: Neighbour) -> NeighbourError:

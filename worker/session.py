@@ -2,7 +2,8 @@
 """What a worker holds, as a value: the session and epoch of its stage, its phase, and who has its streams.
 
 Pure: each transition takes a state and gives the next one, or raises what the caller is told. The holder
-(worker/holder.py) keeps the current state under its lock and does what the transitions stand for.
+(worker/holder.py) and the streams (worker/streams.py) do what the transitions stand for, under the lock of what is
+held.
 
     IDLE ── begin_load ─► LOADING ── finish_load ─► READY ── fail ─► FAILED
                             ▲                         │                │

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """How long a loaded stage takes for batches of several sizes, on values made up. Runs on the loading thread."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,6 +72,8 @@ def time_batches(step_s: Callable[[int], float], batch_sizes: Sequence[int], lim
     Args:
         step_s: runs a step with so many tokens; how long it took.
     """
+    from statistics import median  # here, as it brings much that no other part of a worker needs
+
     points: list[Point] = []
     spent_s = 0.0
     for n_tokens in batch_sizes:
@@ -86,7 +87,7 @@ def time_batches(step_s: Callable[[int], float], batch_sizes: Sequence[int], lim
         while not steps_s or (len(steps_s) < n_steps and spent_s + steps_s[-1] <= limit_s):
             steps_s.append(step_s(n_tokens))
             spent_s += steps_s[-1]
-        points.append(Point(n_tokens, statistics.median(steps_s)))
+        points.append(Point(n_tokens, median(steps_s)))
     return tuple(points)
 
 

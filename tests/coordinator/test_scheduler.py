@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import OverloadedError
+from coordinator.frame_order import LineOrderError
 from coordinator.frames import Copy, Outcome, PlannedFrame, Remove, Request, SampledRow, Shift
 from coordinator.generation import FinishReason
 from coordinator.pace import Pace
-from coordinator.scheduler import LineOrderError, Scheduler
+from coordinator.scheduler import Scheduler
 from coordinator.sequence import Limits
 from native import SamplingParams
 
@@ -496,4 +497,4 @@ def test_whatever_happens_every_request_ends_and_no_slot_leaks(
     assert alive == set()
     assert (scheduler.n_running, scheduler.n_waiting, scheduler.n_in_flight) == (0, 0, 0)
     # Slots that are free are those nothing is said of; the others' samplers go with the next frame, if one comes.
-    assert set(line.requests) == set(scheduler._ended_slots)
+    assert set(line.requests) == set(scheduler._frames.ended_slots)

@@ -49,10 +49,11 @@ def reference(demo_path: Path) -> Iterator[Reference]:
 
 @pytest.fixture(scope="package")
 def workers() -> Iterator[list[WorkerProcess]]:
-    """Three workers that outlive the tests; those that harm workers start their own."""
+    """Three workers that outlive the tests; those that harm workers start their own. They keep no stage: a line that
+    one test left on them would be taken over by the next, where theirs is not much faster."""
     started: list[WorkerProcess] = []
     try:
-        started += [WorkerProcess(name) for name in ("attic", "cellar", "desk")]
+        started += [WorkerProcess(name, "--keep-loaded", "0") for name in ("attic", "cellar", "desk")]
         yield started
     finally:
         for worker in started:

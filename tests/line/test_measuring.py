@@ -2,8 +2,9 @@
 """What the coordinator learns from real workers about their speed and their links."""
 
 import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from coordinator.control import BenchmarkOrder, StageOrder, StageSources, Worker
 from coordinator.errors import PlanError, WorkerBusyError, WorkerLostError
 from native import ContextParams, LayerRange, read_layout
 from protos.channels import PLAIN
-from tests.line.conftest import StartWorker
 from tests.line.processes import WorkerProcess
+
+_SESSION = "s"
 
 
 @pytest.fixture
@@ -31,15 +33,26 @@ def order(demo_path: Path) -> BenchmarkOrder:
     )
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the worker keeps what it measures."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def shed(cache: Path) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess("shed", cache=cache)
+    yield worker
+    worker.stop()
+
+
 @pytest_asyncio.fixture
-async def client(
-    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[WorkerClient]:
-    """The control side of a fresh worker, which remembers nothing."""
-    monkeypatch.setenv("CARAVAN_CACHE", str(tmp_path))
-    worker = start_worker("shed")
-    client = WorkerClient(worker.address, PLAIN, worker.name)
+async def client(shed: WorkerProcess, cache: Path) -> AsyncIterator[WorkerClient]:
+    """The control side of a worker that holds nothing and remembers nothing."""
+    shutil.rmtree(cache, ignore_errors=True)
+    client = WorkerClient(shed.address, PLAIN, shed.name)
     yield client
+    await client.unload(_SESSION)
     await client.close()
 
 
@@ -55,7 +68,7 @@ async def test_a_benchmark_has_each_run_with_its_points(client: WorkerClient, or
 
 async def test_a_worker_that_holds_a_stage_is_busy(client: WorkerClient, order: BenchmarkOrder) -> None:
     stage = StageOrder(order.path, order.identity, order.runs[0], order.params)
-    await client.load("s", 1, stage, None, StageSources(), on_report=lambda _: None, on_needed=lambda _: None)
+    await client.load(_SESSION, 1, stage, None, StageSources(), on_report=lambda _: None, on_needed=lambda _: None)
     with pytest.raises(WorkerBusyError, match="shed"):
         await client.benchmark(order)
 

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: MIT
 """A model over several lines of workers: each a whole, requests to the one with the least to do."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
 from coordinator import Distribution, FinishReason, LayerRange, Mesh, PlanError, SamplingParams
-from tests.line.conftest import N_CTX, StartWorker
+from tests.line.conftest import N_CTX, StartWorker, open_mesh
 from tests.line.processes import WorkerProcess
 from tests.line.reference import Reference
 
 PROMPT = "Once, a llama named"
 N_TOKENS = 24
+FOUR = ("a", "b", "c", "d")
 GREEDY = SamplingParams(temperature=0)
 
 
-@pytest.fixture
-def four(start_worker: StartWorker) -> list[WorkerProcess]:
-    return [start_worker(name) for name in ("a", "b", "c", "d")]
+@pytest.fixture(scope="module")
+def two_lines() -> Iterator[Mesh]:
+    """Two lines of two workers, which nobody harms."""
+    with contextlib.ExitStack() as stack:
+        four = [WorkerProcess(name) for name in FOUR]
+        for worker in four:
+            stack.callback(worker.stop)
+        yield stack.enter_context(_open_two_lines(four))
 
 
-@pytest.fixture
-def two_lines(four: list[WorkerProcess]) -> Iterator[Mesh]:
-    """Two lines of two workers, four slots each."""
-    with Mesh.open(
+def _open_two_lines(four: list[WorkerProcess]) -> Mesh:
+    """Four slots each."""
+    return Mesh.open(
         "demo",
         workers=[worker.address for worker in four],
         discover=False,
@@ -31,8 +37,7 @@ def two_lines(four: list[WorkerProcess]) -> Iterator[Mesh]:
         parallel=4,
         distribution=Distribution.ON,
         replicas=2,
-    ) as mesh:
-        yield mesh
+    )
 
 
 def test_each_line_says_what_llama_cpp_says_alone(two_lines: Mesh, reference: Reference) -> None:
@@ -55,35 +60,31 @@ def test_requests_are_spread_over_the_lines(two_lines: Mesh) -> None:
 
 
 def test_a_line_that_loses_a_worker_goes_on_with_those_that_the_other_does_not_use(
-    four: list[WorkerProcess], two_lines: Mesh
+    start_worker: StartWorker,
 ) -> None:
-    lost = two_lines.plans[0].stages[0].worker
-    others = {stage.worker for stage in two_lines.plans[1].stages}
-    hit, other = (two_lines.generate(PROMPT, sampling=_endless(two_lines)) for _ in range(2))
-    next(hit)
-    next(worker for worker in four if worker.name == lost).kill()
-    assert hit.wait().finish_reason is FinishReason.LENGTH
-    assert not others & {stage.worker for stage in two_lines.plans[0].stages}
-    assert other.wait().finish_reason is FinishReason.LENGTH
-    assert two_lines.error is None
-    after = [two_lines.generate(PROMPT, sampling=GREEDY, max_tokens=3) for _ in range(4)]
-    assert [generation.wait().usage.completion_tokens for generation in after] == [3] * 4
+    four = [start_worker(name) for name in FOUR]
+    with _open_two_lines(four) as two_lines:
+        lost = two_lines.plans[0].stages[0].worker
+        others = {stage.worker for stage in two_lines.plans[1].stages}
+        hit, other = (two_lines.generate(PROMPT, sampling=_endless(two_lines)) for _ in range(2))
+        next(hit)
+        next(worker for worker in four if worker.name == lost).kill()
+        assert hit.wait().finish_reason is FinishReason.LENGTH
+        assert not others & {stage.worker for stage in two_lines.plans[0].stages}
+        assert other.wait().finish_reason is FinishReason.LENGTH
+        assert two_lines.error is None
+        after = [two_lines.generate(PROMPT, sampling=GREEDY, max_tokens=3) for _ in range(4)]
+        assert [generation.wait().usage.completion_tokens for generation in after] == [3] * 4
 
 
-def test_layers_by_hand_are_for_one_line(four: list[WorkerProcess]) -> None:
+def test_layers_by_hand_are_for_one_line(workers: list[WorkerProcess]) -> None:
     with pytest.raises(PlanError, match="layer ranges by hand are for one line"):
-        Mesh.open("demo", workers=[four[0].address], discover=False, layer_ranges=[LayerRange(0, 8)], replicas=2)
+        Mesh.open("demo", workers=[workers[0].address], discover=False, layer_ranges=[LayerRange(0, 8)], replicas=2)
 
 
-def test_more_lines_than_workers_are_refused(four: list[WorkerProcess]) -> None:
-    with pytest.raises(PlanError, match="5 lines need 5 workers or more, and 4 can take part"):
-        Mesh.open(
-            "demo",
-            workers=[worker.address for worker in four],
-            discover=False,
-            distribution=Distribution.ON,
-            replicas=5,
-        )
+def test_more_lines_than_workers_are_refused(workers: list[WorkerProcess]) -> None:
+    with pytest.raises(PlanError, match="4 lines need 4 workers or more, and 3 can take part"):
+        open_mesh(workers, replicas=4)
 
 
 def _endless(mesh: Mesh) -> SamplingParams:

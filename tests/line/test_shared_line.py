@@ -100,7 +100,7 @@ def test_a_request_whose_reader_is_stuck_keeps_its_slot_until_another_waits_for_
     workers: list[WorkerProcess],
 ) -> None:
     with open_mesh(workers[:2], parallel=1) as mesh:
-        mesh._mesh.lines[0].session._patience_s = 0.3
+        mesh._mesh.lines[0].session._requests.patience_s = 0.3
         for is_waited_for_before in (True, False):
             stuck = mesh.generate("Once", sampling=ENDLESS, max_unread=4)
             if not is_waited_for_before:

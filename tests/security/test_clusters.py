@@ -178,7 +178,11 @@ def test_a_secret_that_is_none_is_used_by_nobody(tmp_path: Path, content: str, m
     path.write_text(content)
     path.chmod(mode)
     identity = {IDENTITY_VARIABLE: str(tmp_path)}
-    for ended in (caravan("worker", "--no-mdns", **identity), caravan_here("nodes", *ALONE, **identity)):
+    command = [sys.executable, "-m", "worker", "--no-mdns"]
+    worker = subprocess.run(
+        command, cwd=ROOT, env=os.environ | identity, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+    )
+    for ended in (worker, caravan_here("nodes", *ALONE, **identity)):
         assert (ended.returncode, ended.stdout) == (1, "")
         assert sentence in ended.stderr
 

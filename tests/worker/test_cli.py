@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from native import devices
 from protos.options import OptionTable, OptionTableError
@@ -164,7 +165,6 @@ def test_listening_beyond_this_machine_without_a_cluster_wants_insecure_typed_ou
     complaint = assert_one_sentence(run(*beyond), 1)
     assert "--insecure" in complaint
     assert_one_sentence(run(*beyond, CARAVAN_WORKER_INSECURE="1"), 1)
-    assert run(*beyond, "--insec").returncode == 2
 
 
 def test_insecure_listens_on_every_interface(start_worker: StartWorker) -> None:
@@ -204,11 +204,17 @@ def test_addresses_are_read_as_people_write_them() -> None:
         ("--memory", "much"),
         ("--reserve", "-1"),
         ("--models", "/no/such/folder"),
+        ("--insec",),
         ("surplus",),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
-    assert run("--no-mdns", *arguments).returncode == 2
+    ended = CliRunner().invoke(command, ["--no-mdns", "--parent-pid", str(os.getpid()), *arguments])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+
+
+def test_a_process_of_wrong_usage_exits_with_2() -> None:
+    assert run("--no-mdns", "surplus").returncode == 2
 
 
 def test_a_name_no_worker_may_have_is_refused() -> None:

@@ -99,8 +99,7 @@ def test_an_earlier_epoch_of_a_session_is_refused(worker: WorkerProcess, model: 
     assert worker.health().epoch == 2
 
 
-def test_a_cancelled_load_leaves_nothing_loaded(start_worker: StartWorker, heavy_model: Path) -> None:
-    worker = start_worker()
+def test_a_cancelled_load_leaves_nothing_loaded(worker: WorkerProcess, heavy_model: Path) -> None:
     process = psutil.Process(worker.process.pid)
     before_bytes = process.memory_info().rss
     call = worker.control.Load(load_request(stage_spec(heavy_model, 0, 4)), timeout=CALL_TIMEOUT_S)
@@ -115,8 +114,7 @@ def test_a_cancelled_load_leaves_nothing_loaded(start_worker: StartWorker, heavy
     assert worker.load(load_request(stage_spec(heavy_model, 0, 1)))[-1].loaded.layer_end == 1
 
 
-def test_only_one_load_runs_at_a_time(start_worker: StartWorker, heavy_model: Path) -> None:
-    worker = start_worker()
+def test_only_one_load_runs_at_a_time(worker: WorkerProcess, heavy_model: Path) -> None:
     call = worker.control.Load(load_request(stage_spec(heavy_model, 0, 4)), timeout=CALL_TIMEOUT_S)
     next(call)
     assert worker.health().state == control_pb2.WORKER_STATE_LOADING
@@ -128,8 +126,7 @@ def test_only_one_load_runs_at_a_time(start_worker: StartWorker, heavy_model: Pa
     assert last.loaded.session_id == "s"
 
 
-def test_unloading_during_a_load_ends_it(start_worker: StartWorker, heavy_model: Path) -> None:
-    worker = start_worker()
+def test_unloading_during_a_load_ends_it(worker: WorkerProcess, heavy_model: Path) -> None:
     call = worker.control.Load(load_request(stage_spec(heavy_model, 0, 4)), timeout=CALL_TIMEOUT_S)
     next(call)
     worker.unload("s")
@@ -139,8 +136,7 @@ def test_unloading_during_a_load_ends_it(start_worker: StartWorker, heavy_model:
     assert failure(caught.value)[0] is grpc.StatusCode.CANCELLED
 
 
-def test_unloading_frees_the_memory_and_may_be_repeated(start_worker: StartWorker, heavy_model: Path) -> None:
-    worker = start_worker()
+def test_unloading_frees_the_memory_and_may_be_repeated(worker: WorkerProcess, heavy_model: Path) -> None:
     worker.load(load_request(stage_spec(heavy_model, 0, 4)))
     process = psutil.Process(worker.process.pid)
     loaded_bytes = process.memory_info().rss

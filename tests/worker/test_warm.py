@@ -27,8 +27,11 @@ PROMPT = [5, 6, 7, 8]
 
 
 @pytest.fixture
-def worker(start_worker: StartWorker) -> WorkerProcess:
-    return start_worker()
+def worker(worker: WorkerProcess) -> WorkerProcess:
+    """One of the pair, with nothing warm either."""
+    worker.unload("")
+    assert not held(worker)
+    return worker
 
 
 def load(worker: WorkerProcess, stage: control_pb2.StageSpec, session_id: str, epoch: int = 1) -> bool:

@@ -22,7 +22,7 @@ from coordinator.cli.root import root
 from coordinator.cli.settings import Settings
 from native import LayerRange
 from protos.options import OptionTableError, options_by_name
-from tests.coordinator.caravan_command import ALONE, ROOT, caravan, started
+from tests.coordinator.caravan_command import ALONE, ROOT, caravan_here, started
 from worker.cli import command as worker_command
 
 _PAGE = ROOT / "docs" / "config.md"
@@ -190,7 +190,7 @@ def test_help_is_to_be_had_with_a_wrong_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
-    ended = caravan("--config", tmp_path / "nowhere", "run", "demo", "hello")
+    ended = caravan_here("--config", tmp_path / "nowhere", "run", "demo", "hello")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.splitlines() == [
         f"caravan: {tmp_path / 'nowhere'} is not there: name a config file that is, with --config or CARAVAN_CONFIG"

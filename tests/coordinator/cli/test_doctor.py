@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coordinator.caravan_command import ALONE, caravan, started
+from tests.coordinator.caravan_command import ALONE, caravan, caravan_here, started
 
 
 def test_a_worker_that_answers_is_well() -> None:
@@ -19,7 +19,7 @@ def test_a_worker_that_answers_is_well() -> None:
         ready = re.match(r"worker attic ready on (\S+),", process.stdout.readline())
         assert ready
         ended = caravan("doctor", "--worker", ready[1], *ALONE)
-        found = json.loads(caravan("doctor", "--json", "--worker", ready[1], *ALONE).stdout)
+        found = json.loads(caravan_here("doctor", "--json", "--worker", ready[1], *ALONE).stdout)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"^ok +engine +llama-cpp-python 0\.", ended.stdout, re.MULTILINE)
     assert re.search(r"^ok +CPU ", ended.stdout, re.MULTILINE)
@@ -28,7 +28,7 @@ def test_a_worker_that_answers_is_well() -> None:
 
 
 def test_nobody_there_is_no_fault_but_comes_with_what_to_do() -> None:
-    ended = caravan("doctor", *ALONE)
+    ended = caravan_here("doctor", *ALONE)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "no worker was found" in ended.stdout
     assert "start `caravan worker`" in ended.stdout
@@ -38,7 +38,7 @@ def test_a_worker_that_does_not_answer_is_bad() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        ended = caravan("doctor", "--worker", address, *ALONE)
+        ended = caravan_here("doctor", "--worker", address, *ALONE)
     assert ended.returncode == 1
     assert re.search(rf"^BAD +{re.escape(address)} ", ended.stdout, re.MULTILINE)
 
@@ -46,7 +46,7 @@ def test_a_worker_that_does_not_answer_is_bad() -> None:
 def test_a_cache_that_cannot_be_written_is_bad(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
-    ended = caravan("doctor", *ALONE, CARAVAN_CACHE=str(blocker / "cache"))
+    ended = caravan_here("doctor", *ALONE, CARAVAN_CACHE=str(blocker / "cache"))
     if ended.returncode == 0:
         pytest.fail(ended.stdout)
     assert re.search(r"^BAD +cache ", ended.stdout, re.MULTILINE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coordinator.caravan_command import caravan
+from tests.coordinator.caravan_command import caravan_here
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def machines(tmp_path: Path) -> Path:
 
 
 def test_a_plan_for_an_inventory_asks_nobody_and_says_first_that_it_estimates(machines: Path) -> None:
-    ended = caravan("plan", "demo", "--inventory", machines)
+    ended = caravan_here("plan", "demo", "--inventory", machines)
     assert (ended.returncode, ended.stderr) == (0, "")
     first, headline, *_ = ended.stdout.splitlines()
     assert first.startswith(f"estimates from data sheets ({machines}), not measurements")
@@ -29,14 +29,14 @@ def test_a_plan_for_an_inventory_asks_nobody_and_says_first_that_it_estimates(ma
 
 
 def test_as_json_it_says_what_its_figures_rest_on(machines: Path) -> None:
-    plan = json.loads(caravan("plan", "demo", "--json", "--inventory", machines).stdout)
+    plan = json.loads(caravan_here("plan", "demo", "--json", "--inventory", machines).stdout)
     assert plan["basis"].startswith("estimates from data sheets")
     assert [(stage["worker"], stage["device"]) for stage in plan["stages"]] == [("desk", "RTX 3090")]
     assert plan["prediction"]["tokens_per_s"] > 0
 
 
 def test_an_inventory_and_a_worker_exclude_each_other(machines: Path) -> None:
-    ended = caravan("plan", "demo", "--inventory", machines, "--worker", "127.0.0.1:1")
+    ended = caravan_here("plan", "demo", "--inventory", machines, "--worker", "127.0.0.1:1")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.splitlines()[-1] == (
         "caravan: --inventory plans for machines that need not be there: leave out --worker"
@@ -45,7 +45,7 @@ def test_an_inventory_and_a_worker_exclude_each_other(machines: Path) -> None:
 
 def test_a_fault_of_the_file_is_one_sentence(machines: Path) -> None:
     machines.write_text('[[device]]\nname = "desk"\n')
-    ended = caravan("plan", "demo", "--inventory", machines)
+    ended = caravan_here("plan", "demo", "--inventory", machines)
     assert (ended.returncode, ended.stdout) == (1, "")
     (sentence,) = ended.stderr.splitlines()
     assert sentence.startswith(f"caravan: {machines}: device 'desk': memory is missing: add it")

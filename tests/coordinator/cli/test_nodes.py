@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan, started
+from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan, caravan_here, started
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_nodes_lists_a_worker_with_its_device_and_memory(attic: str) -> None:
 
 
 def test_nodes_as_json_holds_the_same(attic: str) -> None:
-    ended = caravan("nodes", "--json", "--worker", attic, *ALONE)
+    ended = caravan_here("nodes", "--json", "--worker", attic, *ALONE)
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     (worker,) = report["workers"]
@@ -53,7 +53,7 @@ def test_nodes_as_json_holds_the_same(attic: str) -> None:
 
 
 def test_nodes_without_workers_says_how_to_start_one() -> None:
-    ended = caravan("nodes", *ALONE)
+    ended = caravan_here("nodes", *ALONE)
     assert (ended.returncode, ended.stdout) == (0, "")
     assert "caravan worker" in ended.stderr
 
@@ -63,12 +63,12 @@ def test_plan_tells_who_would_hold_what_and_loads_nothing(attic: str) -> None:
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"attic +CPU +0-7 \+ embedding \+ output +[\d.]+ MiB", ended.stdout)
     assert re.search(r"predicted: [\d.]+ tokens per second for one stream", ended.stdout)
-    nodes = json.loads(caravan("nodes", "--json", "--worker", attic, *ALONE).stdout)
+    nodes = json.loads(caravan_here("nodes", "--json", "--worker", attic, *ALONE).stdout)
     assert nodes["workers"][0]["loaded"] == []
 
 
 def test_plan_as_json_names_every_stage(attic: str) -> None:
-    ended = caravan("plan", DEMO_MODEL, "--json", "--worker", attic, *ALONE)
+    ended = caravan_here("plan", DEMO_MODEL, "--json", "--worker", attic, *ALONE)
     assert ended.returncode == 0, ended.stderr
     plan = json.loads(ended.stdout)
     (stage,) = plan["stages"]
@@ -79,16 +79,16 @@ def test_plan_as_json_names_every_stage(attic: str) -> None:
 
 def test_the_last_plan_is_kept_with_what_it_predicted_and_what_came_of_it(tmp_path: Path) -> None:
     cache = {"CARAVAN_CACHE": str(tmp_path)}
-    before = caravan("plan", "--last", **cache)
+    before = caravan_here("plan", "--last", **cache)
     assert (before.returncode, before.stdout) == (1, "")
     assert "no plan was carried out yet" in before.stderr
     assert caravan("demo", "--seed", "7", **cache).returncode == 0
-    last = caravan("plan", "--last", **cache)
+    last = caravan_here("plan", "--last", **cache)
     assert last.returncode == 0, last.stderr
     assert re.search(r"^demo: 8 layers", last.stdout, re.MULTILINE)
     assert re.search(r"^measured: [\d.]+ tokens per second .*; the prediction was [\d.]+ of that", last.stdout, re.M)
     assert len(re.findall(r"^  \S+ computed [\d.]+ ms per token; predicted [\d.]+ ms$", last.stdout, re.M)) == 2
-    kept = json.loads(caravan("plan", "--last", "--json", **cache).stdout)
+    kept = json.loads(caravan_here("plan", "--last", "--json", **cache).stdout)
     assert kept["measured_tokens_per_s"] > 0
     assert all(stage["measured_s"] > 0 for stage in kept["stages"])
     (taught,) = (tmp_path / "corrections").iterdir()
@@ -98,14 +98,14 @@ def test_the_last_plan_is_kept_with_what_it_predicted_and_what_came_of_it(tmp_pa
 
 def test_a_last_plan_that_is_damaged_is_told(tmp_path: Path) -> None:
     (tmp_path / "last-plan.json").write_text("{")
-    ended = caravan("plan", "--last", CARAVAN_CACHE=str(tmp_path))
+    ended = caravan_here("plan", "--last", CARAVAN_CACHE=str(tmp_path))
     assert ended.returncode == 1
     assert "delete it" in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("demo", "--last")])
 def test_plan_needs_a_model_or_the_last(arguments: tuple[str, ...]) -> None:
-    ended = caravan("plan", *arguments)
+    ended = caravan_here("plan", *arguments)
     assert ended.returncode == 2
     assert "give either MODEL or --last" in ended.stderr
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.coordinator.caravan_command import caravan, command_line, environment
+from tests.coordinator.caravan_command import caravan, caravan_here, command_line, environment
 from tests.coordinator.http.conftest import MODEL, PARALLEL, Server
 
 _STREAM = {"prompt": "Once", "grammar": 'root ::= "ab" root', "max_tokens": 1500, "stream": True}
@@ -64,7 +64,7 @@ def test_a_window_that_cannot_be_is_refused(raw: httpx.Client) -> None:
 
 def test_top_prints_one_snapshot_where_there_is_no_terminal(raw: httpx.Client, server: Server) -> None:
     with _streaming(raw):
-        as_json = caravan("top", "--url", server.url, "--once", "--json")
+        as_json = caravan_here("top", "--url", server.url, "--once", "--json")
     with _streaming(raw):
         shown = caravan("top", "--url", f"{server.url}/v1")
     assert (as_json.returncode, as_json.stderr) == (0, "")
@@ -110,10 +110,10 @@ def test_ctrl_c_ends_the_live_view_and_leaves_the_terminal_as_it_was(server: Ser
 
 
 def test_top_says_what_is_wrong_in_one_sentence() -> None:
-    nobody = caravan("top", "--url", "http://127.0.0.1:9")
+    nobody = caravan_here("top", "--url", "http://127.0.0.1:9")
     assert (nobody.returncode, nobody.stdout) == (3, "")
     assert "caravan: http://127.0.0.1:9 cannot be reached" in nobody.stderr
     assert "is caravan serve running there?" in nobody.stderr
-    odd = caravan("top", "--url", "127.0.0.1:8080")
+    odd = caravan_here("top", "--url", "127.0.0.1:8080")
     assert odd.returncode == 2
     assert "is not an address such as http://127.0.0.1:8080" in odd.stderr
