@@ -28,11 +28,15 @@ from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import WINDOW_S
 from coordinator.wishes import Distribution
-from coordinator.workers import LeftOutWorker
+from coordinator.workers import FoundWorker, LeftOutWorker
 from native import FlashAttention, LayerRange, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+_ANSWER_S = 2.0
+"""For a worker to say how it is. On a LAN that takes a tenth of a second, which its processor is watched for."""
 
 
 class OpenOptions(TypedDict, total=False):
@@ -277,6 +281,15 @@ class AsyncMesh(_Face):
         """
         self._mesh.admission.check(request)
         return self._submit(request, before)
+
+    async def workers(self) -> tuple[FoundWorker, ...]:
+        """The workers of all lines as they are now, with what the drivers of their cards tell; those that do not answer
+        within two seconds are left out."""
+        clients = [client for line in self._mesh.lines for client in line.recovery.clients]
+        answers = await asyncio.gather(
+            *(client.describe(_ANSWER_S, telemetry=True) for client in clients), return_exceptions=True
+        )
+        return tuple(answer for answer in answers if isinstance(answer, FoundWorker))
 
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
