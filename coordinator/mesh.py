@@ -285,11 +285,7 @@ class AsyncMesh(_Face):
     async def workers(self) -> tuple[FoundWorker, ...]:
         """The workers of all lines as they are now, with what the drivers of their cards tell; those that do not answer
         within two seconds are left out."""
-        clients = [client for line in self._mesh.lines for client in line.recovery.clients]
-        answers = await asyncio.gather(
-            *(client.describe(_ANSWER_S, telemetry=True) for client in clients), return_exceptions=True
-        )
-        return tuple(answer for answer in answers if isinstance(answer, FoundWorker))
+        return await _workers_of(self._mesh)
 
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
@@ -357,6 +353,10 @@ class Mesh(_Face):
         tokens = self.chat_tokens(messages, template_variables=template_variables)
         return self._submit(self._admit(tokens, options))
 
+    def workers(self) -> tuple[FoundWorker, ...]:
+        """As `AsyncMesh.workers`, blocking."""
+        return self._thread.run(_workers_of(self._mesh))
+
     def close(self) -> None:
         """As `AsyncMesh.close`, blocking; the mesh's thread has ended when this returns."""
         self._closer()
@@ -374,6 +374,14 @@ class Mesh(_Face):
         loop = self._thread.loop
         stream, cancel = self._thread.call(lambda: submit(self._mesh, loop, request, arrived))
         return Generation(stream, cancel, arrived)
+
+
+async def _workers_of(mesh: OpenMesh) -> tuple[FoundWorker, ...]:
+    clients = [client for line in mesh.lines for client in line.recovery.clients]
+    answers = await asyncio.gather(
+        *(client.describe(_ANSWER_S, telemetry=True) for client in clients), return_exceptions=True
+    )
+    return tuple(answer for answer in answers if isinstance(answer, FoundWorker))
 
 
 def submit(

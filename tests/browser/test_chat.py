@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 
 import pytest
 
@@ -197,6 +198,10 @@ def test_a_stream_goes_on_with_the_same_text_when_a_worker_is_killed(opened: Ope
         page.locator(".note", has_text=re.compile(r"paused \d+\.\d s while the line was laid again")).wait_for()
         page.locator(".events .resumed").wait_for()
         look(page, "worker-back")
+        page.locator(".plan summary").click()
+        page.get_by_text("sequences of 2048 tokens").wait_for()
+        page.locator(".plan summary").scroll_into_view_if_needed()
+        look(page, "events")
 
 
 @pytest.mark.timeout(120)
@@ -219,8 +224,14 @@ def test_a_server_that_wants_a_key_has_it_asked_for(opened: Open, look: Look) ->
 
 @pytest.mark.timeout(120)
 def test_while_the_model_loads_and_when_the_server_is_gone_the_page_says_so(opened: Open, look: Look) -> None:
-    with started(*SERVE) as process:
-        page = opened(served_url(process))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    with started(*SERVE, "--listen", f"{host}:{port}") as process:
+        wait_until(lambda: _listens(host, port))
+        page = opened(f"http://{host}:{port}")
+        page.get_by_text("The model is loading").wait_for()
+        look(page, "loading")
         page.get_by_text("demo is ready on").wait_for()
         process.terminate()
         page.locator("#model", has_text=re.compile("not reachable|stopping")).wait_for()
@@ -229,3 +240,8 @@ def test_while_the_model_loads_and_when_the_server_is_gone_the_page_says_so(open
         ask(page, _STORY)
         page.locator(".state.error", has_text="The server does not answer").wait_for()
         look(page, "gone")
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((host, port)) == 0

@@ -45,6 +45,11 @@ export function icon(name) {
   return drawn("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" }, drawn("path", { d: STROKES[name] }));
 }
 
+/** The same text is not put there again: what somebody has selected stays selected. */
+export function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 /** Says it to screen readers, once. */
 export function announce(text) {
   const status = byId("status");

@@ -25,6 +25,11 @@ export function share(fraction) {
   return `${Math.round(100 * fraction)}\u00a0%`;
 }
 
+/** A text as a sentence: "The line broke." */
+export function capital(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+}
+
 export function rate(perSecond) {
   return perSecond >= 100 ? perSecond.toFixed(0) : perSecond.toFixed(1);
 }
@@ -33,7 +38,12 @@ export function count(n) {
   return String(n);
 }
 
-/** A half-open range of layers: "layers 0-3", "layer 4". */
-export function layers({ layer_start: start, layer_end: end }) {
-  return end - start === 1 ? `layer ${start}` : `layers ${start}-${end - 1}`;
+/** A half-open range of layers: "0-3", "4". */
+export function range({ layer_start: start, layer_end: end }) {
+  return end - start === 1 ? String(start) : `${start}-${end - 1}`;
+}
+
+/** The same in words: "layers 0-3", "layer 4". */
+export function layers(stage) {
+  return `${stage.layer_end - stage.layer_start === 1 ? "layer" : "layers"} ${range(stage)}`;
 }

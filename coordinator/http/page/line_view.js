@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The live line: its machines, what limits it, its last frames, what happened, and the plan.
 
-import { announce, element } from "./dom.js";
-import { count, layers, rate } from "./figures.js";
+import { announce, element, put } from "./dom.js";
+import { capital, count, layers, rate } from "./figures.js";
 import { Machines } from "./machines.js";
 import { PlanView } from "./plan_view.js";
 import { Waterfall } from "./waterfall.js";
@@ -16,6 +16,7 @@ export class LineView {
     this.#happened = section("What happened", this.#events);
     this.#happened.hidden = true;
     this.#plan = new PlanView();
+    this.#plan.node.hidden = true;
     target.append(element("h2", {}, "Live line"), this.#head, this.#loading, this.#lines, this.#happened, this.#plan.node);
   }
 
@@ -36,6 +37,7 @@ export class LineView {
     this.#showLoading(health);
     if (error || lineError || (health && health.status !== "ready")) this.#lines.classList.add("old");
     if (!status) return;
+    this.#plan.node.hidden = false;
     this.#lines.classList.remove("old");
     while (this.#parts.length > status.lines.length) this.#parts.pop().node.remove();
     while (this.#parts.length < status.lines.length) {
@@ -54,7 +56,7 @@ export class LineView {
     if (error) text = error.message;
     else if (health && health.model === undefined) text = "The line is shown to those who have an API key.";
     else if (status) text = `${status.model}, by the last ${status.window_s} seconds`;
-    if (this.#head.textContent !== text) this.#head.textContent = text;
+    put(this.#head, text);
     this.#head.classList.toggle("error", Boolean(error));
   }
 
@@ -64,7 +66,8 @@ export class LineView {
     const bars = (health.loads ?? []).map((load) => element("div", {},
       element("p", {}, `${load.worker}, ${layers(load)}`),
       element("progress", { max: "1", value: load.fraction, "aria-label": `${load.worker} has loaded` })));
-    this.#loading.replaceChildren(element("p", {}, health.doing || "The model is loading."), ...bars);
+    const doing = bars.length === 0 && health.doing ? capital(health.doing) : "The model is loading.";
+    this.#loading.replaceChildren(element("p", {}, doing), ...bars);
   }
 
   #showEvents(events) {
@@ -78,7 +81,7 @@ export class LineView {
       const at = new Date(event.at_s * 1000);
       return element("li", { class: event.change.replaceAll(" ", "-") },
         element("time", { datetime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleTimeString()),
-        element("p", {}, event.message));
+        element("p", {}, capital(event.message)));
     }));
   }
 }
@@ -111,7 +114,7 @@ class OneLine {
     this.#broken.hidden = !line.is_suspended;
     this.#showFigures(line);
     this.#machines.show(line, line.is_suspended ? lost : null);
-    this.#limit.textContent = line.limit.sentence;
+    put(this.#limit, line.limit.sentence);
     this.#showOffer(line.limit.rebalanced);
     this.#waterfall.show(line);
   }
@@ -120,7 +123,7 @@ class OneLine {
     const share = line.n_prompt_tokens ? Math.round((100 * line.n_reused_tokens) / line.n_prompt_tokens) : 0;
     const figures = [
       ["generated", `${rate(line.generated_per_s)} tokens/s`],
-      ["requests", `${line.n_running} of ${line.n_slots} slots, ${line.n_waiting} waiting`],
+      ["requests", `${line.n_running} of ${line.n_slots} slots, ${line.n_waiting}\u00a0waiting`],
       ["frames under way", count(line.n_in_flight)],
       ["prompts from cache", `${share} %`],
     ];

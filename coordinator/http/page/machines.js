@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The machines of a line, in its order, with what goes on in each, and tokens walking from one to the next.
 
-import { element } from "./dom.js";
+import { element, put } from "./dom.js";
 import { layers, rate, share, size, time } from "./figures.js";
 
 const HOP_S = 1.6; // for a point to walk over a hop when there is one frame a second; quicker with more, up to a bound
@@ -57,11 +57,11 @@ class Machine {
 
   show(stage, isLost) {
     this.node.classList.toggle("lost", isLost);
-    put(this.#lost, isLost ? "does not answer" : "");
+    putOrHide(this.#lost, isLost ? "does not answer" : "");
     const now = stage.device_now;
-    put(this.#layers, [layers(stage), now?.description || stage.device].filter(Boolean).join(" · "));
+    putOrHide(this.#layers, [layers(stage), now?.description || stage.device].filter(Boolean).join(" · "));
     this.#shares.set([stage.busy_share, stage.waiting_share, stage.idle_share]);
-    put(this.#sharesText, `${share(stage.busy_share)} busy, ${share(stage.waiting_share)} waiting, ${share(stage.idle_share)} idle`);
+    putOrHide(this.#sharesText, `${share(stage.busy_share)} busy, ${share(stage.waiting_share)} waiting, ${share(stage.idle_share)} idle`);
     this.#showMemory(stage, now);
     this.#more.replaceChildren(...this.#figures(stage, now).map((text) => element("span", {}, text)));
   }
@@ -70,12 +70,12 @@ class Machine {
     const own = stage.weights_bytes + stage.kv_bytes + stage.compute_bytes;
     this.#memory.node.hidden = !now?.total_bytes;
     if (!now?.total_bytes) {
-      put(this.#memoryText, own ? `${size(own)} for its layers` : "");
+      putOrHide(this.#memoryText, own ? `${size(own)} for its layers` : "");
       return;
     }
     const taken = Math.max(own, now.total_bytes - now.free_bytes);
     this.#memory.set([own, taken - own, now.total_bytes - taken].map((bytes) => Math.max(0, bytes) / now.total_bytes));
-    put(this.#memoryText, `${size(own)} for its layers, ${size(now.free_bytes)} of ${size(now.total_bytes)} free`);
+    putOrHide(this.#memoryText, `${size(own)} for its layers, ${size(now.free_bytes)} of ${size(now.total_bytes)} free`);
   }
 
   #figures(stage, now) {
@@ -102,7 +102,7 @@ function bar(kinds) {
   };
 }
 
-function put(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+function putOrHide(node, text) {
+  put(node, text);
   node.hidden = !text;
 }

@@ -2,7 +2,8 @@
 // Puts the page together: chat, history, settings, the live line, and the buttons above them.
 
 import { Chat } from "./chat.js";
-import { byId, icon } from "./dom.js";
+import { byId, icon, put } from "./dom.js";
+import { capital, share } from "./figures.js";
 import { prepareHistory } from "./history.js";
 import { prepareKeyDialog } from "./key_dialog.js";
 import { LineView } from "./line_view.js";
@@ -50,12 +51,29 @@ function chosen() {
 function showHistory(shows) {
   document.body.classList.toggle("shows-history", shows);
   byId("menu").setAttribute("aria-expanded", String(shows));
+  keepOutOfCovered();
+}
+
+/** What lies beneath something else cannot be reached by keyboard either. */
+function keepOutOfCovered() {
+  const historyCovers = document.body.classList.contains("shows-history") && !MIDDLE.matches;
+  const lineCovers = !byId("line").hidden && !WIDE.matches;
+  byId("line").inert = historyCovers;
+  byId("history").inert = lineCovers && !historyCovers && !byId("line").hidden;
+  byId("chat").inert = historyCovers || lineCovers;
+}
+
+/** As much as has room beside the chat. */
+function fit() {
+  showHistory(MIDDLE.matches);
+  showLine(WIDE.matches && read("line", true));
 }
 
 function showLine(shows) {
   byId("line").hidden = !shows;
   document.body.classList.toggle("shows-line", shows);
   byId("show-line").setAttribute("aria-pressed", String(shows));
+  keepOutOfCovered();
   if (shows) poll.begin();
 }
 
@@ -80,15 +98,17 @@ function nameTheme() {
 /** What the server is doing, beside the name and where there is no message yet. */
 function showHealth({ health, error }) {
   const model = health?.model ?? "";
-  byId("model").textContent = error ? "not reachable" : [model, health.status === "ready" ? "" : health.status].filter(Boolean).join(" · ");
+  const about = error ? "not reachable" : [model, health.status === "ready" ? "" : health.status].filter(Boolean).join(" · ");
+  put(byId("model"), about);
   byId("model").className = error || health.status === "failed" ? "bad" : health.status === "ready" ? "good" : "busy";
   document.title = model ? `${model} – Caravan` : "Caravan";
-  byId("welcome").textContent = error ? error.message : welcome(health);
+  put(byId("welcome"), error ? error.message : welcome(health));
 }
 
 function welcome(health) {
   if (health.status === "loading") {
-    return `The model is loading: ${Math.round(100 * (health.fraction ?? 0))} %. ${health.doing ?? ""}`;
+    if (health.loads?.length) return `The model is loading: ${share(health.fraction)}.`;
+    return `The model is loading. ${health.doing ? capital(health.doing) : ""}`;
   }
   if (health.status === "failed") return health.error?.message ?? "The model could not be loaded.";
   if (health.status === "stopping") return "The server is stopping.";
@@ -104,6 +124,9 @@ document.addEventListener("keydown", (event) => {
   if (document.body.classList.contains("shows-history") && !MIDDLE.matches) {
     showHistory(false);
     byId("menu").focus();
+  } else if (!byId("line").hidden && !WIDE.matches) {
+    showLine(false);
+    byId("show-line").focus();
   } else {
     chat.stop();
   }
@@ -117,7 +140,8 @@ poll.addEventListener("said", (event) => {
 poll.addEventListener("key", askKey);
 
 prepareButtons();
-showHistory(MIDDLE.matches);
-showLine(WIDE.matches && read("line", true));
+MIDDLE.addEventListener("change", fit);
+WIDE.addEventListener("change", fit);
+fit();
 poll.begin();
 if (MIDDLE.matches) byId("text").focus();

@@ -2,7 +2,7 @@
 // The plan: who holds what and why, what it was to do, and what else there could be. Asked for when it is opened.
 
 import { element } from "./dom.js";
-import { layers, rate, size, time } from "./figures.js";
+import { capital, layers, range, rate, size, time } from "./figures.js";
 import { askData } from "./server.js";
 
 export class PlanView {
@@ -51,7 +51,7 @@ function plan(data) {
 function table({ stages, prediction }) {
   const heads = ["worker", "layers", "weights", "KV cache", "compute", ...(prediction ? ["a token"] : [])];
   const rows = stages.map((stage, number) => [
-    `${stage.worker} (${stage.device})`, `${stage.layer_start}-${stage.layer_end - 1}`, size(stage.weights_bytes),
+    `${stage.worker} (${stage.device})`, range(stage), size(stage.weights_bytes),
     size(stage.kv_bytes), size(stage.compute_bytes), ...(prediction ? [time(prediction.stage_s[number])] : []),
   ]);
   const row = (tag, cells) => element("tr", {}, cells.map((cell) => element(tag, {}, cell)));
@@ -69,8 +69,4 @@ function speeds(prediction) {
   if (prediction.parallel > 1) parts.push(`${rate(prediction.parallel_tokens_per_s)} for ${prediction.parallel} together`);
   if (prediction.ttft_s !== null) parts.push(`first token of a long prompt after ${time(prediction.ttft_s)}`);
   return parts.join(", ");
-}
-
-function capital(text) {
-  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
