@@ -28,11 +28,15 @@ from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
 from coordinator.waterfall import WINDOW_S
 from coordinator.wishes import Distribution
-from coordinator.workers import LeftOutWorker
+from coordinator.workers import FoundWorker, LeftOutWorker
 from native import FlashAttention, LayerRange, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+_ANSWER_S = 2.0
+"""For a worker to say how it is. On a LAN that takes a tenth of a second, which its processor is watched for."""
 
 
 class OpenOptions(TypedDict, total=False):
@@ -278,6 +282,11 @@ class AsyncMesh(_Face):
         self._mesh.admission.check(request)
         return self._submit(request, before)
 
+    async def workers(self) -> tuple[FoundWorker, ...]:
+        """The workers of all lines as they are now, with what the drivers of their cards tell; those that do not answer
+        within two seconds are left out."""
+        return await _workers_of(self._mesh)
+
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
         repeat."""
@@ -344,6 +353,10 @@ class Mesh(_Face):
         tokens = self.chat_tokens(messages, template_variables=template_variables)
         return self._submit(self._admit(tokens, options))
 
+    def workers(self) -> tuple[FoundWorker, ...]:
+        """As `AsyncMesh.workers`, blocking."""
+        return self._thread.run(_workers_of(self._mesh))
+
     def close(self) -> None:
         """As `AsyncMesh.close`, blocking; the mesh's thread has ended when this returns."""
         self._closer()
@@ -361,6 +374,14 @@ class Mesh(_Face):
         loop = self._thread.loop
         stream, cancel = self._thread.call(lambda: submit(self._mesh, loop, request, arrived))
         return Generation(stream, cancel, arrived)
+
+
+async def _workers_of(mesh: OpenMesh) -> tuple[FoundWorker, ...]:
+    clients = [client for line in mesh.lines for client in line.recovery.clients]
+    answers = await asyncio.gather(
+        *(client.describe(_ANSWER_S, telemetry=True) for client in clients), return_exceptions=True
+    )
+    return tuple(answer for answer in answers if isinstance(answer, FoundWorker))
 
 
 def submit(

@@ -137,6 +137,11 @@ class Recovery:
         """Of the line that serves; while there is none, of the last one."""
         return self._standing.plan
 
+    @property
+    def clients(self) -> Sequence[WorkerClient]:
+        """Of the workers of that line."""
+        return self._standing.clients
+
     def begin(self, session: Session, standing: StandingLine) -> None:
         """The first line stands. Call it once."""
         self._session = session

@@ -24,7 +24,7 @@ from coordinator.cli.line import open_arguments, tell_event, tell_lines
 from coordinator.cli.options import LineOptions, json_progress_option, line_options, local_option, option
 from coordinator.cli.progress import JsonProgress, LoadProgress, load_progress
 from coordinator.cli.settings import debug_option
-from coordinator.events import LoadEvent
+from coordinator.events import LineEvent, LoadEvent
 from coordinator.http.access import Access
 from coordinator.http.answers import Answers
 from coordinator.http.server import HttpServer, ListenAddress, bind
@@ -144,6 +144,7 @@ async def _serve(
                 service.begin(mesh, answers)
                 tell_lines(mesh.plans)
                 host, port = listening.getsockname()[:2]
+                say(f"a chat, and what the line does: http://{_in_a_browser(host, port)}/", style="dim")
                 say(f"{name} is ready on http://{ListenAddress(host, port)}/v1")
                 await serving
         except asyncio.CancelledError:
@@ -154,6 +155,11 @@ async def _serve(
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
     return ExitCode.OK if stop.signal_number != signal.SIGINT else StoppedError(signal.SIGINT).exit_code
+
+
+def _in_a_browser(host: str, port: int) -> ListenAddress:
+    """What to type for where it listens; all addresses are none."""
+    return ListenAddress({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
 
 class _Stop:
@@ -179,9 +185,16 @@ async def _load(
 ) -> AsyncMesh:
     with progress:
         note = functools.partial(_note, progress, service)
-        return await AsyncMesh.open(model, on_progress=note, on_event=tell_event, **arguments)
+        return await AsyncMesh.open(
+            model, on_progress=note, on_event=functools.partial(_note_event, service), **arguments
+        )
 
 
 def _note(progress: LoadProgress | JsonProgress, service: Service, event: LoadEvent) -> None:
     progress(event)
     service.note_progress(event)
+
+
+def _note_event(service: Service, event: LineEvent) -> None:
+    tell_event(event)
+    service.note_event(event)

@@ -32,8 +32,9 @@ from coordinator.http.errors import error_response
 from coordinator.http.forms import heading
 from coordinator.http.host_check import HostCheck
 from coordinator.http.key_check import IS_KNOWN, KEY, KeyCheck
-from coordinator.http.line_status import line_status, window_of
+from coordinator.http.line_status import is_asked, line_status, window_of
 from coordinator.http.openapi import document
+from coordinator.http.page_files import PageFiles
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest, Prompt
@@ -43,6 +44,7 @@ from coordinator.http.service import Service, ServicePhase
 from coordinator.http.streaming import EventStream, events_of
 from coordinator.http.translate import messages_of, options_of, options_of_choice, sampling_of
 from coordinator.mesh import AsyncMesh
+from coordinator.plan_data import plan_as_data
 from native import Vocabulary, versions
 
 _NOBODY_LISTENS = 499
@@ -61,6 +63,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
     app.openapi = functools.partial(document, app)  # type: ignore[method-assign]
     # The last one is the first that a request meets.
     app.add_middleware(KeyCheck, keys=access.keys)
+    app.add_middleware(PageFiles)
     if access.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
@@ -86,7 +89,14 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
     @app.get("/line")
     async def line(request: Request) -> Response:
         window_s, mesh = window_of(request.query_params.get("window_s")), service.mesh()
-        return _json(await asyncio.to_thread(line_status, service.name, mesh, window_s))
+        workers = service.workers.look(mesh) if is_asked(request.query_params.get("devices")) else {}
+        events = tuple(service.events)
+        return _json(await asyncio.to_thread(line_status, service.name, mesh, window_s, events, workers))
+
+    @app.get("/plan")
+    async def plan() -> Response:
+        plans = service.mesh().plans
+        return JSONResponse({"plans": [plan_as_data(each) | {"text": each.explain()} for each in plans]})
 
     @app.get("/v1/models")
     async def models() -> Response:

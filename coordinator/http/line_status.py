@@ -5,7 +5,8 @@ thousands of frames."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 
 from coordinator.activity import LineActivity
@@ -13,6 +14,9 @@ from coordinator.bottleneck import Limit
 from coordinator.frame_log import KEPT_S, FrameRecord
 from coordinator.http.rejection import RejectedError
 from coordinator.http.schemas.line import (
+    CardInfo,
+    DeviceInfo,
+    EventInfo,
     FrameInfo,
     FrameMeansInfo,
     LimitInfo,
@@ -25,6 +29,7 @@ from coordinator.http.schemas.line import (
 )
 from coordinator.mesh import AsyncMesh
 from coordinator.waterfall import LEAST_WINDOW_S, WINDOW_S, FrameMeans, spans_of
+from coordinator.workers import FoundWorker
 
 
 def window_of(asked: str | None) -> float:
@@ -43,16 +48,25 @@ def window_of(asked: str | None) -> float:
     return window_s
 
 
-def line_status(name: str, mesh: AsyncMesh, window_s: float) -> LineStatus:
+def is_asked(asked: str | None) -> bool:
+    """Whether a query asks for what is left out otherwise."""
+    return asked in ("true", "1")
+
+
+def line_status(
+    name: str, mesh: AsyncMesh, window_s: float, events: Sequence[EventInfo], workers: Mapping[str, FoundWorker]
+) -> LineStatus:
     """What the lines of a mesh do.
 
     Args:
         name: The model's, for clients.
+        workers: What those of the lines said last, by name; empty if it was not asked for.
     """
-    return LineStatus(model=name, window_s=window_s, lines=[_line(each) for each in mesh.activity(window_s)])
+    lines = [_line(each, workers) for each in mesh.activity(window_s)]
+    return LineStatus(model=name, window_s=window_s, lines=lines, events=list(events))
 
 
-def _line(activity: LineActivity) -> LineInfo:
+def _line(activity: LineActivity, workers: Mapping[str, FoundWorker]) -> LineInfo:
     figures, load = activity.figures, activity.load
     return LineInfo(
         n_running=load.n_running,
@@ -66,7 +80,7 @@ def _line(activity: LineActivity) -> LineInfo:
         prompt_tokens_per_s=figures.prompt_tokens_per_s,
         decode=_means(figures.decode, figures.window_s),
         prefill=_means(figures.prefill, figures.window_s),
-        stages=[_worker(activity, number) for number in range(len(figures.stages))],
+        stages=[_worker(activity, number, workers) for number in range(len(figures.stages))],
         limit=_limit(activity.limit),
         is_suspended=activity.is_suspended,
         frames=_frames(activity.frames),
@@ -85,13 +99,19 @@ def _means(means: FrameMeans, window_s: float) -> FrameMeansInfo:
     )
 
 
-def _worker(activity: LineActivity, number: int) -> WorkerActivity:
+def _worker(activity: LineActivity, number: int, workers: Mapping[str, FoundWorker]) -> WorkerActivity:
     stage, figures = activity.plan.stages[number], activity.figures
     shares = figures.stages[number]
     return WorkerActivity(
         worker=stage.worker,
         layer_start=stage.layers.start,
         layer_end=stage.layers.end,
+        host=stage.host,
+        device=stage.device,
+        weights_bytes=stage.memory.weights_bytes,
+        kv_bytes=stage.memory.kv_bytes,
+        compute_bytes=stage.memory.compute_bytes,
+        device_now=_device(workers.get(stage.worker)),
         busy_share=shares.busy,
         waiting_share=shares.waiting,
         idle_share=shares.idle,
@@ -99,6 +119,16 @@ def _worker(activity: LineActivity, number: int) -> WorkerActivity:
         tokens_per_s=figures.tokens_per_s,
         decode_frame_s=figures.decode.stage_s[number],
         prefill_frame_s=figures.prefill.stage_s[number],
+    )
+
+
+def _device(worker: FoundWorker | None) -> DeviceInfo | None:
+    if worker is None:
+        return None
+    cards = [CardInfo(**asdict(card)) for card in worker.telemetry]
+    device = worker.device
+    return DeviceInfo(
+        description=device.description, free_bytes=device.free_bytes, total_bytes=device.total_bytes, cards=cards
     )
 
 

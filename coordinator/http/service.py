@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from enum import Enum
 from http import HTTPStatus
 
 from coordinator.errors import CaravanError
-from coordinator.events import LoadEvent, LoadPhase
+from coordinator.events import LineEvent, LoadEvent, LoadPhase
 from coordinator.http.answers import Answers
 from coordinator.http.errors import RETRY_AFTER_S, error_info
 from coordinator.http.rejection import RejectedError
-from coordinator.http.schemas.status import Health, ModelInfo, StageInfo
+from coordinator.http.schemas.line import EventInfo
+from coordinator.http.schemas.status import Health, LoadInfo, ModelInfo, StageInfo
+from coordinator.http.worker_watch import WorkerWatch
 from coordinator.mesh import AsyncMesh
+
+_REMEMBERED_EVENTS = 50
+"""For `/line`: more than go on a screen."""
 
 
 class ServicePhase(str, Enum):
@@ -39,7 +45,10 @@ class Service:
         self.answers: Answers | None = None
         self._error: Exception | None = None
         self._stopping = False
-        self._fractions: dict[str, float] = {}
+        self._loads: dict[str, LoadInfo] = {}
+        self._doing = ""
+        self.events: deque[EventInfo] = deque(maxlen=_REMEMBERED_EVENTS)
+        self.workers = WorkerWatch()
 
     @property
     def phase(self) -> ServicePhase:
@@ -61,8 +70,26 @@ class Service:
 
     def note_progress(self, event: LoadEvent) -> None:
         """Follows the loading, for `/health`."""
-        if event.phase is LoadPhase.LOADING and event.worker is not None:
-            self._fractions[event.worker] = event.fraction
+        self._doing = event.message
+        if event.phase is LoadPhase.LOADING and event.worker is not None and event.layers is not None:
+            self._loads[event.worker] = LoadInfo(
+                worker=event.worker,
+                layer_start=event.layers.start,
+                layer_end=event.layers.end,
+                fraction=event.fraction,
+            )
+
+    def note_event(self, event: LineEvent) -> None:
+        """Remembers what became of a line, for `/line`."""
+        told = EventInfo(
+            at_s=time.time(),
+            change=event.change,
+            message=event.message,
+            worker=event.worker,
+            n_streams=event.n_streams,
+            pause_s=event.pause_s,
+        )
+        self.events.append(told)
 
     def begin(self, mesh: AsyncMesh, answers: Answers | None = None) -> None:
         """From now on `mesh` answers requests; it stays the caller's to close, as do `answers`, which keep what it says
@@ -109,7 +136,9 @@ class Service:
         phase, mesh = self.phase, self._mesh
         health = Health(status=phase.value, model=self.name)
         if phase is ServicePhase.LOADING:
-            health.fraction = sum(self._fractions.values()) / max(1, len(self._fractions))
+            loads = list(self._loads.values())
+            health.fraction = sum(load.fraction for load in loads) / max(1, len(loads))
+            health.doing, health.loads = self._doing, loads
         if phase is ServicePhase.READY and mesh is not None:
             health.stages = self._stages()
             health.n_running, health.n_waiting, health.n_paused = mesh.n_running, mesh.n_waiting, mesh.n_paused

@@ -61,10 +61,11 @@ def caravan(*args: str | Path, stdin: str = "", **extra: str) -> subprocess.Comp
 
 def caravan_here(*args: str | Path, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
     """The same within this process, which is quicker, for commands that start nothing."""
+    ours = environment(**extra)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("CARAVAN_")]:
             patch.delenv(name)
-        for name, value in environment(**extra).items():
+        for name, value in ours.items():
             patch.setenv(name, value)
         runner = CliRunner()
         ended = runner.invoke(root, [*map(str, args)], input=stdin, obj=Settings(), standalone_mode=False)

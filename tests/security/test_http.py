@@ -66,6 +66,15 @@ def test_without_a_key_health_tells_how_far_it_is_and_no_more(server: Server) ->
         assert known.get("/health").json()["stages"]
 
 
+def test_without_a_key_the_page_is_there_and_nothing_that_it_asks_for(server: Server) -> None:
+    with server.client(None) as client:
+        assert client.get("/").status_code == client.get("/page/main.js").status_code == 200
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+        assert [client.post("/").status_code, client.get("/plan").status_code, client.get("/page/").status_code] == [
+            401
+        ] * 3
+
+
 def test_a_wrong_key_is_refused_whatever_it_looks_like(server: Server) -> None:
     hashed = json.loads(caravan_here("keys", "list", "--json", **server.folders).stdout)[0]["sha256"]
     for key in (server.key[:-1], server.key + "x", hashed, "\xff", "none"):

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from coordinator.bottleneck import LimitKind
+from coordinator.events import LineChange
 
 
 class SpanInfo(BaseModel):
@@ -46,12 +47,41 @@ class FrameMeansInfo(BaseModel):
     """Of a trip, what is neither computing nor waiting for it: hops, and handing on."""
 
 
+class CardInfo(BaseModel):
+    """A card under a worker as its driver sees it, whoever uses it; null: not told."""
+
+    device: str
+    used_bytes: int | None = None
+    utilisation: float | None = None
+    """Of its compute units, 0 to 1."""
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+
+
+class DeviceInfo(BaseModel):
+    """What a worker said of its device, some seconds ago."""
+
+    description: str
+    free_bytes: int
+    total_bytes: int
+    cards: list[CardInfo]
+
+
 class WorkerActivity(BaseModel):
     """A stage; the three shares add up to 1."""
 
     worker: str
     layer_start: int
     layer_end: int
+    host: str = ""
+    """Its machine; empty if that is not known."""
+    device: str = ""
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    device_now: DeviceInfo | None = None
+    """With `devices=true`, once the worker has answered."""
     busy_share: float
     waiting_share: float
     """It did not compute, while frames were elsewhere in the line."""
@@ -120,9 +150,26 @@ class LineInfo(BaseModel):
     """The last that came back, oldest first, 64 at most."""
 
 
+class EventInfo(BaseModel):
+    """What became of a line."""
+
+    at_s: float
+    """Seconds since 1970."""
+    change: LineChange
+    message: str
+    worker: str | None
+    """Who was lost, if one was; who joined; who had ended."""
+    n_streams: int
+    """Requests that went on, if the line was laid again."""
+    pause_s: float
+    """For which there was no line."""
+
+
 class LineStatus(BaseModel):
     """All lines of the mesh; one, unless there are replicas."""
 
     model: str
     window_s: float
     lines: list[LineInfo]
+    events: list[EventInfo] = []
+    """Of all lines, oldest first; the last 50 since the server was started."""

@@ -49,12 +49,25 @@ class ErrorBody(BaseModel):
     error: ErrorInfo
 
 
+class LoadInfo(BaseModel):
+    """How far a worker is with its layers."""
+
+    worker: str
+    layer_start: int
+    layer_end: int
+    fraction: float
+
+
 class Health(BaseModel):
     """`status` is loading (with the fraction done), ready (with stages), failed (with why), stopping."""
 
     status: Literal["loading", "ready", "failed", "stopping"]
     model: str
     fraction: float | None = None
+    doing: str | None = None
+    """What it does while it loads, in words."""
+    loads: list[LoadInfo] | None = None
+    """While it loads, each worker that does."""
     stages: list[StageInfo] | None = None
     n_running: int | None = None
     """Requests that have a sequence of their own."""

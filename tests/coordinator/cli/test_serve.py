@@ -88,6 +88,9 @@ def test_a_streamed_answer_goes_on_with_the_same_text_when_a_worker_dies() -> No
         assert texts[0] == texts[1]
         health = client.get("/health").json()
         assert (health["status"], [stage["worker"] for stage in health["stages"]]) == ("ready", ["local-1", "local-2"])
+        events = client.get("/line").json()["events"]
+        assert [event["change"] for event in events] == ["lost", "worker ended", "resumed"]
+        assert (events[0]["worker"], events[-1]["n_streams"]) == ("local-2", 1)
         assert process.stderr is not None
         assert "the line broke: worker local-2" in process.stderr.readline()
         assert "worker local-2 ended at " in (ended := process.stderr.readline())

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 
-from tests.coordinator.caravan_command import caravan, caravan_here, command_line, environment
+from tests.coordinator.caravan_command import caravan, caravan_here, command_line, environment, wait_until
 from tests.coordinator.http.conftest import MODEL, PARALLEL, Server
 
 _STREAM = {"prompt": "Once", "grammar": 'root ::= "ab" root', "max_tokens": 1500, "stream": True}
@@ -53,6 +54,20 @@ def test_the_line_tells_its_workers_requests_frames_and_what_limits_it(raw: http
         assert (spans[0]["start_s"], spans[-1]["end_s"]) == (frame["sent_s"], frame["received_s"])
         assert [span["stage"] for span in spans if span["kind"] == "computing"] == [0, 1]
     assert line["limit"]["sentence"].endswith(".")
+
+
+def test_the_line_tells_what_its_machines_have_if_that_is_asked_for(raw: httpx.Client) -> None:
+    def asked(query: str) -> list[dict[str, Any]]:
+        (line,) = raw.get(f"/line{query}").json()["lines"]
+        stages: list[dict[str, Any]] = line["stages"]
+        return stages
+
+    wait_until(lambda: all(stage["device_now"] for stage in asked("?devices=true")))
+    for stage in asked("?devices=true"):
+        assert stage["weights_bytes"] > 0
+        assert 0 < stage["device_now"]["free_bytes"] < stage["device_now"]["total_bytes"]
+        assert stage["device_now"]["description"]
+    assert [stage["device_now"] for stage in asked("")] == [None, None]
 
 
 def test_a_window_that_cannot_be_is_refused(raw: httpx.Client) -> None:
