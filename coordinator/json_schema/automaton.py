@@ -72,6 +72,7 @@ class Matching:
         self._work = work
         self._empty: list[list[int]] = []
         self._reading: list[list[tuple[Ranges, int]]] = []
+        self._known: dict[tuple[State, int], State | None] = {}
         self._negated = negated
         first, self._last = self._add(expression)
         self.start: State = self._closure([first])
@@ -80,6 +81,12 @@ class Matching:
         )
 
     def step(self, state: State, code: int) -> State | None:
+        key = (state, code)
+        if key not in self._known:
+            self._known[key] = self._step(state, code)
+        return self._known[key]
+
+    def _step(self, state: State, code: int) -> State | None:
         assert isinstance(state, frozenset)
         self._work.spend(1 + len(state))
         moves = (move for place in state for move in self._reading[place])
@@ -206,6 +213,7 @@ def rules_of(
     *,
     end: Expression = EMPTY,
     write: Callable[[Ranges], Expression] = Chars,
+    max_states: int = MAX_STATES,
 ) -> Expression | None:
     """Rules for the texts that satisfy all machines; None if none does.
 
@@ -215,11 +223,12 @@ def rules_of(
         place: in the schema.
         end: what follows the text.
         write: how a character of the text is written.
+        max_states: how many may be.
 
     Raises:
         TooComplexError: too many states.
     """
-    nodes = _without_dead_ends(_walk(machines, grammar.work))
+    nodes = _without_dead_ends(_walk(machines, grammar.work, max_states))
     if not nodes:
         return None
     entries = [0] * len(nodes)
@@ -251,7 +260,7 @@ def rules_of(
     return names[0]
 
 
-def _walk(machines: list[Machine], work: Work) -> list[_Node]:
+def _walk(machines: list[Machine], work: Work, max_states: int) -> list[_Node]:
     """The product's states that can be reached; the first is where it starts."""
     cuts = sorted({0, LAST_CHARACTER + 1}.union(*(machine.cuts for machine in machines)))
     pieces = [(first, end - 1) for first, end in itertools.pairwise(cuts)]
@@ -260,7 +269,7 @@ def _walk(machines: list[Machine], work: Work) -> list[_Node]:
     todo, nodes = [start], []
     for states in todo:
         work.spend(len(pieces))
-        if len(numbers) > MAX_STATES:
+        if len(numbers) > max_states:
             raise TooComplexError
         targets: dict[int, list[tuple[int, int]]] = {}
         for piece in pieces:

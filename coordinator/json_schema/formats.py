@@ -26,7 +26,9 @@ _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _HEX = "[0-9a-fA-F]"
 _PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*"
 _ADDRESS = rf"(?:/{_PATH})*(?:\?{_PATH})?(?:#{_PATH})?"
-_URI = rf"[a-z]{{2,10}}://{_DOMAIN}(?::[1-9][0-9]{{1,3}})?{_ADDRESS}"
+# Without the limits of names, which are many states: addresses are often given a `maxLength` of thousands.
+_SITE = r"[a-z0-9]+(?:[.-][a-z0-9]+)*\.[a-z]{2,6}"
+_URI = rf"https?://{_SITE}(?::[1-9][0-9]{{1,3}})?{_ADDRESS}"
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 _DURATION = (
     "P(?:[0-9]{1,4}W|(?:[0-9]{1,4}Y(?:[0-9]{1,4}M(?:[0-9]{1,4}D)?)?|[0-9]{1,4}M(?:[0-9]{1,4}D)?|[0-9]{1,4}D)"

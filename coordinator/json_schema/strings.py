@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from coordinator.json_schema.automaton import Length, Machine, TooComplexError, rules_of, too_complex
+import contextlib
+
+from coordinator.json_schema.automaton import MAX_STATES, Length, Machine, TooComplexError, rules_of, too_complex
 from coordinator.json_schema.expression import (
     Chars,
     Choice,
@@ -16,10 +18,15 @@ from coordinator.json_schema.expression import (
     sequence,
 )
 from coordinator.json_schema.grammar import Grammar
+from coordinator.json_schema.lengths import most_repeats, shortest, written
 from coordinator.json_schema.patterns import Patterns
 from coordinator.json_schema.shape import Shape
 
 QUOTE = Text('"')
+
+_FEW_STATES = 256
+_SHORT = 32
+"""Characters; strings with a pattern may always be so long, if `maxLength` allows it."""
 
 _HEX = Chars(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
 _HEX_BUT_D = Chars(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66)))
@@ -54,6 +61,7 @@ class Strings:
     def __init__(self, grammar: Grammar, patterns: Patterns) -> None:
         self._grammar = grammar
         self._patterns = patterns
+        self._patterned: dict[tuple[frozenset[str], int, int | None], Expression | None] = {}
 
     def any_string(self) -> Expression:
         """Any string at all."""
@@ -71,17 +79,43 @@ class Strings:
         run = self._run(shape)
         if run is not None:
             return sequence(QUOTE, run, QUOTE) if run.most is None or run.least <= run.most else None
+        key = (frozenset(pattern.source for pattern in shape.patterns), least, most)
+        if key not in self._patterned:
+            self._patterned[key] = self._with_patterns(shape)
+        return self._patterned[key]
+
+    def _with_patterns(self, shape: Shape) -> Expression | None:
+        least, most = shape.least_length, shape.most_length
         machines: list[Machine] = [self._patterns.machine(pattern) for pattern in shape.patterns]
+        while most is not None and most // 4 > max(least, _SHORT):
+            # A length is as many states as it is long, times those of the pattern: rather shorter strings than none.
+            with contextlib.suppress(TooComplexError):
+                return self._text([*machines, Length(least, most)], shape.place, _FEW_STATES)
+            bounded = self._bounded(shape, most)
+            if bounded is not None:
+                return sequence(QUOTE, bounded, QUOTE)
+            most //= 4
         if least or most is not None:
             machines.append(Length(least, most))
-        return self.text(machines, shape.place, "`pattern` and the length")
+        return self.text(machines, shape.place, "`pattern` with the length")
+
+    def _bounded(self, shape: Shape, most: int) -> Expression | None:
+        """The pattern itself, with a bound on how often it repeats instead of a length; None where that cannot be."""
+        expression = self._patterns.expression(shape.patterns[0])
+        n_repeats = most_repeats(expression, most)
+        if len(shape.patterns) > 1 or n_repeats is None or shortest(expression) < shape.least_length:
+            return None
+        return written(expression, n_repeats)
 
     def text(self, machines: list[Machine], place: str, what: str) -> Expression | None:
         """Strings of which all machines' conditions hold."""
         try:
-            start = rules_of(machines, self._grammar, place, end=QUOTE, write=json_text)
+            return self._text(machines, place, MAX_STATES)
         except TooComplexError:
             raise too_complex(what, place) from None
+
+    def _text(self, machines: list[Machine], place: str, max_states: int) -> Expression | None:
+        start = rules_of(machines, self._grammar, place, end=QUOTE, write=json_text, max_states=max_states)
         return None if start is None else sequence(QUOTE, start)
 
     def _run(self, shape: Shape) -> Repeat | None:

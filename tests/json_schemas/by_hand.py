@@ -96,9 +96,12 @@ _STRINGS: list[Schema] = [
     {"type": "string", "pattern": "^[\\W_]{2}$"},
     {"type": "string", "pattern": "^-?(0|[1-9]\\d*)(\\.\\d+)?$", "maxLength": 9},
     {"type": "string", "pattern": "^[a-z0-9-]+$", "minLength": 3, "maxLength": 63},
+    {"type": "string", "pattern": "^\\S+@\\S+\\.\\S+$", "maxLength": 2000},
+    {"type": "string", "pattern": "^\\S+@\\S+\\.\\S+$", "minLength": 6, "maxLength": 4000},
     {"type": "string", "allOf": [{"pattern": "a.*b"}, {"pattern": "^[abc]*$"}, {"maxLength": 7}]},
     *({"type": "string", "format": name} for name in (
         "date", "time", "date-time", "uuid", "ipv4", "ipv6", "email", "hostname", "json-pointer")),
+    {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083},
     {"type": "string", "format": "password", "maxLength": 6},
     {"type": "string", "format": "date", "pattern": "^20"},
 ]  # fmt: skip

@@ -28,10 +28,11 @@ _ASK = "Tell me a story about a llama and a lantern."
 
 @cache
 def _towards_an_end() -> list[tuple[int, float]]:
-    """A bias for what closes strings, lists and objects: the model knows nothing of JSON, and would go on for long."""
+    """A bias for what closes strings, lists, objects and parts of addresses: the model knows nothing of JSON, and would
+    go on for long."""
     with Vocabulary.load(DEMO_MODEL) as vocabulary:
         pieces = {vocabulary.piece(token): token for token in range(vocabulary.n_tokens)}
-    return [(pieces[text], 6.0) for text in (b'"', b"}", b"]")]
+    return [(pieces[text], 6.0) for text in (b'"', b"}", b"]", b"@", b".")]
 
 
 def _written(raw: httpx.Client, schema: Schema, seed: int) -> str:
