@@ -35,6 +35,7 @@ from coordinator.errors import (
     PoisonError,
     PromptTooLongError,
     RequestError,
+    SchemaError,
     SessionLostError,
     SlowReaderError,
     SourceError,
@@ -49,6 +50,7 @@ from coordinator.errors import (
 )
 from coordinator.events import LineChange, LineEvent, LoadEvent, LoadPhase
 from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
+from coordinator.json_schema import grammar_of
 from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
@@ -121,6 +123,7 @@ __all__ = [
     "Recovered",
     "RequestError",
     "SamplingParams",
+    "SchemaError",
     "SessionLostError",
     "SlowReaderError",
     "SourceError",
@@ -140,4 +143,5 @@ __all__ = [
     "WorkerSilentError",
     "WorkerStartError",
     "discover",
+    "grammar_of",
 ]

@@ -26,6 +26,7 @@ HTTP API and the CLI catch them by the branch they can act on.
     │       └── PoisonError            lines broke again and again while they computed this request
     ├── RequestError                   one request cannot be served; others are not touched
     │   ├── InvalidRequestError        its parameters make no sense
+    │   │   └── SchemaError            its JSON schema is none, or cannot be kept by a grammar
     │   ├── PromptTooLongError         the prompt leaves no room in the context
     │   ├── OverloadedError            slots and queue are full
     │   ├── ClientLimitError           its client has as many requests under way as it may
@@ -216,6 +217,18 @@ class RequestError(CaravanError):
 
 class InvalidRequestError(RequestError):
     """Parameters out of range, a grammar that does not parse, an empty prompt, messages the template refuses."""
+
+
+class SchemaError(InvalidRequestError):
+    """A JSON schema that is none, that nothing can satisfy, or that asks for what no grammar can keep.
+
+    Attributes:
+        place: Of what is wrong in the schema, as a JSON pointer: `#/properties/name`.
+    """
+
+    def __init__(self, problem: str, place: str) -> None:
+        self.place = place
+        super().__init__(f"the JSON schema cannot be kept, at {place[:200]}: {problem}")
 
 
 class PromptTooLongError(RequestError):

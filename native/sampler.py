@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from native.context import Context
 from native.errors import GrammarError, SamplingError
+from native.grammar_gaps import GrammarGaps
 from native.library import forget_errors, last_errors
 from native.vocabulary import Vocabulary
 
@@ -156,6 +157,7 @@ class Sampler:
         self._vocabulary = vocabulary
         self._n_generated = 0
         self._grammar: llama_cpp.llama_sampler_p | None = None
+        self._gaps = GrammarGaps(vocabulary, names_tokens=_names_tokens(params.grammar))
         self._draw: llama_cpp.llama_sampler_p | None = None
         self._chain: llama_cpp.llama_sampler_p | None = _chain()
         try:
@@ -255,6 +257,7 @@ class Sampler:
         return candidates.selected()
 
     def _sample_with_grammar(self, logits: NDArray[np.float32]) -> int:
+        logits = self._gaps.closed(logits)
         token = self._apply(self._chain, _Candidates(logits))
         if self._grammar_admits(token):
             return token
@@ -287,6 +290,7 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self._chain, token)
         if self._grammar is not None:
             llama_cpp.llama_sampler_accept(self._grammar, token)
+            self._gaps.accept(token)
         self._n_generated += 1
 
     def _replay(self, token: int) -> None:
@@ -350,6 +354,11 @@ def _grammar(vocabulary: Vocabulary, grammar: str) -> llama_cpp.llama_sampler_p:
     if not sampler:
         raise GrammarError(f"the grammar does not parse, or has no rule named root: {last_errors()}")
     return sampler
+
+
+def _names_tokens(grammar: str) -> bool:
+    """Whether the grammar has tokens in it, as `<[3]>` or `<|end|>`."""
+    return any(match[0].startswith("<") for match in _GRAMMAR_TEXT.finditer(grammar))
 
 
 def _check_shape(grammar: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
 
 from native.chat_template import ChatTemplate
 from native.errors import TokenizeError
@@ -137,6 +139,18 @@ class Vocabulary:
     def is_end_of_generation(self, token: int) -> bool:
         """Whether the model says with this token that it is done (EOS, end of turn and the like)."""
         return bool(llama_cpp.llama_vocab_is_eog(self.handle, token))
+
+    @functools.cached_property
+    def hidden_control_tokens(self) -> NDArray[np.int64]:
+        """Control tokens, which are no text, but for those that end a generation."""
+        is_control = llama_cpp.llama_vocab_is_control
+        found = [t for t in range(self.n_tokens) if is_control(self.handle, t) and not self.is_end_of_generation(t)]
+        return np.array(found, np.int64)
+
+    @functools.cached_property
+    def first_bytes(self) -> NDArray[np.int16]:
+        """The first byte of each token's text; 0 where it has none."""
+        return np.array([(self.piece(token) or b"\0")[0] for token in range(self.n_tokens)], np.int16)
 
     def difference(self, other: Vocabulary) -> str | None:
         """Why a model with that vocabulary cannot draft tokens for one with this, after "its vocabulary"; None: it can.

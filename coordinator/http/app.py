@@ -43,6 +43,7 @@ from coordinator.http.schemas.status import ModelList
 from coordinator.http.service import Service, ServicePhase
 from coordinator.http.streaming import EventStream, events_of
 from coordinator.http.translate import messages_of, options_of, options_of_choice, sampling_of
+from coordinator.json_schema import grammar_of
 from coordinator.mesh import AsyncMesh
 from coordinator.plan_data import plan_as_data
 from native import Vocabulary, versions
@@ -111,11 +112,15 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_generation_routes(app: FastAPI, service: Service) -> None:
+    # One at a time: they take a processor.
+    converting = asyncio.Semaphore(1)
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         asked = await read_body(request, ChatRequest)
+        grammar = await _schema_grammar(service, asked, converting)
         mesh = service.mesh()
-        generations = _begin_chat(mesh, asked, client_of(request))
+        generations = _begin_chat(mesh, asked, client_of(request), grammar)
         about = About(
             "chatcmpl",
             heading("chatcmpl", service.name, versions().llama_cpp),
@@ -128,9 +133,10 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         asked = await read_body(request, CompletionRequest)
+        grammar = await _schema_grammar(service, asked, converting)
         mesh = service.mesh()
         echoes = _echoes(mesh.vocabulary, asked)
-        generations = _begin_completions(mesh, asked, client_of(request))
+        generations = _begin_completions(mesh, asked, client_of(request), grammar)
         about = About(
             "cmpl",
             heading("cmpl", service.name, versions().llama_cpp),
@@ -167,8 +173,18 @@ def _add_kept_answers(app: FastAPI, service: Service) -> None:
         return await again(request, "cmpl", answer_id)
 
 
-def _begin_chat(mesh: AsyncMesh, asked: ChatRequest, client: str) -> list[AsyncGeneration]:
-    sampling = sampling_of(asked, n_top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None)
+async def _schema_grammar(service: Service, asked: SamplingFields, converting: asyncio.Semaphore) -> str:
+    """The grammar of the JSON schema that the answer must be valid by, made in a thread; empty if there is none."""
+    if asked.wanted_schema is None:
+        return ""
+    service.mesh()
+    async with converting:
+        return await asyncio.to_thread(grammar_of, asked.wanted_schema)
+
+
+def _begin_chat(mesh: AsyncMesh, asked: ChatRequest, client: str, grammar: str) -> list[AsyncGeneration]:
+    n_top_logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    sampling = sampling_of(asked, n_top_logprobs=n_top_logprobs, grammar=grammar)
     messages, variables, options = messages_of(asked), asked.chat_template_kwargs, options_of(asked, sampling, client)
     with _all_or_none() as generations:
         generations.append(mesh.chat(messages, template_variables=variables, **options))
@@ -176,8 +192,8 @@ def _begin_chat(mesh: AsyncMesh, asked: ChatRequest, client: str) -> list[AsyncG
     return generations
 
 
-def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest, client: str) -> list[AsyncGeneration]:
-    sampling = sampling_of(asked, n_top_logprobs=asked.logprobs)
+def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest, client: str, grammar: str) -> list[AsyncGeneration]:
+    sampling = sampling_of(asked, n_top_logprobs=asked.logprobs, grammar=grammar)
     options = options_of(asked, sampling, client)
     with _all_or_none() as generations:
         for prompt in asked.prompt:

@@ -58,6 +58,7 @@ MEANINGS: Mapping[type[errors.CaravanError], HttpMeaning] = {
     errors.SessionLostError: HttpMeaning(_UNAVAILABLE, _SERVER, "line_lost"),
     errors.RequestError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "invalid_request"),
     errors.InvalidRequestError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "invalid_request"),
+    errors.SchemaError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "invalid_json_schema"),
     errors.PromptTooLongError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "context_length_exceeded"),
     errors.OverloadedError: HttpMeaning(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "overloaded"),
     errors.ClientLimitError: HttpMeaning(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "client_limit"),

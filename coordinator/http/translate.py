@@ -36,17 +36,20 @@ _PASSED_ON = (
 )
 
 
-def sampling_of(request: SamplingFields, *, n_top_logprobs: int | None) -> SamplingParams:
+def sampling_of(request: SamplingFields, *, n_top_logprobs: int | None, grammar: str = "") -> SamplingParams:
     """The request's sampling parameters; what it leaves out, or sets to null, is llama-server's default.
 
     Args:
         request: a chat or completion request.
         n_top_logprobs: how many likeliest tokens to report at each place; None: no log probabilities at all.
+        grammar: of the JSON schema that is asked for; none if none is.
 
     Raises:
         RejectedError: 400, a value that passes for one of its kind and is none.
     """
     given = {name: value for name in _PASSED_ON if (value := getattr(request, name)) is not None}
+    if grammar:
+        given["grammar"] = grammar
     has_seed = request.seed is not None and request.seed != _RANDOM_SEED
     try:
         return SamplingParams(

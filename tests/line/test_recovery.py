@@ -18,6 +18,7 @@ from coordinator import (
     SamplingParams,
     WorkerLostError,
     WorkerSilentError,
+    grammar_of,
 )
 from tests.line.conftest import StartWorker, open_mesh
 from tests.line.near_ties import check_same
@@ -32,6 +33,7 @@ N_TOKENS = 120
 _POISON, _SLOW = 400, 401
 """Tokens that none of these stories has."""
 
+_SCHEMA = {"type": "array", "items": {"type": "string", "minLength": 9, "maxLength": 40}, "minItems": 1000}
 _GRAMMAR = 'root ::= ("la " | "li " | "lu ")+'
 
 
@@ -125,7 +127,8 @@ def test_random_state_penalties_and_grammar_go_on_where_they_were(
     with open_mesh(pair) as mesh:
         drawn = endless(mesh, temperature=0.8, seed=7, repeat_penalty=1.2, frequency_penalty=0.1, presence_penalty=0.1)
         ruled = endless(mesh, temperature=1.0, seed=3, grammar=_GRAMMAR)
-        _disturb(mesh, reference, _holder_of(mesh, pair, -1).kill, drawn, ruled)
+        valid = endless(mesh, temperature=1.0, seed=5, grammar=grammar_of(_SCHEMA))
+        _disturb(mesh, reference, _holder_of(mesh, pair, -1).kill, drawn, ruled, valid)
 
 
 def test_two_that_die_shortly_after_each_other_and_guesses_in_flight(

@@ -232,6 +232,30 @@ def test_a_grammar_is_obeyed_whatever_the_logits_say(vocabulary: Vocabulary, tem
         assert set(text[1:-1].split(",")) <= {"one", "two", "three"}
 
 
+def _token(vocabulary: Vocabulary, piece: bytes) -> int:
+    return next(t for t in range(vocabulary.n_tokens) if vocabulary.piece(t, special=True) == piece)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_under_a_grammar_characters_are_whole_and_of_as_few_bytes_as_can_be(
+    vocabulary: Vocabulary, temperature: float
+) -> None:
+    """E0 80 to E0 9F would be a second way to write what has two bytes; llama.cpp's grammars let it through."""
+    lead, bad, good = (_token(vocabulary, bytes([byte])) for byte in (0xE0, 0x92, 0xA4))
+    params = SamplingParams(temperature=temperature, grammar="root ::= [\\x80-\\U0010FFFF]{3}", seed=1)
+    with Sampler(vocabulary, params) as sampler:
+        assert _sample(sampler, _likeliest(vocabulary, (lead, 9))).token == lead
+        assert _sample(sampler, _likeliest(vocabulary, (bad, 30), (good, 9))).token == good
+
+
+def test_a_control_token_is_no_text_of_a_grammar_unless_it_names_tokens(vocabulary: Vocabulary) -> None:
+    control, letter = _token(vocabulary, b"<|im_start|>"), _token(vocabulary, b"a")
+    logits = _likeliest(vocabulary, (control, 30), (letter, 9))
+    for grammar, expected in (("root ::= [^b]+", letter), ("root ::= <|im_start|> | [^b]+", control)):
+        with Sampler(vocabulary, SamplingParams(temperature=0, grammar=grammar)) as sampler:
+            assert _sample(sampler, logits).token == expected
+
+
 _LONG_GRAMMAR = 'root ::= ("one" | "two" | "three") ("," ("one" | "two" | "three")){30,}'
 
 

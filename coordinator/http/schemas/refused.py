@@ -33,25 +33,18 @@ def _none_or(*values: object) -> Callable[[object], bool]:
     return lambda value: value is None or any(type(value) is type(v) and value == v for v in values)
 
 
-def _plain_text_format(value: object) -> bool:
-    return value is None or (isinstance(value, Mapping) and value.get("type") == "text")
-
-
 def _sampler_off(name: str) -> Refusal:
     sentence = f"{name} is not supported: leave it out, or set it to 0"
     return Refusal(_none_or(0, 0.0), sentence)
 
 
 _NO_TOOLS = "tool calls are not supported yet: leave out {}"
-_NO_FORMAT = "{} is not supported yet: give a GBNF grammar in `grammar` instead"
 
 REFUSED: Mapping[str, Refusal] = {
     "tools": Refusal(_none_or([]), _NO_TOOLS.format("`tools`")),
     "functions": Refusal(_none_or([]), _NO_TOOLS.format("`functions`")),
     "tool_choice": Refusal(_none_or("none", "auto"), _NO_TOOLS.format("`tool_choice`")),
     "function_call": Refusal(_none_or("none", "auto"), _NO_TOOLS.format("`function_call`")),
-    "response_format": Refusal(_plain_text_format, _NO_FORMAT.format("a response_format other than text")),
-    "json_schema": Refusal(_none_or({}), _NO_FORMAT.format("json_schema")),
     "modalities": Refusal(_none_or(["text"]), "only text can be generated: leave out `modalities`"),
     "audio": Refusal(_none_or(), "audio is not supported: leave out `audio`"),
     "web_search_options": Refusal(_none_or(), "there is no web search here: leave out `web_search_options`"),

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from coordinator.http.schemas.output_format import OutputFormat
 from coordinator.http.schemas.refused import first_refused, refusal
+from coordinator.json_schema import ANY_OBJECT
 
 MAX_CHOICES = 16
 """Answers to one prompt."""
@@ -108,6 +110,8 @@ class SamplingFields(RequestModel):
     presence_penalty: float | None = Field(None, ge=-100, le=100)
     repeat_last_n: int | None = Field(None, ge=-1, le=1 << 30)
     grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
+    response_format: OutputFormat | None = None
+    json_schema: dict[str, Any] | bool | None = None
     logit_bias: LogitBias = ()
     n_keep: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     cache_prompt: bool | None = True
@@ -126,7 +130,18 @@ class SamplingFields(RequestModel):
             raise refusal("a priority is 0 (what all have) or more, to let others go first", "priority")
         if self.max_tokens == 0 or self.n_predict == 0:
             raise refusal("max_tokens is at least 1; leave it out for as many as fit", "max_tokens")
+        if self.grammar and self.wanted_schema is not None:
+            raise refusal("a grammar and a JSON schema cannot both be kept: leave one out", "grammar")
         return self
+
+    @property
+    def wanted_schema(self) -> dict[str, Any] | bool | None:
+        """The JSON schema that the answer is to be valid by; None: none. Of several fields llama-server's choice."""
+        form, own = self.response_format, self.json_schema
+        if form is None or form.type == "text" or (form.schema_ is None and form.type == "json_object" and own):
+            # An empty one stands for any object.
+            return dict(ANY_OBJECT) if own == {} else own
+        return form.wanted
 
     @property
     def token_limit(self) -> int | None:

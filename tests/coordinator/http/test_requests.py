@@ -166,7 +166,9 @@ def test_what_changes_nothing_is_ignored() -> None:
     ("fields", "sentence"),
     [
         ({"tools": [{"type": "function"}]}, "tool calls are not supported yet: leave out `tools`"),
-        ({"response_format": {"type": "json_schema"}}, "a response_format other than text is not supported yet"),
+        ({"response_format": {"type": "json_schema"}}, "a response_format of type json_schema needs the schema"),
+        ({"response_format": {"type": "xml"}}, "the type of a response_format is text, json_object or json_schema"),
+        ({"json_schema": {}, "grammar": "root ::= [a]"}, "a grammar and a JSON schema cannot both be kept"),
         ({"modalities": ["text", "audio"]}, "only text can be generated"),
         ({"mirostat": 2}, "mirostat is not supported"),
         ({"stream_options": {"include_usage": True}}, "stream_options is for streams"),
