@@ -26,16 +26,18 @@ from native.errors import (
     UnknownDeviceError,
     UnsupportedModelError,
 )
-from native.layout import ModelLayout, TensorLayout, check_splittable, header_size, read_layout
+from native.layout import ModelLayout, TensorLayout, check_embeds, check_splittable, header_size, read_layout
 from native.library import Versions, versions
 from native.memory import CardUse, MemoryUse
 from native.model import Model
 from native.partial_file import Weights
+from native.pooling import EUCLIDEAN, Pooling, normalised
 from native.ranges import LayerRange
 from native.sampler import Sampled, Sampler, SamplingParams, check_params
 from native.vocabulary import Vocabulary
 
 __all__ = [
+    "EUCLIDEAN",
     "Batch",
     "CardUse",
     "Cards",
@@ -63,6 +65,7 @@ __all__ = [
     "ModelFileNotFoundError",
     "ModelLayout",
     "NativeError",
+    "Pooling",
     "Sampled",
     "Sampler",
     "SamplingError",
@@ -78,6 +81,7 @@ __all__ = [
     "backends",
     "bus_id",
     "can_shift",
+    "check_embeds",
     "check_params",
     "check_splittable",
     "default_threads",
@@ -86,6 +90,7 @@ __all__ = [
     "find_device",
     "header_size",
     "measure_layers",
+    "normalised",
     "read_layout",
     "versions",
 ]

@@ -10,7 +10,7 @@ import ctypes as c
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import TracebackType
 
@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from native.errors import CrossingError, DecodeError, LoadFailedError
+from native.layout import check_embeds
 from native.library import CrossingStruct, crashes_refused, forget_errors, last_errors, scheduler_of, wire
 from native.memory import MemoryUse, measure
 from native.model import Model
+from native.pooling import Pooling
 
 # ggml's numbers for the types a KV cache may have. Source: enum ggml_type in ggml/include/ggml.h.
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
@@ -47,7 +49,8 @@ class FlashAttention(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContextParams:
-    """How much a context holds. `n_ctx_seq` is tokens per sequence; llama.cpp rounds it up to a multiple of 256."""
+    """How much a context holds. `n_ctx_seq` is tokens per sequence; llama.cpp rounds it up to a multiple of 256.
+    `pooling`: it makes embeddings, of that kind; None: it makes none."""
 
     n_ctx_seq: int = 4096
     n_seq_max: int = 4
@@ -58,6 +61,7 @@ class ContextParams:
     flash_attention: FlashAttention = FlashAttention.AUTO
     kv_unified: bool = False
     n_threads: int | None = None
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         if min(self.n_ctx_seq, self.n_seq_max, self.n_batch, self.n_ubatch) < 1:
@@ -87,12 +91,14 @@ class ContextParams:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Tokens of one step: ids, positions and sequences, each int32 of shape (n_tokens,), and the rows (ascending
-    indices into them, int32) that the last stage computes logits for."""
+    indices into them, int32) that the last stage computes logits for. `embeds`: it makes embeddings instead, for which
+    llama.cpp takes every row for one of these."""
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     seq_ids: NDArray[np.int32]
     output_rows: NDArray[np.int32]
+    embeds: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
@@ -121,8 +127,16 @@ class Context:
 
         Raises:
             LoadFailedError: llama.cpp refused, with its reason (mostly: no memory).
-            ValueError: no flash attention, for cards that share tensors.
+            UnsupportedModelError: this model makes no embeddings.
+            ValueError: no flash attention, for cards that share tensors; more tokens than an encoder knows positions.
         """
+        if params.pooling is not None:
+            check_embeds(model.layout)
+        if model.layout.is_encoder and params.n_ctx_seq > model.layout.n_ctx_train:
+            # llama.cpp aborts at a position that the model has no row for.
+            raise ValueError(
+                f"{model.layout.path.name} knows {model.layout.n_ctx_train} positions, not {params.n_ctx_seq}"
+            )
         if model.place.joined is not None:
             params = _sharing_tensors(params)
         self._model = model
@@ -138,6 +152,8 @@ class Context:
         self._keeps_state: bool = llama_cpp.llama_model_is_recurrent(model.handle) or llama_cpp.llama_model_is_hybrid(
             model.handle
         )
+        # What was set aside for computing does for embeddings too; they are for steps that ask for them.
+        self._embeds = params.pooling is not None
         self._batch = _BatchBuffers(params.n_batch)
         self._captured = (CrossingStruct * _MAX_CAPTURED)()
 
@@ -192,6 +208,21 @@ class Context:
             raise ValueError(f"row {row} of the last batch has no logits")
         return np.ctypeslib.as_array(pointer, (self._model.n_vocab,))
 
+    def embeddings(self, row: int, seq_id: int) -> NDArray[np.float32]:
+        """The embedding of a sequence of the last step's batch, or with Pooling.NONE of that row: float32
+        (n_embd_out,), a view valid until the next step.
+
+        Raises:
+            ValueError: the step made none, or this is not the last stage.
+        """
+        if self.params.pooling is Pooling.NONE:
+            pointer = llama_cpp.llama_get_embeddings_ith(self.handle, row)
+        else:
+            pointer = llama_cpp.llama_get_embeddings_seq(self.handle, seq_id)
+        if not self._embeds or not self._model.is_last or not pointer:
+            raise ValueError(f"row {row} of the last batch has no embedding")
+        return np.ctypeslib.as_array(pointer, (self._model.n_embd_out,))
+
     @property
     def has_memory(self) -> bool:
         """Whether the model keeps a KV cache or state; one that attends in both directions has none."""
@@ -204,7 +235,26 @@ class Context:
 
     def memory(self) -> MemoryUse:
         """Exact bytes of this model's and context's buffers, wires left out."""
-        return measure(self._model, self.handle, self.params.n_ubatch)
+        use = measure(self._model, self.handle, self.params.n_ubatch)
+        return use.with_host_buffer(self.output_bytes, is_cpu=self._model.is_cpu)
+
+    @property
+    def output_bytes(self) -> int:
+        """What llama.cpp takes for the outputs of a batch that is embedded, when the first one comes; it does not tell.
+
+        Source: llama_context::output_reserve in src/llama-context.cpp; where there is no memory, encode() beside it.
+        """
+        if self.params.pooling is None:
+            return 0
+        n_rows = min(self.params.n_ubatch, self.params.n_batch)
+        n_logits = self._model.n_vocab if self._computes_outputs else 0
+        return 4 * n_rows * (n_logits + (self._model.n_embd_out if self._model.is_last else 0))
+
+    @property
+    def _computes_outputs(self) -> bool:
+        """Whether a batch that is embedded has outputs here: on the last stage, and on all where llama.cpp knows no
+        batch without."""
+        return self._model.is_last or not self.has_memory
 
     def kv_remove(self, seq_id: int, start: int, end: int) -> bool:
         """Forgets positions [start, end) of a sequence (end = -1: to its end). False if the model cannot forget a part
@@ -264,18 +314,31 @@ class Context:
             raise ValueError(f"sequence ids must lie in [0, {self.params.n_seq_max})")
         if not _all_within(batch.tokens, self._model.n_vocab):
             raise ValueError(f"token ids must lie in [0, {self._model.n_vocab})")
-        if not self.has_memory and len(batch.tokens) > self.params.n_ubatch:
+        is_causal = self.has_memory and self._model.layout.is_causal
+        if not is_causal and len(batch.tokens) > self.params.n_ubatch:
             raise ValueError(
                 f"this model attends in both directions and takes a batch whole: {len(batch.tokens)} tokens are more "
                 f"than n_ubatch = {self.params.n_ubatch}"
             )
+        if batch.embeds and self.params.pooling is None:
+            raise ValueError("this context was not made for embeddings")
+        if batch.embeds and self._keeps_state and (batch.seq_ids != batch.seq_ids[0]).any():
+            # llama.cpp cuts a batch of several otherwise where it is embedded, and stages that are not told do not.
+            raise ValueError("a model with recurrent layers embeds one sequence in a batch")
 
     def _decode(self, batch: Batch) -> None:
         """Computes a batch, once the wire before knows what arrived; raises CrossingError or DecodeError."""
         before, after = self._model.wires.before, self._model.wires.after
         if after is not None:
             wire().caravan_wire_begin(after, None, 0)
-        self._batch.fill(batch, with_outputs=self._model.is_last)
+        embeds = batch.embeds and self._computes_outputs
+        if embeds != self._embeds:
+            llama_cpp.llama_set_embeddings(self.handle, embeds)
+            self._embeds = embeds
+        if embeds or not self.has_memory:
+            self._batch.fill(batch, slice(None))
+        else:
+            self._batch.fill(batch, batch.output_rows if self._model.is_last else slice(0))
         forget_errors()
         with self._holding_what_crosses():
             status = llama_cpp.llama_decode(self.handle, self._batch.struct)
@@ -348,14 +411,13 @@ class _BatchBuffers:
             logits=self._outputs.ctypes.data_as(c.POINTER(c.c_int8)),
         )
 
-    def fill(self, batch: Batch, *, with_outputs: bool) -> None:
+    def fill(self, batch: Batch, outputs: NDArray[np.int32] | slice) -> None:
         n = len(batch.tokens)
         self._tokens[:n] = batch.tokens
         self._positions[:n] = batch.positions
         self._seq_ids[:n] = batch.seq_ids
         self._outputs[:n] = 0
-        if with_outputs:
-            self._outputs[batch.output_rows] = 1
+        self._outputs[:n][outputs] = 1
         self.struct.n_tokens = n
 
 
@@ -374,6 +436,9 @@ def context_params(params: ContextParams) -> llama_cpp.llama_context_params:
     result.flash_attn_type = params.flash_attention.value
     result.kv_unified = params.kv_unified
     result.no_perf = True
+    if params.pooling is not None:
+        result.embeddings = True
+        result.pooling_type = params.pooling.value
     return result
 
 

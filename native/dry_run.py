@@ -22,6 +22,7 @@ from native.library import BytesStruct, crashes_refused, forget_errors, last_err
 from native.loading import load_handle
 from native.memory import MemoryUse
 from native.model import Model
+from native.placement import is_tied
 from native.ranges import LayerRange
 
 
@@ -58,11 +59,15 @@ def dry_run(
     Raises:
         As `Model.load` and `Context`.
     """
-    with (
-        Model.load(model, layers=layers, device=device, allocate=False, n_cpu_moe=n_cpu_moe) as loaded,
-        Context(loaded, params) as context,
-    ):
-        return context.memory()
+    with Model.load(model, layers=layers, device=device, allocate=False, n_cpu_moe=n_cpu_moe) as loaded:
+        with Context(loaded, params) as context:
+            use, output_bytes = context.memory(), context.output_bytes
+        if params.pooling is None or loaded.layout.is_encoder:
+            return use
+        # Some architectures leave out of graphs that embed what others need most for (LFM2 its output layer).
+        with Context(loaded, replace(params, pooling=None)) as context:
+            writing = context.memory().with_host_buffer(output_bytes, is_cpu=loaded.is_cpu)
+        return max(use, writing, key=lambda each: each.device_bytes)
 
 
 def can_shift(model: str | Path | ModelLayout, params: ContextParams) -> bool:
@@ -95,8 +100,7 @@ def measure_layers(model: str | Path | ModelLayout, params: ContextParams) -> La
     # Gemma 3n's projection in front of the first layer, which llama.cpp places with the output.
     misplaced_bytes = sum(tensor.n_bytes for tensor in layout.tensors if tensor.name.startswith("altup_proj."))
     input_bytes, output_bytes = some.input_bytes + misplaced_bytes, some.behind_bytes - misplaced_bytes
-    tied = all(tensor.name != "output.weight" for tensor in layout.tensors)
-    return LayerCosts(tuple(layers), input_bytes, output_bytes, tied)
+    return LayerCosts(tuple(layers), input_bytes, output_bytes, is_tied(layout))
 
 
 def _expert_bytes(layout: ModelLayout) -> list[int]:

@@ -9,6 +9,9 @@ string that a grammar counts is longer or shorter than it says.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,11 +26,13 @@ class GrammarGaps:
 
     Args:
         vocabulary: the model's; remembers what was found out of its tokens.
+        visible: control tokens that are text of the answer.
         names_tokens: the grammar names tokens, so control tokens are its own affair.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, names_tokens: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, visible: Sequence[int], *, names_tokens: bool) -> None:
         self._vocabulary = vocabulary
+        self._visible = np.array(visible, np.int64)
         self._names_tokens = names_tokens
         self._last_byte: int | None = None
 
@@ -45,8 +50,15 @@ class GrammarGaps:
         piece = self._vocabulary.piece(token)
         self._last_byte = piece[-1] if piece else self._last_byte
 
+    @functools.cached_property
+    def _hidden_control_tokens(self) -> NDArray[np.int64]:
+        if self._names_tokens:
+            return np.empty(0, np.int64)
+        hidden = self._vocabulary.hidden_control_tokens
+        return np.setdiff1d(hidden, self._visible) if len(self._visible) else hidden
+
     def _hidden(self) -> NDArray[np.int64]:
-        hidden = np.empty(0, np.int64) if self._names_tokens else self._vocabulary.hidden_control_tokens
+        hidden = self._hidden_control_tokens
         if self._last_byte not in _SECOND_BYTES:
             return hidden
         first, last = _SECOND_BYTES[self._last_byte]

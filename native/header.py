@@ -34,6 +34,7 @@ _INTEGER_READERS: dict[int, tuple[str, type[c._SimpleCData[int]]]] = {
     11: ("gguf_get_val_i64", c.c_int64),
 }
 _UINT16_TYPE = 2
+_BOOL_TYPE = 7
 _INT32_TYPES = (4, 5)
 _STRING_TYPE = 8
 _ARRAY_TYPE = 9
@@ -60,6 +61,7 @@ _data_offset = declare(ggml_base, "gguf_get_data_offset", c.c_size_t, c.c_void_p
 _find_key = declare(ggml_base, "gguf_find_key", c.c_int64, c.c_void_p, c.c_char_p)
 _kv_type = declare(ggml_base, "gguf_get_kv_type", c.c_int, c.c_void_p, c.c_int64)
 _string = declare(ggml_base, "gguf_get_val_str", c.c_char_p, c.c_void_p, c.c_int64)
+_boolean = declare(ggml_base, "gguf_get_val_bool", c.c_bool, c.c_void_p, c.c_int64)
 _array_type = declare(ggml_base, "gguf_get_arr_type", c.c_int, c.c_void_p, c.c_int64)
 _array_data = declare(ggml_base, "gguf_get_arr_data", c.c_void_p, c.c_void_p, c.c_int64)
 _array_length = declare(ggml_base, "gguf_get_arr_n", c.c_size_t, c.c_void_p, c.c_int64)
@@ -109,12 +111,24 @@ class GgufHeader:
             return default
         return str(_string(self.handle, at).decode("utf-8", "replace"))
 
+    def boolean(self, key: str, default: bool) -> bool:
+        """True or false; the default where there is neither."""
+        at = _find_key(self.handle, key.encode())
+        if at < 0 or _kv_type(self.handle, at) != _BOOL_TYPE:
+            return default
+        return bool(_boolean(self.handle, at))
+
     def integer(self, key: str, default: int = 0) -> int:
         """A whole number of any type; the default where there is none."""
+        number = self.optional_integer(key)
+        return default if number is None else number
+
+    def optional_integer(self, key: str) -> int | None:
+        """A whole number of any type; None where there is none."""
         at = _find_key(self.handle, key.encode())
         reader = _INTEGER_READERS.get(_kv_type(self.handle, at)) if at >= 0 else None
         if reader is None:
-            return default
+            return None
         name, result = reader
         return int(declare(ggml_base, name, result, c.c_void_p, c.c_int64)(self.handle, at))
 

@@ -21,6 +21,7 @@ from native.errors import ModelFileError, ModelFileNotFoundError, UnsupportedMod
 from native.header import GgufHeader
 from native.header_limits import MAX_TENSORS
 from native.library import errors_expected
+from native.pooling import Pooling
 
 # Architectures whose graph is no single pass over the layers.
 _LOOPS = "runs its layers in a loop, and a line passes each layer once: run it on one machine"
@@ -29,23 +30,21 @@ _UNSPLITTABLE = {
     "graniteswitch": "reads a router behind its last layer in front of the first: run it on one machine",
 }
 
-# Architectures that make embeddings of a text, or text of another's hidden states: they predict no next token.
-_NOT_GENERATIVE = frozenset(
+# Architectures that make embeddings and no text, and keep nothing of one: a text is computed whole, at once.
+# Source: llama_model::create_memory in src/llama-model.cpp.
+_ENCODERS = frozenset(
     {
-        *(
-            "bert",
-            "modern-bert",
-            "nomic-bert",
-            "nomic-bert-moe",
-            "neo-bert",
-            "jina-bert-v2",
-            "jina-bert-v3",
-            "eurobert",
-        ),
-        *("gemma-embedding", "llama-embed", "t5", "t5encoder", "wavtokenizer-dec", "clip"),
-        *("eagle3", "dflash", "gemma4-assistant"),
+        *("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3"),
+        *("eurobert", "gemma-embedding"),
     }
 )
+
+# Architectures that we do not run: they make sounds or pictures, or text of another's hidden states.
+_NOT_RUN = frozenset({"t5", "t5encoder", "wavtokenizer-dec", "clip", "eagle3", "dflash", "gemma4-assistant"})
+
+# Architectures that make no embeddings: llama.cpp reads them as wide as parallel residual streams together, which no
+# graph makes, and aborts (n_embd_out_impl in src/models/*.cpp); and models that write by diffusion, and have no cache.
+_NOT_EMBEDDED = frozenset({"deepseek4", "qwen4exp", *("dream", "llada", "llada-moe", "rnd1")})
 
 # llama.cpp aborts at more. Source: LLAMA_MAX_LAYERS in src/llama-hparams.h.
 _MAX_BLOCKS = 512
@@ -97,7 +96,8 @@ class ModelLayout:
 
     `n_layer` layers make a token. Blocks behind them (`n_block` counts all) predict tokens further ahead (MTP);
     llama.cpp leaves those out, so a line shares out the others. Of `n_expert` experts in a layer a token uses
-    `n_expert_used`; both are 0 where a model has none.
+    `n_expert_used`; both are 0 where a model has none. `pooling`: llama.cpp's number of what the model pools, if it was
+    made for embeddings. `is_causal`: whether a token looks at those before it alone.
     """
 
     path: Path
@@ -112,6 +112,8 @@ class ModelLayout:
     n_vocab: int
     n_expert: int
     n_expert_used: int
+    pooling: int | None
+    is_causal: bool
     identity: str
     tensors: tuple[TensorLayout, ...]
     header_bytes: tuple[int, ...]
@@ -120,6 +122,23 @@ class ModelLayout:
     def n_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.n_bytes for tensor in self.tensors)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it makes embeddings and cannot make text."""
+        return self.architecture in _ENCODERS
+
+    @property
+    def writes(self) -> bool:
+        """Whether it makes text, token by token."""
+        return not self.is_encoder and self.is_causal
+
+    @property
+    def default_pooling(self) -> Pooling | None:
+        """What a model for embeddings was made with; None for one that was made to write."""
+        pooled = {pooling.value: pooling for pooling in Pooling if pooling is not Pooling.NONE}
+        pooling = None if self.pooling is None else pooled.get(self.pooling)
+        return Pooling.NONE if pooling is None and not self.writes else pooling
 
 
 def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> ModelLayout:
@@ -163,6 +182,8 @@ def read_layout(path: str | Path, file_bytes: Sequence[int] | None = None) -> Mo
             "n_vocab": gguf.array_length("tokenizer.ggml.tokens") or gguf.size(f"{architecture}.vocab_size"),
             "n_expert": gguf.size(f"{architecture}.expert_count"),
             "n_expert_used": gguf.size(f"{architecture}.expert_used_count"),
+            "pooling": gguf.optional_integer(f"{architecture}.pooling_type"),
+            "is_causal": architecture not in _ENCODERS and gguf.boolean(f"{architecture}.attention.causal", True),
         }
     for index, part in enumerate(files[1:], start=1):
         with GgufHeader(part) as gguf:
@@ -313,14 +334,25 @@ def _parts(first: GgufHeader) -> tuple[Path, ...]:
     return tuple(parts)
 
 
-def check_generative(layout: ModelLayout) -> None:
-    """Refuses what generates no text token by token, which is all that we run; llama.cpp would abort or give noise.
+def check_runs(layout: ModelLayout) -> None:
+    """Refuses what neither generates text token by token nor embeds it, which is all that we run; llama.cpp would abort
+    or give noise.
 
     Raises:
         UnsupportedModelError: with the architecture.
     """
-    if layout.architecture in _NOT_GENERATIVE:
-        raise UnsupportedModelError(layout.architecture, "does not generate text token by token")
+    if layout.architecture in _NOT_RUN:
+        raise UnsupportedModelError(layout.architecture, "neither generates text token by token nor embeds it")
+
+
+def check_embeds(layout: ModelLayout) -> None:
+    """Refuses to make embeddings where llama.cpp would abort.
+
+    Raises:
+        UnsupportedModelError: with the architecture.
+    """
+    if layout.architecture in _NOT_EMBEDDED:
+        raise UnsupportedModelError(layout.architecture, "makes no embeddings in llama.cpp: leave --embeddings out")
 
 
 def check_splittable(layout: ModelLayout) -> None:
@@ -329,7 +361,7 @@ def check_splittable(layout: ModelLayout) -> None:
     Raises:
         UnsupportedModelError: with the architecture and the reason.
     """
-    check_generative(layout)
+    check_runs(layout)
     reason = _LOOPS if layout.n_loops > 1 else _UNSPLITTABLE.get(layout.architecture)
     if reason is not None:
         raise UnsupportedModelError(layout.architecture, reason)

@@ -50,6 +50,11 @@ class MemoryUse:
         """What the device itself has to hold."""
         return self.weights_bytes + self.kv_bytes + self.compute_bytes - self.host_bytes
 
+    def with_host_buffer(self, n_bytes: int, *, is_cpu: bool) -> MemoryUse:
+        """With so much more to compute in, in system memory; on a CPU that is the device."""
+        host_bytes = self.host_bytes + (0 if is_cpu else n_bytes)
+        return replace(self, compute_bytes=self.compute_bytes + n_bytes, host_bytes=host_bytes)
+
 
 def measure(model: Model, context: int, n_ubatch: int) -> MemoryUse:
     """What the buffers of a context of the model take, or would take in a dry run; wires left out.

@@ -22,7 +22,7 @@ from native.cards import Cards, Split, placed
 from native.devices import buffer_type_of, cpu_handle
 from native.errors import LoadCancelledError, NativeError
 from native.experts import HostExperts, host_experts
-from native.layout import ModelLayout, TensorLayout, check_generative, check_splittable, layout_of
+from native.layout import ModelLayout, TensorLayout, check_runs, check_splittable, layout_of
 from native.library import wire
 from native.loading import load_handle
 from native.partial_file import PartialFile, Weights, open_partly
@@ -147,7 +147,7 @@ class Model:
         layers = layers or whole
         if layers.end > layout.n_layer:
             raise ValueError(f"layers {layers} were asked for and {layout.path.name} has {layout.n_layer}")
-        check_generative(layout)
+        check_runs(layout)
         experts = host_experts(layout, layers, n_cpu_moe)
         if experts.layers and isinstance(device, Cards) and device.split is Split.TENSOR:
             raise ValueError(
@@ -169,6 +169,11 @@ class Model:
     def n_vocab(self) -> int:
         """Tokens in the vocabulary: the width of a row of logits."""
         return self.vocabulary.n_tokens
+
+    @property
+    def n_embd_out(self) -> int:
+        """Numbers in an embedding."""
+        return int(llama_cpp.llama_model_n_embd_out(self.handle))
 
     @property
     def is_first(self) -> bool:

@@ -31,8 +31,8 @@ _MAPPED_BYTES = 4 << 30
 
 
 def is_tied(layout: ModelLayout) -> bool:
-    """Whether the output shares the embedding's weights."""
-    return all(tensor.name != "output.weight" for tensor in layout.tensors)
+    """Whether the output shares the embedding's weights; an encoder has no output."""
+    return not layout.is_encoder and all(tensor.name != "output.weight" for tensor in layout.tensors)
 
 
 def patterns_before(layout: ModelLayout, layers: LayerRange) -> tuple[str, ...]:

@@ -54,7 +54,12 @@ _SEED_STRIDE = 2654435769
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """llama-server's sampling parameters under its names, with its defaults."""
+    """llama-server's sampling parameters under its names, with its defaults.
+
+    Attributes:
+        visible_tokens: control tokens that are text of the answer, by their written names (llama-server's preserved
+            tokens); a grammar admits no others.
+    """
 
     temperature: float = 0.8
     top_k: int = 40
@@ -70,6 +75,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: bool = False
     n_top_logprobs: int = 0
+    visible_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         numbers = (
@@ -126,7 +132,7 @@ def check_params(vocabulary: Vocabulary, params: SamplingParams) -> None:
 
     Raises:
         GrammarError: the grammar does not parse.
-        ValueError: a logit bias for a token that does not exist.
+        ValueError: a logit bias for a token that does not exist, or one to be visible.
     """
     Sampler(vocabulary, params).close()
 
@@ -151,13 +157,13 @@ class Sampler:
 
         Raises:
             GrammarError: the grammar does not parse.
-            ValueError: a logit bias for a token that does not exist.
+            ValueError: a logit bias for a token that does not exist, or one to be visible.
         """
         self._params = params
         self._vocabulary = vocabulary
         self._n_generated = 0
         self._grammar: llama_cpp.llama_sampler_p | None = None
-        self._gaps = GrammarGaps(vocabulary, names_tokens=_names_tokens(params.grammar))
+        self._gaps = GrammarGaps(vocabulary, params.visible_tokens, names_tokens=_names_tokens(params.grammar))
         self._draw: llama_cpp.llama_sampler_p | None = None
         self._chain: llama_cpp.llama_sampler_p | None = _chain()
         try:
@@ -210,7 +216,7 @@ class Sampler:
 
     def _build(self) -> None:
         p, n_vocab = self._params, self._vocabulary.n_tokens
-        self._check_bias()
+        self._check_tokens()
         if p.grammar:
             self._grammar = _grammar(self._vocabulary, p.grammar)
         add = self._add
@@ -237,11 +243,14 @@ class Sampler:
             raise SamplingError("llama.cpp could not make a sampler")
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)
 
-    def _check_bias(self) -> None:
+    def _check_tokens(self) -> None:
         n_vocab = self._vocabulary.n_tokens
         for token, _ in self._params.logit_bias:
             if not 0 <= token < n_vocab:
                 raise ValueError(f"a logit bias names token {token}, the vocabulary has {n_vocab}")
+        for token in self._params.visible_tokens:
+            if not 0 <= token < n_vocab:
+                raise ValueError(f"token {token} cannot be visible, the vocabulary has {n_vocab}")
 
     def _biased(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits with the request's bias added, which comes first in llama-server's chain, too."""

@@ -141,6 +141,11 @@ class Vocabulary:
         return bool(llama_cpp.llama_vocab_is_eog(self.handle, token))
 
     @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Those that say that the model has no more to say."""
+        return frozenset(filter(self.is_end_of_generation, range(self.n_tokens)))
+
+    @functools.cached_property
     def hidden_control_tokens(self) -> NDArray[np.int64]:
         """Control tokens, which are no text, but for those that end a generation."""
         is_control = llama_cpp.llama_vocab_is_control
@@ -182,6 +187,12 @@ class Vocabulary:
         return ChatTemplate(
             source.decode("utf-8", "replace"), bos=self._special_text(self.bos), eos=self._special_text(self.eos)
         )
+
+    @property
+    def added_texts(self) -> tuple[str, str]:
+        """What is put before and behind a text with `add_special`, written out; empty where nothing is."""
+        bos, eos = _added(self)
+        return self._special_text(bos), self._special_text(eos)
 
     def _special_text(self, token: int | None) -> str:
         return "" if token is None else self.piece(token, special=True).decode("utf-8", "replace")

@@ -17,6 +17,8 @@ EPOCH_METADATA_KEY = "caravan-epoch"
 ERROR_METADATA_KEY = "caravan-error-bin"
 
 MAX_TOP_LOGPROBS = 20
+# In one message, and how far ahead of the last frame that came.
+MAX_VOID_FRAMES = 4096
 
 # A worker's name is an mDNS instance label (63 bytes, RFC 6763 section 4.1.1) and part of messages and
 # addresses.
@@ -69,20 +71,6 @@ def frame_limit_bytes(n_batch: int, n_embd: int) -> int:
         raise ValueError(f"a batch of {n_batch} tokens with {n_embd} floats each is too large for one frame")
     wanted = FRAME_OVERHEAD_BYTES + MAX_CROSSING_STATES * state_bytes
     return min(max(wanted, FRAME_LIMIT_MIN_BYTES), _MESSAGE_LIMIT_BYTES)
-
-
-def result_limit_bytes(n_outputs: int, n_vocab: int) -> int:
-    """The largest serialized CollectResponse when at most `n_outputs` rows ask for raw logits.
-
-    Raises:
-        ValueError: a negative count, or logits that fit no message.
-    """
-    if n_outputs < 0 or n_vocab < 0:
-        raise ValueError(f"n_outputs and n_vocab cannot be negative: {n_outputs}, {n_vocab}")
-    wanted = CONTROL_LIMIT_BYTES + 4 * n_outputs * n_vocab
-    if wanted > _MESSAGE_LIMIT_BYTES:
-        raise ValueError(f"logits of {n_outputs} rows with {n_vocab} floats each are too large for one result")
-    return wanted
 
 
 def channel_options(max_message_bytes: int | None = None) -> list[tuple[str, int]]:

@@ -119,17 +119,3 @@ def detail_from_call(error: grpc.RpcError | grpc.Call) -> error_pb2.ErrorDetail 
     # Pairs, or None; the type stubs know less of it.
     metadata = cast("Iterable[tuple[str, str | bytes]] | None", error.trailing_metadata())
     return detail_from_metadata(metadata)
-
-
-def detail_of_failure(error: grpc.RpcError | grpc.Call) -> error_pb2.ErrorDetail:
-    """The detail of a failed call: the worker's own, else one made of the status that gRPC gave it.
-
-    Raises:
-        ValueError: the call did not fail.
-    """
-    sent = detail_from_call(error)
-    if sent is not None:
-        return sent
-    code = code_of_bare_status(error.code())
-    retry_safe = code == error_pb2.ERROR_CODE_NEIGHBOUR_LOST
-    return error_pb2.ErrorDetail(code=code, message=error.details() or error.code().name, retry_safe=retry_safe)

@@ -28,6 +28,14 @@ class WrongAnswerError(Exception):
     """The server's answer cannot be used, and will not get better: a sentence that says why."""
 
 
+class PassingError(Exception):
+    """What may go better the next time; `wait_s` if the server said when."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
 @dataclass(frozen=True, slots=True)
 class KnownFile:
     """What is known of a file: what to call it in sentences, its size (None: not told) and what its server tags it with

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import click
 
@@ -23,6 +23,9 @@ _MAX_SHOWN = 60
 """Characters of a wrong value in a message."""
 
 
+_Value = TypeVar("_Value")
+
+
 class OptionTableError(click.UsageError):
     """A file says what cannot be; one sentence that names file, key, value and what is expected."""
 
@@ -31,6 +34,18 @@ def options_by_name(command: click.Command) -> dict[str, click.Option]:
     """A command's options by their names in a file: those of their long flags, without the dashes in front."""
     options = (parameter for parameter in command.params if isinstance(parameter, click.Option))
     return {flag[2:]: option for option in options for flag in option.opts if flag.startswith("--")}
+
+
+def parsed(parse: Callable[[str], _Value]) -> Callable[[click.Context, click.Parameter, str | None], _Value | None]:
+    """The callback of an option whose text `parse` reads. Its ValueError is wrong usage; what was not given is None."""
+
+    def read(context: click.Context, option: click.Parameter, value: str | None) -> _Value | None:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, option) from error
+
+    return read
 
 
 def name_variables(command: click.Command, prefix: str) -> None:

@@ -21,9 +21,11 @@ def parse_size(text: str) -> int:
     return int(float(number) * base ** _POWERS[unit.upper()]) if unit else int(float(number))
 
 
-def shown(n_bytes: int) -> str:
-    """Bytes for people: "7.6 GiB", "310 MiB"."""
-    gib = n_bytes / (1 << 30)
-    if gib >= 1:
-        return f"{gib:.1f} GiB"
-    return f"{n_bytes / (1 << 20):.0f} MiB"
+def size(n_bytes: int) -> str:
+    """Bytes for a person: "512 KiB", "3.6 GiB"."""
+    value, unit = float(n_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

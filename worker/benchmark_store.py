@@ -3,15 +3,13 @@
 one, on the loading thread to keep one.
 """
 
-import contextlib
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.cache_folder import CACHE_VARIABLE, cache_folder
+from protos.cache_folder import CACHE_VARIABLE, cache_folder, write_whole
 from worker.timing import Point
 
 _LOG = logging.getLogger(__name__)
@@ -42,11 +40,8 @@ class BenchmarkStore:
     def keep(self, key: str, points: Sequence[Point]) -> None:
         """Keeps them, whole or not at all."""
         path = self._path(key)
-        draft = path.with_suffix(f".{os.getpid()}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps({"points": [[p.n_tokens, p.seconds] for p in points]}), encoding="utf-8")
-            draft.replace(path)
+            write_whole(path, json.dumps({"points": [[p.n_tokens, p.seconds] for p in points]}))
         except OSError as error:
             _LOG.warning(
                 "benchmarks cannot be kept in %s (%s), so they are measured each time; name another folder with %s",
@@ -54,8 +49,6 @@ class BenchmarkStore:
                 error.strerror or error,
                 CACHE_VARIABLE,
             )
-            with contextlib.suppress(OSError):
-                draft.unlink()
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"

@@ -12,7 +12,8 @@ from typing import IO, TypeVar
 
 import click
 
-from protos.sizes import parse_size, shown
+from protos.options import parsed
+from protos.sizes import parse_size, size
 from worker.errors import CallError
 from worker.weights.eviction import Tenant, choose
 from worker.weights.room import Listed
@@ -48,13 +49,6 @@ def command() -> None:
 
 def _json_option(wrapped: _Command) -> _Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(wrapped)
-
-
-def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_size(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from error
 
 
 @command.command("list")
@@ -104,7 +98,11 @@ def verify(models: tuple[str, ...], as_json: bool) -> None:
 @command.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option(
-    "--to", "most_bytes", metavar="SIZE", callback=_parse_size, help="The least recently used, until so much is left."
+    "--to",
+    "most_bytes",
+    metavar="SIZE",
+    callback=parsed(parse_size),
+    help="The least recently used, until so much is left.",
 )
 @click.option("--older-than", "days", metavar="DAYS", type=click.FloatRange(min=0), help="Those unused for so long.")
 @_json_option
@@ -126,9 +124,9 @@ def prune(models: tuple[str, ...], most_bytes: int | None, days: float | None, a
         freed = {model.identity: store.remove(model.identity) for model in going}
     for model in going:
         n_bytes = freed[model.identity]
-        said = f"deleted {_name(model)}: {shown(n_bytes)}" if n_bytes else f"{_name(model)} is in use, and stays"
+        said = f"deleted {_name(model)}: {size(n_bytes)}" if n_bytes else f"{_name(model)} is in use, and stays"
         click.echo(said, err=True)
-    click.echo(f"{shown(sum(freed.values()))} are free again", err=True)
+    click.echo(f"{size(sum(freed.values()))} are free again", err=True)
     if as_json:
         data = [{"identity": m.identity, "name": _name(m), "freed_bytes": freed[m.identity]} for m in going]
         click.echo(json.dumps({"models": data}, indent=2))
@@ -191,9 +189,9 @@ def _row(model: Listed, held_bytes: int) -> tuple[str, ...]:
         model.identity[:_ID_CHARACTERS],
         "(damaged)" if about is None else about.name,
         "-" if about is None else f"{model.n_held} of {about.n_tensors}",
-        shown(held_bytes),
-        "-" if about is None else shown(about.n_bytes),
-        shown(model.taken_bytes),
+        size(held_bytes),
+        "-" if about is None else size(about.n_bytes),
+        size(model.taken_bytes),
         _ago(time.time() - model.last_used),
         "in use" if model.is_in_use else "",
     )

@@ -19,7 +19,7 @@ from native import (
     bus_id,
     find_device,
 )
-from protos.sizes import shown
+from protos.sizes import size
 from worker import peers
 from worker.errors import CardsError, DoesNotFitError, UnknownDeviceNameError
 from worker.memory import MemoryLimits
@@ -170,11 +170,11 @@ def check_each_fits(use: MemoryUse, layers: LayerRange, place: Place, free_bytes
     """Raises DoesNotFitError, naming the card, if one of several has less free than it would hold of `use`."""
     for name, card, free in zip(place.names, use.cards, free_bytes, strict=False):
         if card.device_bytes > free:
-            beside = f" beside its --reserve of {shown(place.reserve_bytes)}" if place.reserve_bytes else ""
+            beside = f" beside its --reserve of {size(place.reserve_bytes)}" if place.reserve_bytes else ""
             raise DoesNotFitError(
-                f"layers {layers} do not fit: {name} would hold {shown(card.device_bytes)} of them (weights"
-                f" {shown(card.weights_bytes)}, KV cache {shown(card.kv_bytes)}, compute buffers"
-                f" {shown(card.compute_bytes)}), and {shown(free)} is free there{beside}; give this worker fewer"
+                f"layers {layers} do not fit: {name} would hold {size(card.device_bytes)} of them (weights"
+                f" {size(card.weights_bytes)}, KV cache {size(card.kv_bytes)}, compute buffers"
+                f" {size(card.compute_bytes)}), and {size(free)} is free there{beside}; give this worker fewer"
                 " layers, or ask for a shorter context",
                 needed_bytes=card.device_bytes,
                 free_bytes=free,

@@ -22,8 +22,8 @@ import click
 from protos.cluster import Cluster
 from protos.durations import parse_duration
 from protos.joining import JoinCode
-from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables
-from protos.sizes import parse_size, shown
+from protos.options import TABLE_VARIABLE, OptionTable, OptionTableError, name_variables, parsed
+from protos.sizes import parse_size, size
 from worker.errors import StartError
 from worker.fleet import CLUSTER_CHANGED, SPLITS, Wishes, WorkerOrder, orders, without
 from worker.joining import ON_THIS_MACHINE, take_stand
@@ -44,27 +44,6 @@ For two of them and the CPU, findable as desk-CUDA0, desk-CUDA1 and desk-CPU:
 For one worker that holds its layers on two cards together:
   caravan worker --device CUDA0,CUDA1
 """
-
-
-def _parse_endpoint(context: click.Context, option: click.Parameter, value: str | None) -> Endpoint | None:
-    try:
-        return None if value is None else Endpoint.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from error
-
-
-def _parse_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_size(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from error
-
-
-def _parse_duration(context: click.Context, option: click.Parameter, value: str) -> float:
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from error
 
 
 @click.command(epilog=_EPILOG, context_settings={"max_content_width": 100})
@@ -88,9 +67,10 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    callback=_parse_endpoint,
-    help="Where to listen; several workers take consecutive ports. Port 0: any free one. Default: everywhere, for"
-    " members of the cluster; 127.0.0.1:0 with --insecure or --parent-pid.",
+    callback=parsed(Endpoint.parse),
+    help="Where to listen: at PORT for calls, at the one after it for weights; several workers take two each, from PORT"
+    " on. Port 0: any free ones. Default: everywhere, for members of the cluster; 127.0.0.1:0 with --insecure or"
+    " --parent-pid.",
 )
 @click.option(
     "--join",
@@ -103,14 +83,14 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     "--memory",
     "max_bytes",
     metavar="SIZE",
-    callback=_parse_size,
+    callback=parsed(parse_size),
     help="Most of the device's memory to use, like 20GiB; default: all that is free.",
 )
 @click.option(
     "--reserve",
     "reserve_bytes",
     metavar="SIZE",
-    callback=_parse_size,
+    callback=parsed(parse_size),
     default="0",
     show_default=True,
     help="How much of the device's memory to leave free, like 2GiB.",
@@ -119,7 +99,7 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     "--ram",
     "max_host_bytes",
     metavar="SIZE",
-    callback=_parse_size,
+    callback=parsed(parse_size),
     help="Most system memory to use beside the devices, like 32GiB, for experts that do not fit there; several workers"
     " share it equally. Default: what is free less 2 GiB or a tenth of all. Without a GPU: the most to use at all,"
     " or beside --memory.",
@@ -137,14 +117,14 @@ def _parse_duration(context: click.Context, option: click.Parameter, value: str)
     "--cache-size",
     "cache_bytes",
     metavar="SIZE",
-    callback=_parse_size,
+    callback=parsed(parse_size),
     help="Most of the disk to keep weights on, like 200GiB; default: all but a tenth of it, and 20 GiB at most.",
 )
 @click.option(
     "--keep-loaded",
     "keep_loaded_s",
     metavar="TIME",
-    callback=_parse_duration,
+    callback=parsed(parse_duration),
     default="5m",
     show_default=True,
     help="How long layers stay loaded that nobody uses any more, for whoever loads the same again; any other load has"
@@ -319,7 +299,7 @@ def _say(ready: Ready) -> None:
     device = ready.device
     click.echo(
         f"worker {ready.name} ready on {ready.address}, device {device.name} ({device.description}),"
-        f" {shown(device.free_bytes)} free of {shown(device.total_bytes)}, llama.cpp {ready.llama_cpp}"
+        f" {size(device.free_bytes)} free of {size(device.total_bytes)}, llama.cpp {ready.llama_cpp}"
     )
 
 

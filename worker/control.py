@@ -6,10 +6,11 @@ Its methods run on gRPC's threads.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import grpc
 
-from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse
+from native import ContextParams, Device, DeviceKind, FlashAttention, LayerRange, MemoryUse, Pooling
 from protos.caravan.v1 import control_pb2, control_pb2_grpc, weights_pb2
 from protos.channels import Channels
 from protos.contract import CONTROL_LIMIT_BYTES, is_session_id
@@ -20,7 +21,8 @@ from worker.description import Description
 from worker.errors import BadRequestError, StreamLostError
 from worker.failures import Culprit
 from worker.figures import CardFigures
-from worker.holder import Health, Holder, Loaded
+from worker.holder import Health, Loaded
+from worker.holdings import Holdings
 from worker.last_words import end_messages
 from worker.link import measure_link
 from worker.listening import Endpoint
@@ -37,6 +39,13 @@ _FLASH_ATTENTION = {
     control_pb2.FLASH_ATTENTION_AUTO: FlashAttention.AUTO,
     control_pb2.FLASH_ATTENTION_ON: FlashAttention.ON,
     control_pb2.FLASH_ATTENTION_OFF: FlashAttention.OFF,
+}
+_POOLING = {
+    control_pb2.POOLING_UNSPECIFIED: None,
+    control_pb2.POOLING_NONE: Pooling.NONE,
+    control_pb2.POOLING_MEAN: Pooling.MEAN,
+    control_pb2.POOLING_CLS: Pooling.CLS,
+    control_pb2.POOLING_LAST: Pooling.LAST,
 }
 _DEVICE_KINDS = {
     DeviceKind.CPU: control_pb2.DEVICE_KIND_CPU,
@@ -81,7 +90,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
 
     def __init__(
         self,
-        holder: Holder,
+        holdings: Holdings,
         benchmarks: Benchmarks,
         offers: Offers,
         description: Description,
@@ -91,7 +100,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         channels: Channels,
     ) -> None:
         """`n_threads`: how many this worker computes with; None: one per core."""
-        self._holder = holder
+        self._holdings = holdings
+        self._holder = holdings.line
         self._benchmarks = benchmarks
         self._offers = offers
         self._description = description
@@ -147,7 +157,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     def DryRun(self, request: control_pb2.DryRunRequest, context: grpc.ServicerContext) -> control_pb2.DryRunResponse:
         """What a stage would take here."""
         with failures_answered(context, lambda: self._culprit(request.stage)):
-            use, free_bytes = self._holder.dry_run(_stage_spec(request.stage, self._n_threads))
+            spec = _stage_spec(request.stage, self._n_threads)
+            use, free_bytes = self._holdings.of(spec).dry_run(spec)
             return control_pb2.DryRunResponse(memory=_memory_use(use), free_bytes=free_bytes)
 
     def Benchmark(
@@ -179,25 +190,27 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     ) -> Iterator[control_pb2.LoadResponse]:
         """Loads a stage, with progress; a caller that goes away cancels it."""
         with failures_answered(context, lambda: self._culprit(request.stage)):
-            loading = self._holder.load(_load_order(request, self._n_threads))
+            order = _load_order(request, self._n_threads)
+            holder = self._holdings.of(order.spec)
+            loading = holder.load(order)
             if loading is not None:
                 _call_at_end(context, loading.cancel)
                 for event in loading.events():
                     yield _load_response(event)
                 loading.wait()
-            loaded = self._holder.loaded()
+            loaded = holder.loaded()
             if loaded is None:
                 raise BadRequestError(f"session {request.session_id} was unloaded while it was loading")
             yield control_pb2.LoadResponse(loaded=_loaded_stage(loaded))
 
     def Unload(self, request: control_pb2.UnloadRequest, context: grpc.ServicerContext) -> control_pb2.UnloadResponse:
         """Ends a session."""
-        was_loaded = self._holder.unload(request.session_id, may_keep=request.may_keep)
+        was_loaded = self._holdings.unload(request.session_id, may_keep=request.may_keep)
         return control_pb2.UnloadResponse(was_loaded=was_loaded)
 
     def Health(self, request: control_pb2.HealthRequest, context: grpc.ServicerContext) -> control_pb2.HealthResponse:
         """Whether the worker lives and what it does."""
-        health = self._holder.health()
+        health = (self._holdings.draft if request.of_draft else self._holdings.line).health()
         return control_pb2.HealthResponse(
             state=_state(health),
             session_id=health.session_id,
@@ -246,6 +259,7 @@ def _load_order(request: control_pb2.LoadRequest, n_threads: int | None) -> Load
         spec=_stage_spec(request.stage, n_threads),
         next_worker=_neighbour(request.next_worker, request.next_address) if request.next_address else None,
         sources=_weight_sources(request.sources) if request.HasField("sources") else None,
+        first_worker=_neighbour(request.first_worker, request.first_address) if request.first_address else None,
     )
 
 
@@ -333,7 +347,8 @@ def _benchmark_order(request: control_pb2.BenchmarkRequest, n_threads: int | Non
 
 
 def _stage_spec(stage: control_pb2.StageSpec, n_threads: int | None) -> StageSpec:
-    return _run_spec(stage.model, stage, _context_params(stage.context, n_threads))
+    spec = _run_spec(stage.model, stage, _context_params(stage.context, n_threads))
+    return replace(spec, is_draft=stage.is_draft)
 
 
 def _run_spec(
@@ -376,9 +391,16 @@ def _context_params(params: control_pb2.ContextParams, n_threads: int | None) ->
             flash_attention=flash_attention,
             kv_unified=params.kv_unified,
             n_threads=n_threads,
+            pooling=_pooling(params.pooling),
         )
     except ValueError as error:
         raise BadRequestError(str(error)) from error
+
+
+def _pooling(pooling: control_pb2.Pooling) -> Pooling | None:
+    if pooling not in _POOLING:
+        raise BadRequestError(f"there is no pooling {pooling} here; leave it out, or use workers of this version")
+    return _POOLING[pooling]
 
 
 def _device(device: Device, shared_free_bytes: int, host_free_bytes: int) -> control_pb2.Device:

@@ -34,7 +34,9 @@ from worker.cards import Place, find_place
 from worker.control import ControlServicer
 from worker.description import Description, check_name, default_name, describe
 from worker.errors import EngineMismatchError, IdentityError, PortError
+from worker.held import Held
 from worker.holder import Holder
+from worker.holdings import Holdings
 from worker.line import LineServicer
 from worker.listening import Endpoint, check_allowed
 from worker.memory import UNLIMITED, MemoryLimits
@@ -133,21 +135,21 @@ class Daemon:
         try:
             # Connections wait at the port until the server starts, so it may be announced before.
             about = self._announce(self._describe(device), device, hosts, port)
-            holder = self._serve(server, about, place)
+            holdings = self._serve(server, about, place)
             if settings.parent_pid is not None:
                 watch_parent(settings.parent_pid, lambda: self._stops.put("the parent is gone"))
             if self._stops.empty():
                 address = Endpoint(hosts[0], port).address()
-                say_ready(Ready(about.name, address, holder.device(), about.engine.llama_cpp))
+                say_ready(Ready(about.name, address, holdings.line.device(), about.engine.llama_cpp))
             # Who reaches nobody beyond this machine need not go: nobody who is a member no more reaches it.
             is_watchful = self._channels.is_secure and not settings.endpoint.is_loopback()
             reason = self._wait_to_stop(membership if is_watchful else None)
             _LOG.info("stopping: %s", reason)
             _limit_shutdown()
             self._goodbye()
-            holder.streams.drain(_DRAIN_S)
+            holdings.drain(_DRAIN_S)
             server.stop(_GRACE_S).wait()
-            holder.close()
+            holdings.close()
             return reason == _CLUSTER_CHANGED
         finally:
             self._goodbye()
@@ -209,37 +211,47 @@ class Daemon:
             return about
         return replace(about, name=shown.name)
 
-    def _serve(self, server: grpc.Server, about: Description, place: Place) -> Holder:
+    def _serve(self, server: grpc.Server, about: Description, place: Place) -> Holdings:
         store = ModelStore(models_folder(), self._settings.cache_bytes)
         self._made.callback(store.close)
         models = ModelFiles(LocalFiles(self._settings.model_folders, store.folder), store)
         offers = Offers(store, models.files)
         port = WeightsPort(self._settings.endpoint, Lending(store, models.files, offers).open, self._channels)
         self._made.callback(port.close)
+        if port.is_displaced and not self._settings.endpoint.is_loopback():
+            _say_displaced(self._settings.endpoint, port.port)
         # Who is alone with this machine may have its own servers read.
         internet = Internet(
             is_allowed=self._settings.use_internet, may_read_itself=self._settings.endpoint.is_loopback()
         )
         supply = Supply(models, offers, port, internet)
-        holder = Holder(
-            worker=about.name,
-            place=place,
-            limits=self._settings.limits,
-            files=models,
-            loader=StageLoader(place, self._settings.limits, supply, self._slate),
-            message_limit_bytes=MESSAGE_LIMIT_BYTES,
-            keep_loaded_s=self._settings.keep_loaded_s,
-            channels=self._channels,
+
+        def make_holder(held: Held, beside: Held, slate: Slate, keep_loaded_s: float) -> Holder:
+            return Holder(
+                held,
+                place=place,
+                files=models,
+                loader=StageLoader(place, self._settings.limits, supply, slate, beside),
+                message_limit_bytes=MESSAGE_LIMIT_BYTES,
+                keep_loaded_s=keep_loaded_s,
+                channels=self._channels,
+            )
+
+        line, draft = Held(about.name), Held(about.name)
+        holdings = Holdings(
+            line=make_holder(line, draft, self._slate, self._settings.keep_loaded_s),
+            # Kept warm it would be in the way of lines that have no use for it; small models load quickly.
+            draft=make_holder(draft, line, Slate.private(), 0.0),
         )
-        benchmarks = Benchmarks(holder, BenchmarkStore(benchmark_folder()))
+        benchmarks = Benchmarks(holdings.line, BenchmarkStore(benchmark_folder()))
         telemetry = Telemetry(place.names)
         control = ControlServicer(
-            holder, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port, self._channels
+            holdings, benchmarks, offers, about, self._settings.n_threads, telemetry, port.port, self._channels
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
-        frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holder.streams), server)
+        frame_pb2_grpc.add_LineServiceServicer_to_server(LineServicer(holdings), server)
         server.start()
-        return holder
+        return holdings
 
     def _do_without_mdns(self, error: NoMulticastError) -> None:
         print(
@@ -278,6 +290,14 @@ def _limit_shutdown() -> None:
     limit = threading.Timer(_SHUTDOWN_LIMIT_S, os._exit, args=(1,))
     limit.daemon = True
     limit.start()
+
+
+def _say_displaced(endpoint: Endpoint, port: int) -> None:
+    print(
+        f"port {endpoint.port + 1}, the one after that of --listen, is in use, so weights go by port {port} until this"
+        " worker starts again: a firewall has to let in that one; or choose another with --listen",
+        file=sys.stderr,
+    )
 
 
 def _channels() -> Channels:

@@ -15,10 +15,12 @@ import grpc
 from protos.caravan.v1 import frame_pb2
 from worker.engine import Engine
 from worker.errors import StreamLostError
-from worker.frames import FrameLimits, Step, check_frame
+from worker.frames import FrameLimits, Step, check_frame, check_void_frames
 from worker.handover import Handover
 from worker.hop import Hop
 from worker.results import Results
+from worker.returning import ReturnedTokens, WayBack
+from worker.voids import Voids
 
 # Frames received and checked while one is computed. A line keeps about one frame per stage in flight; more would
 # only hold memory that the caller's own queue can hold.
@@ -36,17 +38,26 @@ class Feed:
         self,
         *,
         limits: FrameLimits,
-        make_engine: Callable[[Handover[Step]], Engine],
+        make_engine: Callable[[Handover[Step], Voids], Engine],
         outlet: Hop | Results,
         on_end: Callable[["Feed", Exception | None], None],
+        returned: ReturnedTokens | None = None,
+        way_back: WayBack | None = None,
     ) -> None:
-        """`on_end` is told once, at the very end, how it ended: None for well."""
+        """The outlet, `returned` and `way_back` are the engine's, and end with the Feed.
+
+        Args:
+            on_end: told once, at the very end, how it ended: None for well.
+        """
         self._limits = limits
         self._inbox: Handover[Step] = Handover(INBOX_CAPACITY)
-        self._engine = make_engine(self._inbox)
+        self._voids = Voids()
+        self._engine = make_engine(self._inbox, self._voids)
         self._engine_thread = threading.Thread(target=self._compute, name="engine", daemon=True)
         self._outlet = outlet
         self._on_end = on_end
+        self._returned = returned
+        self._way_back = way_back
         self._lock = threading.Lock()
         self._error: Exception | None = None
         self._over = threading.Event()
@@ -72,6 +83,11 @@ class Feed:
         """Whether a frame is being worked on, or waits to be."""
         return self._engine.is_computing or self._inbox.n_waiting > 0
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a frame is here, in whatever state."""
+        return self._inbox.n_waiting > 0 or self._engine.is_busy or self._outlet.n_waiting > 0
+
     def serve(self, requests: Iterator[frame_pb2.FeedRequest]) -> int:
         """Runs the Feed to its end and returns how many frames were finished. Blocks; once.
 
@@ -90,11 +106,20 @@ class Feed:
             raise self._error
         return self._engine.n_finished
 
+    def open_way_back(self) -> None:
+        """On the last of several stages: begins to connect to the first one."""
+        if self._way_back is not None:
+            self._way_back.connect(self.end)
+
     def end(self, error: Exception) -> None:
         """Ends it with this error unless it is over: what waits is dropped, a step under way is finished."""
         if self._conclude(error):
             self._inbox.close()
             self._outlet.end(error)
+            if self._returned is not None:
+                self._returned.end()
+            if self._way_back is not None:
+                self._way_back.end()
 
     def abandon(self) -> None:
         """The caller went away."""
@@ -115,6 +140,8 @@ class Feed:
             self._engine_thread.join()
         if isinstance(self._outlet, Hop):
             self._outlet.close()
+        if self._way_back is not None:
+            self._way_back.close()
         self._on_end(self, self._error)
         self._closed.set()
 
@@ -122,6 +149,9 @@ class Feed:
         number = 0
         try:
             for request in requests:
+                if request.HasField("void_frames"):
+                    self._note_voids(request, number)
+                    continue
                 number += 1
                 step = check_frame(request, number=number, limits=self._limits, arrived_ns=time.monotonic_ns())
                 if not self._inbox.put(step):
@@ -133,6 +163,11 @@ class Feed:
         else:
             self._end_of_requests()
 
+    def _note_voids(self, request: frame_pb2.FeedRequest, last_number: int) -> None:
+        self._voids.note(check_void_frames(request.void_frames, last_number=last_number))
+        if isinstance(self._outlet, Hop):
+            self._outlet.put_word(request)
+
     def _end_of_requests(self) -> None:
         """The caller half-closed; or its connection broke, which gRPC may report as an end, and then as what it is."""
         if not self._over.wait(_BREAK_FOLLOWS_S):
@@ -143,6 +178,8 @@ class Feed:
             # An outlet that takes nothing more was closed by somebody who is about to say why.
             if self._engine.run() and not self._over.is_set():
                 self._outlet.finish()
+                if self._way_back is not None:
+                    self._way_back.finish()
                 self._conclude(None)
         except Exception as error:
             self.end(error)

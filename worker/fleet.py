@@ -17,6 +17,8 @@ from worker.listening import Endpoint
 SPLITS = ("auto", "layer", "row", "tensor")
 
 _LAST_PORT = 65535
+# For calls, and the one after it for weights (worker/weights/port.py).
+_PORTS_EACH = 2
 
 # How a worker ends that is to start again as a member of another cluster, or of none.
 CLUSTER_CHANGED = 4
@@ -75,7 +77,7 @@ def orders(wishes: Wishes, arguments: Sequence[str], options_with_value: Collect
     names = _names(wishes.name, wishes.devices)
     made = []
     for number, (device, name) in enumerate(zip(wishes.devices, names, strict=True)):
-        port = wishes.endpoint.port and wishes.endpoint.port + number
+        port = wishes.endpoint.port and wishes.endpoint.port + number * _PORTS_EACH
         own = ["--device", device, "--listen", wishes.endpoint.address(port)]
         if name is not None:
             own += ["--name", name]
@@ -134,10 +136,11 @@ def _check_cards(wishes: Wishes) -> None:
 
 def _check_ports(first: Endpoint, n_workers: int) -> None:
     """Raises PortError if consecutive ones run out."""
-    if first.port and first.port + n_workers - 1 > _LAST_PORT:
+    n_ports = n_workers * _PORTS_EACH
+    if first.port and first.port + n_ports - 1 > _LAST_PORT:
         raise PortError(
-            f"{n_workers} workers listen on ports from {first.port} on, and {_LAST_PORT} is the last there is: choose a"
-            " lower one with --listen, or port 0 for any free ones"
+            f"{n_workers} worker{'s' * (n_workers > 1)} would listen on {n_ports} ports from {first.port} on, and"
+            f" {_LAST_PORT} is the last there is: choose a lower one with --listen, or port 0 for any free ones"
         )
 
 

@@ -8,7 +8,7 @@ thread while the engine computes the frame before.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from native import Batch, CrossingTensor
 from protos.caravan.v1 import frame_pb2
 from protos.codec import CodecError, decode_tensors
-from protos.contract import MAX_CROSSING_STATES, MAX_TOP_LOGPROBS
+from protos.contract import MAX_CROSSING_STATES, MAX_TOP_LOGPROBS, MAX_VOID_FRAMES
 from worker.errors import BadFrameError, CrossingDataError
 
 _TO_END = -1
@@ -25,6 +25,9 @@ _FEW = 16
 
 # JSON schemas of tools become grammars of some ten kilobytes; beyond this, parsing is an attack.
 MAX_GRAMMAR_BYTES = 256 * 1024
+
+# Formats of chats have about ten.
+MAX_VISIBLE_TOKENS = 64
 # Operations are a few per request that starts or ends; a frame serves n_seq_max sequences.
 MAX_OPERATIONS_PER_SEQUENCE = 8
 # A shifted sequence has a longer history than its context. llama.cpp's penalties allocate repeat_last_n ids.
@@ -49,6 +52,12 @@ class FrameLimits:
     kv_unified: bool
     # Bytes of raw logits that one result may carry.
     logits_limit_bytes: int
+    # Tokens of a frame that makes embeddings, and numbers in one of these; 0: the context makes none.
+    n_embedded: int = 0
+    n_embd_out: int = 0
+    # The model makes nothing else.
+    only_embeds: bool = False
+    is_draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class Step:
     """A checked frame. `request` is the message itself, to be handed on with other crossing tensors.
 
     `batch` is None when the frame has operations only. `rows` are the answers wanted, empty but on the last stage.
+    `chained` are rows whose tokens are known when the rows before them are sampled.
     """
 
     request: frame_pb2.FeedRequest
@@ -63,11 +73,18 @@ class Step:
     crossing: Sequence[CrossingTensor]
     rows: Sequence[frame_pb2.OutputRow]
     arrived_ns: int
+    chained: Sequence[int] = ()
 
     @property
     def frame(self) -> frame_pb2.Frame:
         """The frame as it came."""
         return self.request.frame
+
+
+def embeds(frame: frame_pb2.Frame) -> bool:
+    """Whether the frame makes embeddings; such rows are all of a frame's, or none is one."""
+    outputs = frame.outputs
+    return bool(outputs) and outputs[0].embedding
 
 
 def check_frame(request: frame_pb2.FeedRequest, *, number: int, limits: FrameLimits, arrived_ns: int) -> Step:
@@ -93,6 +110,8 @@ def check_frame(request: frame_pb2.FeedRequest, *, number: int, limits: FrameLim
     if limits.is_last and frame.sampler_operations:
         _check_sampler_operations(frame, limits)
     rows = _output_rows(frame, limits)
+    if frame.follows or frame.returns:
+        _check_following(frame)
     batch = _batch(frame, rows if limits.is_last else [], limits)
     crossing = _crossing(frame, 0 if batch is None else len(batch.tokens), limits)
     return Step(
@@ -101,7 +120,33 @@ def check_frame(request: frame_pb2.FeedRequest, *, number: int, limits: FrameLim
         crossing=crossing,
         rows=frame.outputs if limits.is_last else (),
         arrived_ns=arrived_ns,
+        chained=_chained(frame) if limits.is_draft else (),
     )
+
+
+def emptied(step: Step) -> Step:
+    """The same without its tokens, here and for the stages after: only its operations are carried out."""
+    for name in ("tokens", "positions", "seq_ids", "outputs", "crossing", "chained", "follows", "returns"):
+        step.frame.ClearField(name)
+    return replace(step, batch=None, crossing=(), rows=(), chained=())
+
+
+def check_void_frames(message: frame_pb2.VoidFrames, *, last_number: int) -> Sequence[int]:
+    """The numbers of frames that are said to be void.
+
+    Args:
+        last_number: of the last frame that came.
+
+    Raises:
+        BadFrameError: too many, or frames that cannot be on their way yet.
+    """
+    numbers = message.numbers
+    if len(numbers) > MAX_VOID_FRAMES or max(numbers, default=0) > last_number + MAX_VOID_FRAMES:
+        raise BadFrameError(
+            f"{len(numbers)} frames up to number {max(numbers)} are said to be void after frame {last_number}; at most"
+            f" {MAX_VOID_FRAMES} may be, and none that is so far away"
+        )
+    return numbers
 
 
 def _check_order(frame: frame_pb2.Frame, number: int, limits: FrameLimits) -> None:
@@ -132,13 +177,16 @@ def _batch(frame: frame_pb2.Frame, rows: list[int], limits: FrameLimits) -> Batc
         # One array, cut in four: making one costs more than its contents.
         flat: NDArray[np.int32] = np.array([*tokens, *positions, *seq_ids, *rows], dtype=np.int32)
         cuts = n_tokens, 2 * n_tokens, 3 * n_tokens
-        return Batch(flat[: cuts[0]], flat[cuts[0] : cuts[1]], flat[cuts[1] : cuts[2]], flat[cuts[2] :])
+        return Batch(
+            flat[: cuts[0]], flat[cuts[0] : cuts[1]], flat[cuts[1] : cuts[2]], flat[cuts[2] :], embeds=embeds(frame)
+        )
     # protobuf copies a repeated field into an array without a loop in Python.
     return Batch(
         tokens=np.array(tokens, dtype=np.int32),
         positions=np.array(positions, dtype=np.int32),
         seq_ids=np.array(seq_ids, dtype=np.int32),
         output_rows=np.array(rows, dtype=np.int32),
+        embeds=embeds(frame),
     )
 
 
@@ -174,7 +222,7 @@ def _crossing(frame: frame_pb2.Frame, n_tokens: int, limits: FrameLimits) -> Seq
 def _output_rows(frame: frame_pb2.Frame, limits: FrameLimits) -> list[int]:
     """The rows that are wanted, ascending within the batch, and no more raw logits than fit."""
     rows: list[int] = []
-    n_logits = 0
+    n_logits = n_embeddings = 0
     for output in frame.outputs:
         row = output.row
         if (rows and row <= rows[-1]) or row >= len(frame.tokens):
@@ -183,12 +231,56 @@ def _output_rows(frame: frame_pb2.Frame, limits: FrameLimits) -> list[int]:
             )
         rows.append(row)
         n_logits += output.logits
+        n_embeddings += output.embedding
     if 4 * n_logits * limits.n_vocab > limits.logits_limit_bytes:
         raise BadFrameError(
             f"frame {frame.number} wants raw logits of {n_logits} rows, which is"
             f" {4 * n_logits * limits.n_vocab} bytes; {limits.logits_limit_bytes} fit one result"
         )
+    if rows and (n_embeddings or limits.only_embeds):
+        _check_embeddings(frame, n_embeddings, limits)
     return rows
+
+
+def _check_following(frame: frame_pb2.Frame) -> None:
+    """A token that another stage has, or is to get, is the only one of its frame."""
+    is_lone = len(frame.outputs) == 1 and frame.outputs[0].sample
+    if frame.returns and not is_lone:
+        raise BadFrameError(
+            f"frame {frame.number} is to return a token, which takes one output, not {len(frame.outputs)}"
+        )
+    if frame.follows and not (
+        is_lone and frame.outputs[0].draft and len(frame.tokens) == 1 and frame.follows < frame.number
+    ):
+        raise BadFrameError(
+            f"frame {frame.number} follows frame {frame.follows}; that takes one token, which is a draft, and a frame"
+            " before it"
+        )
+
+
+def _check_embeddings(frame: frame_pb2.Frame, n_rows: int, limits: FrameLimits) -> None:
+    """A frame with rows of which so many are embeddings: all or none, and no more than the session has them."""
+    others = [output for output in frame.outputs if not output.embedding or output.sample or output.logits]
+    if others:
+        what = "this model makes nothing else" if limits.only_embeds else "a frame has all of a kind"
+        raise BadFrameError(f"frame {frame.number} wants other rows than embeddings: {what}")
+    if len(frame.tokens) > limits.n_embedded:
+        raise BadFrameError(
+            f"frame {frame.number} wants embeddings with {len(frame.tokens)} tokens; {limits.n_embedded} may have any"
+        )
+    n_bytes = 4 * n_rows * limits.n_embd_out
+    if n_bytes > limits.logits_limit_bytes:
+        raise BadFrameError(
+            f"frame {frame.number} wants embeddings of {n_rows} rows, which is {n_bytes} bytes;"
+            f" {limits.logits_limit_bytes} fit one result"
+        )
+
+
+def _chained(frame: frame_pb2.Frame) -> Sequence[int]:
+    chained = list(frame.chained)
+    if len(chained) > len(frame.tokens) or max(chained, default=0) >= max(1, len(frame.tokens)):
+        raise BadFrameError(f"frame {frame.number} has chained rows {chained} among {len(frame.tokens)} tokens")
+    return chained
 
 
 def _check_kv_operations(frame: frame_pb2.Frame, limits: FrameLimits) -> None:
@@ -285,6 +377,10 @@ def _check_sampling_params(frame: frame_pb2.Frame, params: frame_pb2.SamplingPar
         raise BadFrameError(f"frame {frame.number} has a grammar beyond {MAX_GRAMMAR_BYTES} bytes")
     if len(params.logit_bias) > limits.n_vocab:
         raise BadFrameError(f"frame {frame.number} has more logit biases than the vocabulary has tokens")
+    if len(params.visible_tokens) > MAX_VISIBLE_TOKENS:
+        raise BadFrameError(f"frame {frame.number} has more than {MAX_VISIBLE_TOKENS} visible tokens")
+    if params.visible_tokens:
+        _check_ids(frame, "visible token", params.visible_tokens, limits.n_vocab)
     for entry in params.logit_bias:
         if not 0 <= entry.token < limits.n_vocab:
             raise BadFrameError(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A bounded queue between two threads that either side can end: how frames and results change threads.
 
-One thread puts, one thread gets. The items wait in a queue.SimpleQueue and so do the free places: it is written in
+Few put, one thread gets. The items wait in a queue.SimpleQueue and so do the free places: it is written in
 C, and a decode step, whose caches llama.cpp has just filled with weights, pays ten times for what is not.
 """
 
@@ -18,7 +18,7 @@ class _Sign(Enum):
 
 
 class Handover(Generic[T]):
-    """`put` and `finish` belong to the giving thread, iteration to the taking one, `close` to anybody."""
+    """`put` and `finish` belong to the giving threads, iteration to the taking one, `close` to anybody."""
 
     def __init__(self, capacity: int) -> None:
         """At most `capacity` items (>= 1) wait; the next `put` blocks."""
@@ -50,7 +50,7 @@ class Handover(Generic[T]):
         """Ends it now: what waits is dropped, both sides wake up. Safe to repeat."""
         self._closed = True
         self._items.put(_Sign.END)
-        # One blocked giver at most; it releases again what it gets.
+        # A blocked giver releases again what it gets, for the next one.
         self._places.put(None)
 
     def __iter__(self) -> Iterator[T]:

@@ -21,7 +21,6 @@ from worker.countdown import Countdown
 from worker.errors import BadRequestError, NoSuchSessionError, WrongEpochError
 from worker.held import Held
 from worker.loading import Loading, Report, Reporter
-from worker.memory import MemoryLimits
 from worker.model_files import ModelFiles
 from worker.session import IDLE, LoadOrder, Phase, SessionState, StageSpec
 from worker.stage import Stage
@@ -67,10 +66,9 @@ class Holder:
 
     def __init__(
         self,
+        held: Held,
         *,
-        worker: str,
         place: Place,
-        limits: MemoryLimits,
         files: ModelFiles,
         loader: StageLoader,
         message_limit_bytes: int,
@@ -80,13 +78,12 @@ class Holder:
         """Holds nothing.
 
         Args:
-            worker: the name that errors and timings carry.
+            held: what it is to hold.
             message_limit_bytes: what its server lets through.
             keep_loaded_s: how long a stage stays whose session is over; 0: not at all.
         """
-        self._held = Held(worker)
+        self._held = held
         self.place = place
-        self._limits = place.limits(limits)
         self._files = files
         self._loader = loader
         self._message_limit_bytes = message_limit_bytes
@@ -97,17 +94,17 @@ class Holder:
 
     def device(self) -> Device:
         """The device as this worker may use it, its free memory read now."""
-        return self._limits.apply(self.place.device(), self._held.memory().device_bytes)
+        return self._loader.limits().apply(self.place.device(), self._held.memory().device_bytes)
 
     def shared_free_bytes(self) -> int:
         """Free on the device for all workers on it together, now."""
-        return self._limits.shared(self.place.device())
+        return self._loader.limits().shared(self.place.device())
 
     def host_free_bytes(self) -> int:
         """What this worker may use now of system memory beside its device, for experts."""
         if not self.place.takes_experts_beside:
             return 0
-        return self._limits.host_free(self.place.device(), find_device("CPU"), self._held.memory())
+        return self._loader.limits().host_free(self.place.device(), find_device("CPU"), self._held.memory())
 
     def find_model(self, spec: StageSpec, *, whole: bool = False) -> ModelLayout:
         """The layout of the file that `spec` means, checked against what is asked of it; `whole`: with its weights.
@@ -116,6 +113,8 @@ class Holder:
             CallError, NativeError: as Load.
         """
         layout = self._files.find_whole(spec) if whole else self._files.find(spec)
+        if spec.is_draft and spec.layers != LayerRange(0, layout.n_layer):
+            raise BadRequestError(f"a model that drafts is loaded as a whole, all {layout.n_layer} layers of it")
         self._check_message_size(spec, layout)
         return layout
 
@@ -166,6 +165,11 @@ class Holder:
             loading = Loading(lambda report: self._try_stages(specs, layouts, look, report))
             self._loading = loading
             return loading
+
+    def has(self, session_id: str) -> bool:
+        """Whether it holds that session, or loads it."""
+        with self._held.lock:
+            return self._held.state.order is not None and self._held.state.session_id == session_id
 
     def loaded(self) -> Loaded | None:
         """The stage that is loaded, if one is."""

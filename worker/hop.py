@@ -68,7 +68,8 @@ class Hop:
         finally:
             patience.cancel()
         if not is_connected:
-            raise self._error(call, f"did not connect its part of the line within {LINE_TIMEOUT_S:.0f} s")
+            what = f"did not connect its part of the line within {LINE_TIMEOUT_S:.0f} s"
+            raise neighbour_error(call, self._neighbour, what)
 
     def on_lost(self, report: Callable[[NeighbourError], None]) -> None:
         """Calls `report` once, on a thread of gRPC's, if the stream ends before `finish` was called or badly."""
@@ -78,9 +79,14 @@ class Hop:
             # The sender may still wait for a frame.
             self._queue.close()
             if not self._finished or call.code() is not grpc.StatusCode.OK:
-                report(self._error(call, "ended the stream too early"))
+                report(neighbour_error(call, self._neighbour, "ended the stream too early"))
 
         call.add_done_callback(ended)
+
+    @property
+    def n_waiting(self) -> int:
+        """Frames that are not on their way yet, roughly."""
+        return self._queue.n_waiting
 
     def put(self, request: frame_pb2.FeedRequest, timing: frame_pb2.StageTiming) -> bool:
         """Hands a frame to the sender, waiting while the link is behind; False: it is over.
@@ -88,6 +94,10 @@ class Hop:
         `timing` is this stage's own entry in it, completed when it is sent.
         """
         return self._queue.put((request, timing))
+
+    def put_word(self, request: frame_pb2.FeedRequest) -> None:
+        """Hands what is no frame to the sender, from the thread that reads it, while the engine computes."""
+        self._queue.put((request, frame_pb2.StageTiming()))
 
     def finish(self) -> None:
         """Half-closes after what waits, and blocks until the rest of the line has finished it.
@@ -100,7 +110,7 @@ class Hop:
         self._queue.finish()
         # Blocks until the call has ended.
         if call.code() is not grpc.StatusCode.OK:
-            raise self._error(call, "did not finish")
+            raise neighbour_error(call, self._neighbour, "did not finish")
 
     def end(self, _error: Exception) -> None:
         """Cancels the stream and drops what waits. Safe to repeat, from any thread."""
@@ -126,29 +136,30 @@ class Hop:
             raise RuntimeError("the hop is not connected")
         return self._call
 
-    def _error(self, call: "_CallFuture[frame_pb2.FeedResponse]", what: str) -> NeighbourError:
-        """Why the stream ended: in the words of the stage whose error it is, else as gRPC saw it from here.
 
-        Blocks until it has.
-        """
-        detail = detail_from_metadata(call.trailing_metadata())
-        if detail is not None:
-            return NeighbourError(detail)
-        status = call.code()
-        name, address = self._neighbour.name, self._neighbour.address
-        code = error_pb2.ERROR_CODE_NEIGHBOUR_LOST
-        message = f"worker {name} at {address} is gone: {call.details() or status.name}"
-        match status:
-            case grpc.StatusCode.OK | grpc.StatusCode.CANCELLED:
-                message = f"worker {name} at {address} {what}"
-            case grpc.StatusCode.UNIMPLEMENTED:
-                message = f"what answers at {address} is no worker; {name} should be there"
-            case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                # gRPC's own answer to a message beyond the limit.
-                code = error_pb2.ERROR_CODE_BAD_FRAME
-                message = f"a frame was too large for worker {name}: {call.details()}"
-        retry_safe = code == error_pb2.ERROR_CODE_NEIGHBOUR_LOST
-        return NeighbourError(error_pb2.ErrorDetail(code=code, message=message, worker=name, retry_safe=retry_safe))
+def neighbour_error(call: grpc.Call, neighbour: Neighbour, what: str) -> NeighbourError:
+    """Why a stream to another worker ended: in the words of the stage whose error it is, else as gRPC saw it from here.
+
+    Blocks until it has.
+    """
+    detail = detail_from_metadata(call.trailing_metadata())
+    if detail is not None:
+        return NeighbourError(detail)
+    status = call.code()
+    name, address = neighbour.name, neighbour.address
+    code = error_pb2.ERROR_CODE_NEIGHBOUR_LOST
+    message = f"worker {name} at {address} is gone: {call.details() or status.name}"
+    match status:
+        case grpc.StatusCode.OK | grpc.StatusCode.CANCELLED:
+            message = f"worker {name} at {address} {what}"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            message = f"what answers at {address} is no worker; {name} should be there"
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # gRPC's own answer to a message beyond the limit.
+            code = error_pb2.ERROR_CODE_BAD_FRAME
+            message = f"a frame was too large for worker {name}: {call.details()}"
+    retry_safe = code == error_pb2.ERROR_CODE_NEIGHBOUR_LOST
+    return NeighbourError(error_pb2.ErrorDetail(code=code, message=message, worker=name, retry_safe=retry_safe))
 
 
 def check_reachable(neighbour: Neighbour) -> None:

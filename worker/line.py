@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """LineService: opens the streams of what is held to the caller. Decides nothing.
 
-Each open stream occupies one of gRPC's threads: a Feed's waits, a Collect's sends.
+Each open stream occupies one of gRPC's threads: a Feed's waits, a Collect's sends, a Return's reads.
 """
 
 from collections.abc import Iterator
@@ -12,22 +12,23 @@ from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
 from protos.contract import EPOCH_METADATA_KEY, SESSION_METADATA_KEY, is_session_id
 from worker.answering import failures_answered
 from worker.errors import BadRequestError
-from worker.streams import Streams
+from worker.holdings import Holdings
 
 
 class LineServicer(frame_pb2_grpc.LineServiceServicer):
     """The data plane of this worker."""
 
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
 
     def Feed(
         self, request_iterator: Iterator[frame_pb2.FeedRequest], context: grpc.ServicerContext
     ) -> frame_pb2.FeedResponse:
         """Frames into this stage; answers when all of them have gone through the rest of the line."""
-        with failures_answered(context, lambda: self._streams.culprit):
+        streams = self._holdings.streams(_session_of(context))
+        with failures_answered(context, lambda: streams.culprit):
             session_id, epoch = _stream_of(context)
-            with self._streams.open_feed(session_id, epoch) as feed:
+            with streams.open_feed(session_id, epoch) as feed:
                 if not context.add_callback(feed.abandon):
                     feed.abandon()
                 _say_connected(context, session_id, epoch)
@@ -38,9 +39,10 @@ class LineServicer(frame_pb2_grpc.LineServiceServicer):
         self, request: frame_pb2.CollectRequest, context: grpc.ServicerContext
     ) -> Iterator[frame_pb2.CollectResponse]:
         """Results from this stage, the last of its line."""
-        with failures_answered(context, lambda: self._streams.culprit):
+        streams = self._holdings.streams(_session_of(context))
+        with failures_answered(context, lambda: streams.culprit):
             session_id, epoch = _stream_of(context)
-            results = self._streams.open_collect(session_id, epoch)
+            results = streams.open_collect(session_id, epoch)
             try:
                 if not context.add_callback(results.leave):
                     results.leave()
@@ -48,7 +50,19 @@ class LineServicer(frame_pb2_grpc.LineServiceServicer):
                 for result in results:
                     yield frame_pb2.CollectResponse(result=result)
             finally:
-                self._streams.close_collect(results)
+                streams.close_collect(results)
+
+    def Return(
+        self, request_iterator: Iterator[frame_pb2.ReturnRequest], context: grpc.ServicerContext
+    ) -> frame_pb2.ReturnResponse:
+        """Tokens from the last stage of this line to this one, its first."""
+        streams = self._holdings.streams(_session_of(context))
+        with failures_answered(context, lambda: streams.culprit):
+            session_id, epoch = _stream_of(context)
+            returned = streams.open_return(session_id, epoch)
+            _say_connected(context, session_id, epoch)
+            returned.read(request_iterator)
+            return frame_pb2.ReturnResponse()
 
 
 def _say_connected(context: grpc.ServicerContext, session_id: str, epoch: int) -> None:
@@ -56,9 +70,17 @@ def _say_connected(context: grpc.ServicerContext, session_id: str, epoch: int) -
     context.send_initial_metadata(((SESSION_METADATA_KEY, session_id), (EPOCH_METADATA_KEY, str(epoch))))
 
 
+def _session_of(context: grpc.ServicerContext) -> str:
+    return _metadata_of(context).get(SESSION_METADATA_KEY, "")
+
+
+def _metadata_of(context: grpc.ServicerContext) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+
+
 def _stream_of(context: grpc.ServicerContext) -> tuple[str, int]:
     """The session and epoch a stream is of, from its metadata."""
-    metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+    metadata = _metadata_of(context)
     session_id, epoch = metadata.get(SESSION_METADATA_KEY, ""), metadata.get(EPOCH_METADATA_KEY, "")
     if not is_session_id(session_id) or not (epoch.isascii() and epoch.isdecimal() and len(epoch) <= 20):
         raise BadRequestError(

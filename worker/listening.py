@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Where a worker listens: the address as given, whether it stays on this machine, and what others call it."""
 
-import ipaddress
 import socket
 from dataclasses import dataclass
 
+from protos.loopback import is_loopback
 from worker.errors import NotLoopbackError
 
 _WILDCARDS = ("", "0.0.0.0", "::", "*")
@@ -12,7 +12,7 @@ _WILDCARDS = ("", "0.0.0.0", "::", "*")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """HOST:PORT of `--listen`; port 0 means any free one."""
+    """HOST:PORT of `--listen`, with PORT for calls, and the one after it for weights; port 0 means any free ones."""
 
     host: str
     port: int
@@ -45,14 +45,7 @@ class Endpoint:
 
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it; names are looked up."""
-        if self.is_wildcard:
-            return False
-        try:
-            found = socket.getaddrinfo(self.host, None)
-        except OSError:
-            # Binding to it will fail and say so.
-            return True
-        return all(ipaddress.ip_address(str(entry[4][0]).split("%")[0]).is_loopback for entry in found)
+        return not self.is_wildcard and is_loopback(self.host)
 
     def hosts(self) -> list[str]:
         """The numeric addresses it stands for; none for a wildcard, which is every address of this machine."""

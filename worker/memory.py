@@ -6,7 +6,7 @@ run says it takes, against what is free. Pure; called before any weight moves.
 from dataclasses import dataclass, replace
 
 from native import Device, DeviceKind, MemoryUse
-from protos.sizes import shown
+from protos.sizes import size
 from worker.errors import DoesNotFitError
 from worker.session import StageSpec
 
@@ -35,11 +35,14 @@ class MemoryLimits:
 
     On the CPU, which has no other memory, `max_host_bytes` alone bounds the whole. With `max_bytes` too, that bounds
     what counts as the device, `max_host_bytes` the experts that count as beside it, and what is free both together.
+
+    `taken_bytes` of what bounds the device are another stage's of this worker.
     """
 
     max_bytes: int | None = None
     reserve_bytes: int = 0
     max_host_bytes: int | None = None
+    taken_bytes: int = 0
 
     def apply(self, device: Device, held_bytes: int = 0) -> Device:
         """The device as this worker may use it, whose own stage holds `held_bytes` of it already."""
@@ -76,28 +79,30 @@ class MemoryLimits:
         if device.kind is DeviceKind.INTEGRATED_GPU or device.backend == _METAL:
             return Room(0, f" for experts, as the memory of {device.name} is the system's", "say how much with --ram")
         left_bytes = max(_LEFT_TO_SYSTEM_BYTES, system.total_bytes // _LEFT_TO_SYSTEM_PART)
-        why = f" for experts beside the {shown(left_bytes)} that are left to the system"
+        why = f" for experts beside the {size(left_bytes)} that are left to the system"
         return Room(max(0, system.free_bytes - left_bytes), why, "say with --ram that they may have more")
 
     def named(self, device: Device) -> str:
         """Which option decides what is free on `device`, for a sentence; empty if none does."""
         limit_bytes, option = self._on(device)
         if limit_bytes is not None and limit_bytes < device.free_bytes - self.reserve_bytes:
-            return f" within its {option} of {shown(limit_bytes)}"
+            taken = f", of which {size(self.taken_bytes)} are taken" if self.taken_bytes else ""
+            return f" within its {option} of {size(limit_bytes + self.taken_bytes)}{taken}"
         if self.reserve_bytes:
-            return f" beside its --reserve of {shown(self.reserve_bytes)}"
+            return f" beside its --reserve of {size(self.reserve_bytes)}"
         return ""
 
     def _on(self, device: Device) -> tuple[int | None, str]:
-        """What bounds the device, and the option that says so."""
-        if self.max_bytes is None and device.kind is DeviceKind.CPU:
-            return self.max_host_bytes, "--ram"
-        return self.max_bytes, "--memory"
+        """What bounds a stage on the device, and the option that says so."""
+        limit_bytes, option = self.max_bytes, "--memory"
+        if limit_bytes is None and device.kind is DeviceKind.CPU:
+            limit_bytes, option = self.max_host_bytes, "--ram"
+        return None if limit_bytes is None else max(0, limit_bytes - self.taken_bytes), option
 
     def _within_ram(self, free_bytes: int, held_bytes: int) -> Room:
         assert self.max_host_bytes is not None
         if self.max_host_bytes - held_bytes < free_bytes:
-            why = f" within its --ram of {shown(self.max_host_bytes)}"
+            why = f" within its --ram of {size(self.max_host_bytes)}"
             return Room(max(0, self.max_host_bytes - held_bytes), why, "start this worker with a larger --ram")
         return Room(max(0, free_bytes), "", "close other programs")
 
@@ -116,7 +121,7 @@ def check_fits(use: MemoryUse, spec: StageSpec, device: Device, system: Device, 
     """
     free_bytes = limits.apply(device).free_bytes
     if use.device_bytes > free_bytes:
-        free = f"{shown(free_bytes)} is free{limits.named(device)}"
+        free = f"{size(free_bytes)} is free{limits.named(device)}"
         remedy = "give this worker fewer layers, or ask for a shorter context"
         raise _does_not_fit(use, spec, device.name, use.device_bytes, free_bytes, free, remedy)
     room = limits.host_room(device, system, use.device_bytes)
@@ -124,7 +129,7 @@ def check_fits(use: MemoryUse, spec: StageSpec, device: Device, system: Device, 
         # The embedding and llama.cpp's own buffers may have what experts have to leave.
         room = Room(system.free_bytes, "", "close other programs")
     if use.host_bytes > room.n_bytes:
-        free = f"{shown(room.n_bytes)} is free{room.why}"
+        free = f"{size(room.n_bytes)} is free{room.why}"
         remedy = (
             f"give this worker fewer layers{', keep fewer experts there' if spec.n_cpu_moe else ''}, or {room.remedy}"
         )
@@ -135,7 +140,7 @@ def _does_not_fit(
     use: MemoryUse, spec: StageSpec, place: str, needed_bytes: int, free_bytes: int, free: str, remedy: str
 ) -> DoesNotFitError:
     parts = ", ".join(
-        f"{name} {shown(n_bytes)}"
+        f"{name} {size(n_bytes)}"
         for name, n_bytes in (
             ("weights", use.weights_bytes),
             ("KV cache", use.kv_bytes),
@@ -145,7 +150,7 @@ def _does_not_fit(
     if use.host_bytes:
         parts = f"in both places: {parts}"
     return DoesNotFitError(
-        f"layers {spec.layers} do not fit: they need {shown(needed_bytes)} on {place} ({parts}), and {free}; {remedy}",
+        f"layers {spec.layers} do not fit: they need {size(needed_bytes)} on {place} ({parts}), and {free}; {remedy}",
         needed_bytes=needed_bytes,
         free_bytes=free_bytes,
     )

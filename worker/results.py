@@ -31,6 +31,11 @@ class Results:
         """Whether the Feed ended, well or not: the reader may go."""
         return self._is_over
 
+    @property
+    def n_waiting(self) -> int:
+        """Results that the reader has not taken yet, roughly."""
+        return self._queue.n_waiting
+
     def put(self, result: frame_pb2.Result) -> bool:
         """Hands a result to the reader, waiting while it is behind; False: it is over.
 

@@ -53,6 +53,10 @@ class Samplers:
         for candidate, logprob in sampled.top:
             token.top.add(token=candidate, logprob=logprob)
 
+    def last_token(self, seq_id: int) -> int | None:
+        """What the sequence's last row sampled; None: nothing."""
+        return self._last_tokens.get(seq_id)
+
     def close(self) -> None:
         """Drops them all."""
         for seq_id in list(self._by_sequence):
@@ -94,4 +98,5 @@ def _params(params: frame_pb2.SamplingParams, n_ctx_seq: int) -> SamplingParams:
         logit_bias=tuple((entry.token, entry.bias) for entry in params.logit_bias),
         logprobs=params.logprobs,
         n_top_logprobs=params.n_top_logprobs,
+        visible_tokens=tuple(params.visible_tokens),
     )

@@ -49,7 +49,8 @@ class StageSpec:
     """Which layers of which model, and the context around them: equal specs may share what is loaded, if it comes from
     the same files.
 
-    Of the first `n_cpu_moe` of the layers that have experts, these lie in system memory.
+    Of the first `n_cpu_moe` of the layers that have experts, these lie in system memory. `is_draft`: it is all of a
+    model that drafts for another one.
     """
 
     # Where the coordinator has it.
@@ -58,6 +59,7 @@ class StageSpec:
     layers: LayerRange
     params: ContextParams
     n_cpu_moe: int = 0
+    is_draft: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class LoadOrder:
-    """What a Load asks for; `next_worker` is None on the last stage.
+    """What a Load asks for; `next_worker` is None on the last stage, `first_worker` on all others, and where tokens go
+    back by the coordinator.
 
     `sources` are for weights that are not here, and say nothing of what is loaded; None: all are here, and right.
     """
@@ -80,6 +83,7 @@ class LoadOrder:
     spec: StageSpec
     next_worker: Neighbour | None
     sources: WeightSources | None = field(default=None, compare=False)
+    first_worker: Neighbour | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,19 @@ def open_collect(state: SessionState, session_id: str, epoch: int) -> SessionSta
         raise WrongEpochError("results come from the last stage of a line, and this stage is not the last")
     _check_unopened(state.collect, "Collect", epoch)
     return replace(state, collect=StreamPhase.OPEN)
+
+
+def check_return(state: SessionState, session_id: str, epoch: int) -> None:
+    """Whether a Return may open: the stage is the first of several, and its Feed is open.
+
+    Raises:
+        NoSuchSessionError, WrongEpochError: as the contract has it.
+    """
+    order = _check_ready(state, session_id, epoch)
+    if order.next_worker is None or order.spec.layers.start > 0:
+        raise WrongEpochError("tokens are returned to the first of several stages, and this stage is another")
+    if state.feed is not StreamPhase.OPEN:
+        raise WrongEpochError(f"no Feed of epoch {epoch} is open that tokens could be returned for")
 
 
 def end_feed(state: SessionState, *, n_frames: int) -> SessionState:

@@ -146,4 +146,8 @@ class Stage:
             n_embd=self.layout.n_embd,
             kv_unified=params.kv_unified,
             logits_limit_bytes=logits_limit_bytes,
+            n_embedded=0 if params.pooling is None else min(params.n_ubatch, params.n_batch),
+            n_embd_out=self._model.n_embd_out,
+            only_embeds=self.layout.is_encoder,
+            is_draft=self.spec.is_draft,
         )

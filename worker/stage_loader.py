@@ -7,10 +7,12 @@ Loads on the loading thread; what stages would take is asked on gRPC's threads, 
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from native import ModelLayout
 from protos.slate import Activity, Slate
 from worker.cards import Place
+from worker.held import Held
 from worker.loading import Report, Reporter
 from worker.memory import MemoryLimits
 from worker.placing import DryRuns, Placed, place_stage
@@ -24,12 +26,13 @@ from worker.whereabouts import Whereabouts
 class StageLoader:
     """For one device or several cards, within one worker's limits."""
 
-    def __init__(self, place: Place, limits: MemoryLimits, supply: Supply, slate: Slate) -> None:
-        """`limits` as the user has them; on `slate` is kept what is being done."""
+    def __init__(self, place: Place, limits: MemoryLimits, supply: Supply, slate: Slate, beside: Held) -> None:
+        """`limits` as the user has them, for this and what is held `beside`; on `slate` is kept what is being done."""
         self._place = place
         self._limits = place.limits(limits)
         self._supply = supply
         self._slate = slate
+        self._beside = beside
         self._dry_runs = DryRuns()
 
     def placed(self, spec: StageSpec, layout: ModelLayout, free_bytes: Sequence[int] | None = None) -> Placed:
@@ -66,7 +69,7 @@ class StageLoader:
         with contextlib.ExitStack() as stack:
             stack.enter_context(copies)
             with self._supply.fetch(order, copies, report) as weights:
-                stage = Stage.load(spec, layout, self._place, placed, self._limits, report, weights)
+                stage = Stage.load(spec, layout, self._place, placed, self.limits(), report, weights)
             try:
                 copies.check_unchanged()
             except BaseException:
@@ -91,7 +94,11 @@ class StageLoader:
         return Whereabouts(self._slate, spec.layers)
 
     def _load_file(self, spec: StageSpec, layout: ModelLayout, report: Report) -> Stage:
-        return Stage.load(spec, layout, self._place, self.placed(spec, layout), self._limits, report)
+        return Stage.load(spec, layout, self._place, self.placed(spec, layout), self.limits(), report)
+
+    def limits(self) -> MemoryLimits:
+        """The worker's own, with what is held beside counted as taken."""
+        return replace(self._limits, taken_bytes=self._beside.memory().device_bytes)
 
     def is_same(self, stage: Stage, spec: StageSpec, layout: ModelLayout) -> bool:
         """Whether loading would make the stage that is there already."""

@@ -12,7 +12,7 @@ from protos.channels import Channels
 from protos.contract import frame_limit_bytes
 from worker import session
 from worker.engine import Engine
-from worker.errors import LeavingError, NeighbourError, NoSuchSessionError, StreamLostError
+from worker.errors import LeavingError, NeighbourError, NoSuchSessionError, StreamLostError, WrongEpochError
 from worker.failures import Culprit, detail_of
 from worker.feed import Feed
 from worker.frames import Step
@@ -20,15 +20,17 @@ from worker.handover import Handover
 from worker.held import Held
 from worker.hop import Hop
 from worker.results import Results
+from worker.returning import ReturnedTokens, WayBack
 from worker.session import LoadOrder, Phase, SessionState, StageSpec, StreamPhase
 from worker.stage import Stage
+from worker.voids import Voids
 from worker.whereabouts import Whereabouts
 
 _POLL_S = 0.02
 
 
 class Streams:
-    """At most one Feed and one Collect."""
+    """At most one Feed, one Collect and one Return."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Streams:
         self._whereabouts = whereabouts
         self._feed: Feed | None = None
         self._results = Results()
+        self._returned: ReturnedTokens | None = None
         self._n_frames = 0
 
     @property
@@ -93,6 +96,9 @@ class Streams:
         with self._held.lock:
             self._held.state = session.open_feed(self._held.state, session_id, epoch)
             order, stage, results = self._current()
+            is_first = order.spec.layers.start == 0 and order.next_worker is not None
+            # The last stage may return to it as soon as it is connected, which is before this one is.
+            self._returned = ReturnedTokens(stage.n_vocab) if is_first else None
         hop = self._connect(order, stage) if order.next_worker is not None else None
         with self._held.lock:
             is_current = self._held.state.order is order and self._held.state.phase is Phase.READY
@@ -105,6 +111,7 @@ class Streams:
             raise NoSuchSessionError(f"session {session_id} was replaced while its line was being connected")
         if hop is not None:
             hop.on_lost(feed.end)
+        feed.open_way_back()
         return feed
 
     def open_collect(self, session_id: str, epoch: int) -> Results:
@@ -130,10 +137,29 @@ class Streams:
         if feed is not None and is_current and not results.is_over:
             feed.end(StreamLostError("the reader of the results went away; load a new epoch"))
 
+    def open_return(self, session_id: str, epoch: int) -> ReturnedTokens:
+        """Where the tokens go that the last stage returns.
+
+        Raises:
+            NoSuchSessionError, WrongEpochError: not the epoch that is loaded, not the first of several stages, or
+                taken.
+        """
+        with self._held.lock:
+            session.check_return(self._held.state, session_id, epoch)
+            returned = self._returned
+            if returned is None or returned.is_taken:
+                raise WrongEpochError(f"a Return of epoch {epoch} is open already")
+            returned.is_taken = True
+            return returned
+
     def drain(self, timeout_s: float) -> None:
-        """Lets the frames that are here be computed, for `timeout_s` at most, then ends the streams."""
+        """Lets the frames that are here be computed and go on, for `timeout_s` at most, then ends the streams."""
         deadline = time.monotonic() + timeout_s
-        while self.is_computing and time.monotonic() < deadline:
+        n_quiet = 0
+        # Twice in a row: at one look a frame may be in somebody's hands.
+        while n_quiet < 2 and time.monotonic() < deadline:
+            feed = self._feed
+            n_quiet = 0 if feed is not None and feed.is_busy else n_quiet + 1
             time.sleep(_POLL_S)
         with self._held.lock:
             feed, results = self._feed, self._results
@@ -173,14 +199,20 @@ class Streams:
         return hop
 
     def _make_feed(self, order: LoadOrder, stage: Stage, outlet: Hop | Results) -> Feed:
-        def make_engine(inbox: Handover[Step]) -> Engine:
+        returned = self._returned
+        way_back = WayBack(order, order.first_worker, self._channels) if order.first_worker is not None else None
+
+        def make_engine(inbox: Handover[Step], voids: Voids) -> Engine:
             return Engine(
                 worker=self._held.worker,
                 context=stage.context,
                 samplers=stage.samplers,
                 inbox=inbox,
+                voids=voids,
                 outlet=outlet,
                 whereabouts=self._whereabouts(stage.spec),
+                returned=returned,
+                way_back=way_back,
             )
 
         return Feed(
@@ -188,6 +220,8 @@ class Streams:
             make_engine=make_engine,
             outlet=outlet,
             on_end=lambda feed, error: self._feed_ended(feed, order, error),
+            returned=returned,
+            way_back=way_back,
         )
 
     def _feed_ended(self, feed: Feed, order: LoadOrder, error: Exception | None) -> None:

@@ -6,8 +6,9 @@
 //
 // llama.cpp names what it builds (llm_graph_cb): "kqv_out-7" in layer 7, weights "blk.7.attn_q.weight", cache tensors
 // "cache_k_l7". A node with no such name was made on the way to one that has: it belongs to the layer of the next one
-// made in its context. Names that ggml derives ("l_out-6 (view)") say where a value comes from, not where it is used,
-// and neither do its sources: a layer may work on nothing but masks and an earlier layer's choices (shared indexers).
+// made in its context, unless it works on a weight. Names that ggml derives ("l_out-6 (view)") say where a value comes
+// from, not where it is used, and neither do its sources: a layer may work on nothing but masks and an earlier layer's
+// choices (shared indexers).
 #include "ownership.h"
 
 #include <algorithm>
@@ -42,6 +43,16 @@ int layer_of_storage(const char * name) {
         const char * l = std::strstr(name, "_l");
         if (l != nullptr && l[2] >= '0' && l[2] <= '9') {
             return std::atoi(l + 2);
+        }
+    }
+    return no_layer;
+}
+
+// A nameless op on a layer's weight is that layer's: BERT ends a layer with the bias of a norm.
+int layer_of_weights(const tensor * node) {
+    for (const tensor * src : node->src) {
+        if (src != nullptr && std::strncmp(src->name, "blk.", 4) == 0) {
+            return layer_of_storage(src->name);
         }
     }
     return no_layer;
@@ -135,6 +146,10 @@ int layer_of(const tensor * node) {
     const int told = told_layer(node);
     if (told != no_layer) {
         return told;
+    }
+    const int weights = layer_of_weights(node);
+    if (weights != no_layer) {
+        return weights;
     }
     const int sources = highest_layer_of_sources(node);
     if (sources == no_layer) {

@@ -67,6 +67,18 @@ def attention(i: int, s: Size, *, qk_norm: bool = False) -> Tensors:
     }
 
 
+def fused(i: int, s: Size, *, n_qkv: int) -> Tensors:
+    """A layer whose Q, K and V are one tensor, and whose gate is one with what it gates; norms in front."""
+    return {
+        f"blk.{i}.attn_norm.weight": (s.n_embd,),
+        f"blk.{i}.attn_qkv.weight": (s.n_embd, n_qkv),
+        f"blk.{i}.attn_output.weight": (s.n_embd, s.n_embd),
+        f"blk.{i}.ffn_norm.weight": (s.n_embd,),
+        f"blk.{i}.ffn_up.weight": (s.n_embd, 2 * s.n_ff),
+        f"blk.{i}.ffn_down.weight": (s.n_ff, s.n_embd),
+    }
+
+
 def gated_ffn(i: int, s: Size, *, norm: str = "ffn_norm") -> Tensors:
     """A gated feed-forward network with its norm in front."""
     return {

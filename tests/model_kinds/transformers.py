@@ -17,6 +17,7 @@ from tests.model_kinds.parts import (
     attention_metadata,
     ends,
     experts,
+    fused,
     gated_ffn,
     shared_expert,
     with_biases,
@@ -133,14 +134,7 @@ def _phi3(s: Size) -> Tensors:
     result = ends(s, tied=False)
     result |= {f"rope_factors_{x}.weight": (s.n_head_dim // 2,) for x in ("long", "short")}
     for i in range(s.n_layer):
-        result |= {
-            f"blk.{i}.attn_norm.weight": (s.n_embd,),
-            f"blk.{i}.attn_qkv.weight": (s.n_embd, 2 * s.n_embd),
-            f"blk.{i}.attn_output.weight": (s.n_embd, s.n_embd),
-            f"blk.{i}.ffn_norm.weight": (s.n_embd,),
-            f"blk.{i}.ffn_up.weight": (s.n_embd, 2 * s.n_ff),
-            f"blk.{i}.ffn_down.weight": (s.n_ff, s.n_embd),
-        }
+        result |= fused(i, s, n_qkv=2 * s.n_embd)
     return result
 
 
@@ -208,18 +202,6 @@ def _t5(s: Size) -> Tensors:
                 f"{side}.blk.{i}.ffn_up.weight": (s.n_embd, s.n_ff),
                 f"{side}.blk.{i}.ffn_down.weight": (s.n_ff, s.n_embd),
             }
-    return result
-
-
-def _bert(s: Size) -> Tensors:
-    e = s.n_embd
-    result: Tensors = {"token_embd.weight": (e, s.n_vocab), "position_embd.weight": (e, N_CTX_TRAIN)}
-    result |= with_biases({"token_embd_norm.weight": (e,)})
-    for i in range(s.n_layer):
-        block: Tensors = {f"blk.{i}.attn_{x}.weight": (e, e) for x in ("q", "k", "v", "output")}
-        block |= {f"blk.{i}.{x}.weight": (e,) for x in ("attn_output_norm", "layer_output_norm")}
-        block |= {f"blk.{i}.ffn_up.weight": (e, s.n_ff), f"blk.{i}.ffn_down.weight": (s.n_ff, e)}
-        result |= with_biases(block)
     return result
 
 
@@ -313,13 +295,6 @@ REFUSED: dict[str, Kind] = {
         "an encoder beside the decoder",
         lambda s: attention_metadata(s) | {"attention.head_count_kv": s.n_head, "attention.relative_buckets_count": 8},
         _t5,
-        Size(4),
-    ),
-    "bert": Kind(
-        "bert",
-        "an encoder alone",
-        lambda s: _layer_norm_metadata(s) | {"attention.causal": False},
-        _bert,
         Size(4),
     ),
 }

@@ -42,6 +42,8 @@ def test_the_demo_models_template_opens_the_assistants_turn(demo: Path) -> None:
         ("{% if true %}\n    x\n{% endif %}", "    x\n"),
         ("{{ messages[1] | tojson }}", '{"role": "user", "content": "Who are you? <b>&"}'),
         ("{{ {'a': 'é'} | tojson(indent=2) }}", '{\n  "a": "é"\n}'),
+        ("{{ messages | map(attribute='role') | tojson }}", '["system", "user"]'),
+        ("{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %};{% endfor %}", "system;user;"),
         ("{{ strftime_now('%Y')[:2] }}", "20"),
         ("{{ tools is defined }}{{ enable_thinking }}", "Falseyes"),
         ("{{ messages | map(attribute='role') | join(',') }}", "system,user"),

@@ -256,6 +256,17 @@ def test_a_control_token_is_no_text_of_a_grammar_unless_it_names_tokens(vocabula
             assert _sample(sampler, logits).token == expected
 
 
+def test_a_control_token_that_is_visible_is_text_of_a_grammar(vocabulary: Vocabulary) -> None:
+    shown, other = _token(vocabulary, b"<|im_start|>"), vocabulary.bos
+    assert other is not None
+    logits = _likeliest(vocabulary, (other, 40), (shown, 30), (_token(vocabulary, b"a"), 9))
+    params = SamplingParams(temperature=0, grammar="root ::= .+", visible_tokens=(shown,))
+    with Sampler(vocabulary, params) as sampler:
+        assert _sample(sampler, logits).token == shown
+    with pytest.raises(ValueError, match="cannot be visible"):
+        Sampler(vocabulary, SamplingParams(visible_tokens=(vocabulary.n_tokens,)))
+
+
 _LONG_GRAMMAR = 'root ::= ("one" | "two" | "three") ("," ("one" | "two" | "three")){30,}'
 
 

@@ -8,13 +8,11 @@ import pytest
 
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
 from protos.contract import (
-    CONTROL_LIMIT_BYTES,
     FRAME_LIMIT_MIN_BYTES,
     channel_options,
     frame_limit_bytes,
     is_session_id,
     is_worker_name,
-    result_limit_bytes,
 )
 
 
@@ -55,15 +53,6 @@ def test_a_shape_that_no_frame_can_have_is_refused(n_batch: int, n_embd: int) ->
         frame_limit_bytes(n_batch, n_embd)
 
 
-def test_a_result_limit_holds_the_logits_that_were_asked_for() -> None:
-    assert result_limit_bytes(0, 128_000) == CONTROL_LIMIT_BYTES
-    assert result_limit_bytes(8, 128_000) > 8 * 128_000 * 4
-    with pytest.raises(ValueError, match="too large"):
-        result_limit_bytes(8192, 128_000)
-    with pytest.raises(ValueError, match="negative"):
-        result_limit_bytes(-1, 1)
-
-
 class _Counting(frame_pb2_grpc.LineServiceServicer):
     """Answers Feed with the count of its frames; has no results."""
 
@@ -81,6 +70,13 @@ class _Counting(frame_pb2_grpc.LineServiceServicer):
     ) -> AsyncIterator[frame_pb2.CollectResponse]:
         return
         yield
+
+    async def Return(
+        self,
+        request_iterator: AsyncIterator[frame_pb2.ReturnRequest],
+        context: grpc.aio.ServicerContext[frame_pb2.ReturnRequest, frame_pb2.ReturnResponse],
+    ) -> frame_pb2.ReturnResponse:
+        return frame_pb2.ReturnResponse()
 
 
 async def test_a_frame_up_to_the_limit_passes_and_a_larger_one_does_not(

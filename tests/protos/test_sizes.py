@@ -3,7 +3,7 @@
 
 import pytest
 
-from protos.sizes import parse_size, shown
+from protos.sizes import parse_size, size
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,16 @@ def test_what_is_no_size_is_named(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
-def test_bytes_are_shown_in_units_people_read() -> None:
-    assert (shown(3 << 29), shown(300 << 20)) == ("1.5 GiB", "300 MiB")
+@pytest.mark.parametrize(
+    ("n_bytes", "shown"),
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (1536, "1.5 KiB"),
+        (300 << 20, "300 MiB"),
+        (3 << 29, "1.5 GiB"),
+        (5000 << 30, "4.9 TiB"),
+    ],
+)
+def test_bytes_are_shown_in_units_people_read(n_bytes: int, shown: str) -> None:
+    assert size(n_bytes) == shown

@@ -85,7 +85,7 @@ class Lines:
         cut = self.n_layer // 2
         behind = stage_spec(self.model, cut, self.n_layer, params)
         before = stage_spec(self.model, 0, cut, params)
-        self.last.load(load_request(behind, session_id=session_id, epoch=epoch))
+        self.last.load(load_request(behind, session_id=session_id, epoch=epoch, first_worker=self.first))
         self.first.load(load_request(before, session_id=session_id, epoch=epoch, next_worker=self.last))
 
     def open(self, session_id: str, epoch: int = 1, **context: object) -> FedStream:

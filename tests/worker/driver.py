@@ -29,7 +29,7 @@ from protos.contract import EPOCH_METADATA_KEY, SESSION_METADATA_KEY, channel_op
 from protos.failures import detail_from_call
 
 ROOT = Path(__file__).parents[2]
-CALL_TIMEOUT_S = 20
+CALL_TIMEOUT_S = 60
 # As a coordinator that asks for raw logits would.
 _LIMIT_BYTES = 64 << 20
 
@@ -127,14 +127,17 @@ def load_request(
     session_id: str = "s",
     epoch: int = 1,
     next_worker: WorkerProcess | None = None,
+    first_worker: WorkerProcess | None = None,
 ) -> control_pb2.LoadRequest:
-    """A Load of that stage, with the worker after it."""
+    """A Load of that stage, with the worker after it, or the one that tokens go back to."""
     return control_pb2.LoadRequest(
         session_id=session_id,
         epoch=epoch,
         stage=stage,
         next_address="" if next_worker is None else next_worker.address,
         next_worker="" if next_worker is None else next_worker.name,
+        first_address="" if first_worker is None else first_worker.address,
+        first_worker="" if first_worker is None else first_worker.name,
     )
 
 
@@ -176,6 +179,10 @@ class FedStream:
     def send(self, frame: frame_pb2.Frame) -> None:
         """Feeds a frame as it is."""
         self._frames.put(frame_pb2.FeedRequest(frame=frame))
+
+    def call_void(self, numbers: Sequence[int]) -> None:
+        """Says that these frames need not be computed."""
+        self._frames.put(frame_pb2.FeedRequest(void_frames=frame_pb2.VoidFrames(numbers=numbers)))
 
     def frame(
         self,

@@ -78,17 +78,11 @@ def test_loading_what_is_loaded_answers_at_once(worker: WorkerProcess, model: Pa
 
 def test_a_new_epoch_of_the_same_stage_does_not_load_again(worker: WorkerProcess, heavy_model: Path) -> None:
     stage = stage_spec(heavy_model, 0, 4)
-    started = time.monotonic()
-    worker.load(load_request(stage, epoch=1))
-    first_s = time.monotonic() - started
-    started = time.monotonic()
-    messages = worker.load(load_request(stage, epoch=2))
-    again_s = time.monotonic() - started
-    assert messages[-1].loaded.epoch == 2
-    assert again_s < first_s / 2
-    messages = worker.load(load_request(stage, session_id="another", epoch=1))
-    assert messages[-1].loaded.session_id == "another"
-    assert [source.origin for source in messages[0].progress.sources] == [control_pb2.WEIGHT_ORIGIN_WARM]
+    worker.load(load_request(stage, session_id="one", epoch=1))
+    for session_id, epoch in (("one", 2), ("another", 1)):
+        warm, done = worker.load(load_request(stage, session_id=session_id, epoch=epoch))
+        assert [source.origin for source in warm.progress.sources] == [control_pb2.WEIGHT_ORIGIN_WARM]
+        assert (done.loaded.session_id, done.loaded.epoch) == (session_id, epoch)
 
 
 def test_an_earlier_epoch_of_a_session_is_refused(worker: WorkerProcess, model: Path) -> None:
@@ -181,7 +175,30 @@ def test_a_stage_counts_against_the_memory_that_a_worker_may_use(
     status, detail = refused(worker, load_request(stage_spec(heavy_model, 0, 4), session_id="t"))
     assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail.free_bytes == limit_bytes
-    assert "64 MiB is free within its --memory of 64 MiB" in detail.message
+    assert "64.0 MiB is free within its --memory of 64.0 MiB" in detail.message
+
+
+def test_a_draft_model_and_a_stage_of_a_line_share_what_a_worker_may_use(
+    start_worker: StartWorker, model: Path, heavy_model: Path
+) -> None:
+    worker = start_worker("--memory", "64MiB")
+    drafting = stage_spec(model, 0, 8)
+    drafting.is_draft = True
+    *_, last = worker.load(load_request(drafting, session_id="draft"))
+    taken = last.loaded.memory
+    taken_bytes = taken.weights_bytes + taken.kv_bytes + taken.compute_bytes
+    about = worker.control.Describe(control_pb2.DescribeRequest(), timeout=CALL_TIMEOUT_S)
+    assert about.device.free_bytes == (64 << 20) - taken_bytes
+    assert not about.loaded
+    status, detail = refused(worker, load_request(stage_spec(heavy_model, 0, 4), session_id="line"))
+    assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail.free_bytes == (64 << 20) - taken_bytes
+    assert "within its --memory of 64.0 MiB, of which" in detail.message
+    part = stage_spec(model, 0, 4)
+    part.is_draft = True
+    _, detail = refused(worker, load_request(part, session_id="draft", epoch=2))
+    assert "loaded as a whole, all 8 layers" in detail.message
+    assert worker.unload("draft")
 
 
 def test_a_missing_file_is_named_with_the_places_looked_at(worker: WorkerProcess, model: Path) -> None:

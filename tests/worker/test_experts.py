@@ -87,7 +87,7 @@ def test_experts_that_exceed_the_memory_run_in_ram_as_foretold(
     assert whole.memory.host_bytes == 0
     assert whole.memory.weights_bytes > whole.free_bytes == MEMORY_BYTES
     _, detail = _refusal(worker, _spec(expert_model, 0))
-    assert "within its --memory of 48 MiB" in detail.message
+    assert "within its --memory of 48.0 MiB" in detail.message
 
     told = _told(worker, _spec(expert_model, N_LAYER)).memory
     experts_bytes = sum(tensor.n_bytes for tensor in read_layout(expert_model).tensors if "_exps." in tensor.name)
@@ -115,7 +115,7 @@ def test_experts_that_exceed_the_ram_are_refused_with_its_name(start_worker: Sta
     assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (detail.needed_bytes, detail.free_bytes) == (81 * MIB, 64 * MIB)
     assert "on system memory" in detail.message
-    assert "64 MiB is free within its --ram of 64 MiB" in detail.message
+    assert "64.0 MiB is free within its --ram of 64.0 MiB" in detail.message
 
 
 def test_layers_with_their_experts_in_ram_are_measured_for_themselves(

@@ -49,7 +49,7 @@ def test_each_worker_gets_the_command_line_but_for_what_is_dealt_out() -> None:
         *kept, "--device", "CUDA0", "--listen", "0.0.0.0:50051", "--name", "desk-CUDA0", "--ram", "4",
     )  # fmt: skip
     assert second.arguments == (
-        *kept, "--device", "CUDA1,CUDA2", "--listen", "0.0.0.0:50052", "--name", "desk-CUDA1-CUDA2", "--ram", "4",
+        *kept, "--device", "CUDA1,CUDA2", "--listen", "0.0.0.0:50053", "--name", "desk-CUDA1-CUDA2", "--ram", "4",
     )  # fmt: skip
     assert (first.label, second.label) == ("desk-CUDA0", "desk-CUDA1-CUDA2")
 
@@ -68,9 +68,9 @@ def test_two_workers_on_one_device_have_two_names() -> None:
 
 
 def test_ports_that_run_out_are_one_sentence() -> None:
-    assert len(orders(Wishes(("A", "B"), Endpoint("127.0.0.1", 65534)), [], _WITH_VALUE)) == 2
-    with pytest.raises(PortError, match="2 workers listen on ports from 65535 on"):
-        orders(Wishes(("A", "B"), Endpoint("127.0.0.1", 65535)), [], _WITH_VALUE)
+    assert len(orders(Wishes(("A", "B"), Endpoint("127.0.0.1", 65532)), [], _WITH_VALUE)) == 2
+    with pytest.raises(PortError, match="2 workers would listen on 4 ports from 65533 on"):
+        orders(Wishes(("A", "B"), Endpoint("127.0.0.1", 65533)), [], _WITH_VALUE)
 
 
 def test_a_split_wants_cards_that_are_one_workers() -> None:

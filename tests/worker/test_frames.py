@@ -10,7 +10,8 @@ import pytest
 from protos.caravan.v1 import frame_pb2
 from protos.codec import encode_tensor
 from worker.errors import BadFrameError, CrossingDataError
-from worker.frames import MAX_GRAMMAR_BYTES, FrameLimits, Step, check_frame
+from worker.frames import MAX_GRAMMAR_BYTES, FrameLimits, Step, check_frame, check_void_frames, emptied
+from worker.voids import Voids
 
 LIMITS = FrameLimits(
     session_id="s",
@@ -81,6 +82,33 @@ def test_a_frame_without_tokens_has_operations_only() -> None:
     assert check(frame).batch is None
 
 
+def test_a_void_frame_keeps_its_operations_and_has_neither_tokens_nor_outputs() -> None:
+    frame = good_frame()
+    frame.kv_operations.add(remove=frame_pb2.KvRemove(seq_id=1, start=0, end=-1))
+    step = emptied(check(frame))
+    assert (step.batch, list(step.crossing), list(step.rows)) == (None, [], [])
+    # What goes on to the next stage is a good frame, too.
+    after = check(step.frame, limits(is_first=False))
+    assert (after.batch, list(after.rows), len(after.frame.kv_operations)) == (None, [], 1)
+
+
+def test_what_is_void_is_known_until_it_comes_and_no_longer() -> None:
+    voids = Voids()
+    voids.note([5, 3, 9])
+    assert [voids.take(number) for number in (4, 5, 6, 9, 9)] == [False, True, False, True, False]
+    voids.note([2])
+    assert not voids.take(10)
+
+
+def test_frames_beyond_what_can_be_on_its_way_are_not_called_void() -> None:
+    word = frame_pb2.VoidFrames(numbers=[7, 10])
+    assert list(check_void_frames(word, last_number=6)) == [7, 10]
+    assert not check_void_frames(frame_pb2.VoidFrames(), last_number=0)
+    for numbers in ([1 << 40], [7] * 5000):
+        with pytest.raises(BadFrameError, match="void"):
+            check_void_frames(frame_pb2.VoidFrames(numbers=numbers), last_number=6)
+
+
 def test_long_and_short_batches_are_checked_alike() -> None:
     for n_tokens in (1, 16, 17, 32):
         frame = frame_pb2.Frame(
@@ -95,6 +123,48 @@ def test_long_and_short_batches_are_checked_alike() -> None:
         frame.tokens[-1] = -1
         with pytest.raises(BadFrameError, match="token -1"):
             check(frame)
+
+
+EMBEDS = limits(n_embedded=3, n_embd_out=8)
+
+
+def _embedding_frame(*rows: int) -> frame_pb2.Frame:
+    frame = good_frame()
+    del frame.outputs[:]
+    frame.outputs.extend(frame_pb2.OutputRow(row=row, embedding=True) for row in rows)
+    return frame
+
+
+def test_every_stage_is_told_that_a_frame_embeds() -> None:
+    for is_last in (True, False):
+        step = check(_embedding_frame(0, 2), replace(EMBEDS, is_last=is_last))
+        assert step.batch is not None
+        assert step.batch.embeds
+    batch = check(good_frame()).batch
+    assert batch is not None
+    assert batch.embeds is False
+
+
+@pytest.mark.parametrize(
+    ("within", "complaint"),
+    [
+        (LIMITS, "wants embeddings with 3 tokens; 0 may have any"),
+        (replace(EMBEDS, n_embedded=2), "3 tokens; 2 may have any"),
+        (replace(EMBEDS, n_embd_out=2000), "embeddings of 2 rows, which is 16000 bytes; 8000 fit one result"),
+    ],
+)
+def test_more_embeddings_than_the_session_has_are_refused(within: FrameLimits, complaint: str) -> None:
+    with pytest.raises(BadFrameError, match=complaint):
+        check(_embedding_frame(0, 2), within)
+
+
+def test_a_frame_is_of_one_kind_and_an_encoder_makes_no_tokens() -> None:
+    frame = _embedding_frame(0)
+    frame.outputs.add(row=1, sample=True)
+    with pytest.raises(BadFrameError, match="a frame has all of a kind"):
+        check(frame, EMBEDS)
+    with pytest.raises(BadFrameError, match="this model makes nothing else"):
+        check(good_frame(), replace(EMBEDS, only_embeds=True))
 
 
 def _spoil(change: Callable[[frame_pb2.Frame], object]) -> frame_pb2.Frame:
@@ -171,6 +241,8 @@ def _sampler(operation: frame_pb2.SamplerOperation) -> Callable[[frame_pb2.Frame
         (_sampler(opened(n_top_logprobs=2)), "only with logprobs"),
         (_sampler(opened(grammar="x" * (MAX_GRAMMAR_BYTES + 1))), "grammar beyond"),
         (_sampler(opened(logit_bias=[frame_pb2.LogitBias(token=1000)])), "token 1000"),
+        (_sampler(opened(visible_tokens=[1, 1000])), "visible token 1000"),
+        (_sampler(opened(visible_tokens=[1] * 65)), "more than 64 visible tokens"),
         (_sampler(opened(logit_bias=[frame_pb2.LogitBias(bias=float("nan"))])), "bias of nan"),
         (
             _sampler(frame_pb2.SamplerOperation(open=frame_pb2.SamplerOpen(seq_id=4))),

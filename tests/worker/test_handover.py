@@ -27,7 +27,11 @@ def test_the_giver_waits_while_it_is_full() -> None:
 
     giver = threading.Thread(target=give)
     giver.start()
-    time.sleep(0.1)
+    deadline_s = time.monotonic() + 60
+    while len(given) < 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    time.sleep(0.1)  # in which it would give more, if it could
     assert given == [0, 1]
     assert list(handover) == [0, 1, 2, 3, 4]
     giver.join()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A line of two real workers, driven by hand: what one whole llama.cpp gives, the line gives bit for bit."""
 
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -250,3 +252,49 @@ def test_one_worker_alone_is_a_line_too(lines: Lines, whole: Context, model: Pat
     result = stream.step(PROMPT, list(range(7)), [0] * 7, [want_logits(6)])
     assert same(result.rows[0], step(whole, PROMPT, list(range(7)), [0] * 7, [6])[0])
     stream.finish()
+
+
+def test_void_frames_that_some_stages_computed_and_others_dropped_leave_no_trace(lines: Lines, whole: Context) -> None:
+    stream = lines.open("void")
+    chance = random.Random(1)
+    text = [chance.randrange(300) for _ in range(40)]
+    remove = frame_pb2.KvOperation(remove=frame_pb2.KvRemove(seq_id=0, start=0, end=-1))
+    n_dropped = 0
+    for _ in range(40):
+        n_text = chance.randrange(20, 40)
+        stream.send(stream.frame(text[:n_text], list(range(n_text)), [0] * n_text, kv_operations=[remove]))
+        ahead = [stream.n_fed + 1 + number for number in range(6)]
+        for position in range(n_text, n_text + len(ahead)):
+            stream.send(stream.frame([chance.randrange(300)], [position], [0], [want_logits(0)]))
+        time.sleep(chance.uniform(0, 0.006))
+        stream.call_void(ahead[1:] if chance.random() < 0.3 else ahead)
+        forget = frame_pb2.KvOperation(remove=frame_pb2.KvRemove(seq_id=0, start=n_text, end=-1))
+        stream.send(stream.frame([7], [n_text], [0], [want_logits(0)], kv_operations=[forget]))
+        assert not stream.result().rows
+        n_dropped += sum(not stream.result().rows for _ in ahead)
+        result = stream.result()
+        whole.kv_clear()
+        step(whole, text[:n_text], list(range(n_text)), [0] * n_text, [])
+        (expected,) = step(whole, [7], [n_text], [0], [0])
+        assert result.frame_number == stream.n_fed
+        assert same(result.rows[0], expected)
+    assert 0 < n_dropped < 40 * 6
+
+
+def test_chained_rows_are_computed_with_what_was_sampled_before_anybody_knows_it(
+    lines: Lines, whole: Context, model: Path
+) -> None:
+    stage = stage_spec(model, 0, lines.n_layer)
+    stage.is_draft = True
+    lines.first.load(load_request(stage, session_id="draft"))
+    assert lines.first.health().session_id != "draft"
+    stream = FedStream(lines.first, lines.first, "draft")
+    stream.send(stream.frame(PROMPT, list(range(7)), [0] * 7, [want_token(6)], sampler_operations=[greedy_sampler(0)]))
+    for position in range(7, 12):
+        stream.send(stream.frame([0], [position], [0], [want_token(0)], chained=[0]))
+    tokens = [stream.result().rows[0].sampled.token for _ in range(6)]
+    assert tokens == generate_whole(whole, model, PROMPT, 6, SamplingParams(temperature=0))
+    # Beside it the worker holds stages of lines, as ever.
+    assert generate(lines.open("beside"), PROMPT, 6) == tokens
+    stream.finish()
+    assert lines.first.unload("draft")

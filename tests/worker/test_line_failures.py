@@ -169,8 +169,9 @@ def test_a_coordinator_that_went_away_may_come_back_if_nothing_was_processed(lin
         again = lines.stream("patient")
         if again.is_connected and again.is_collecting:
             break
-        # The workers may still be noticing that the streams before are gone.
+        # The workers may still be noticing that the streams before are gone; what they open late would be in the way.
         again.cancel()
+        time.sleep(0.3)
         assert time.monotonic() < deadline
     assert len(again.step([3], [0], [0], [want_logits(0)]).rows) == 1
     again.finish()

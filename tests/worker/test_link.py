@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Echoes, and the link from one worker to another that is measured with them."""
 
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -9,6 +8,7 @@ import pytest
 
 from protos.caravan.v1 import control_pb2, error_pb2
 from protos.contract import CONTROL_LIMIT_BYTES
+from tests.ports import nobodys_address
 from tests.worker.driver import CALL_TIMEOUT_S, WorkerProcess, failure
 from worker.link import link_of
 
@@ -62,11 +62,8 @@ def test_a_link_that_is_too_fast_to_tell_has_a_bandwidth_all_the_same() -> None:
 
 
 def test_a_worker_that_is_not_there_is_named(pair: tuple[WorkerProcess, WorkerProcess]) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        with pytest.raises(grpc.RpcError) as caught:
-            measure(pair[0], address, "cellar")
+    with nobodys_address() as address, pytest.raises(grpc.RpcError) as caught:
+        measure(pair[0], address, "cellar")
     status, detail = failure(caught.value)
     assert status is grpc.StatusCode.UNAVAILABLE
     assert (detail.code, detail.worker) == (error_pb2.ERROR_CODE_NEIGHBOUR_LOST, "cellar")

@@ -159,9 +159,9 @@ def test_experts_that_fit_beside_a_device_exactly_fit(limits: MemoryLimits, devi
             "1.0 GiB is free within its --ram of 1.0 GiB; give this worker fewer layers, keep fewer experts there,"
             " or start this worker with a larger --ram",
         ),
-        (UNLIMITED, METAL, "0 MiB is free for experts, as the memory of MTL0 is the system's; give"),
-        (MemoryLimits(4 * GIB), CPU, "0 MiB is free without both --memory and --ram; give"),
-        (MemoryLimits(max_host_bytes=4 * GIB), CPU, "0 MiB is free without both --memory and --ram; give"),
+        (UNLIMITED, METAL, "0 B is free for experts, as the memory of MTL0 is the system's; give"),
+        (MemoryLimits(4 * GIB), CPU, "0 B is free without both --memory and --ram; give"),
+        (MemoryLimits(max_host_bytes=4 * GIB), CPU, "0 B is free without both --memory and --ram; give"),
         (MemoryLimits(4 * GIB, 0, 4 * GIB), CPU, "2.0 GiB is free; give"),
         (MemoryLimits(2 * GIB, 0, GIB), CPU, "1.0 GiB is free within its --ram of 1.0 GiB; give"),
     ],
@@ -184,5 +184,5 @@ def test_what_every_stage_keeps_in_system_memory_may_have_what_experts_leave() -
     nearly_full = replace(CPU, free_bytes=GIB)
     use = MemoryUse(2 * GIB, 0, 0, GIB)
     check_fits(use, STAGE, GPU, nearly_full, UNLIMITED)
-    with pytest.raises(DoesNotFitError, match="0 MiB is free for experts"):
+    with pytest.raises(DoesNotFitError, match="0 B is free for experts"):
         check_fits(use, WITH_EXPERTS, GPU, nearly_full, UNLIMITED)

@@ -136,4 +136,4 @@ def test_a_card_that_is_too_full_is_a_misfit_and_is_named(
     status, detail = failure(caught.value)
     assert (status, detail.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, error_pb2.ERROR_CODE_OUT_OF_MEMORY)
     assert any(f"{name} would hold" in detail.message for name in cards)
-    assert "1 MiB is free there beside its --reserve of" in detail.message
+    assert "1.0 MiB is free there beside its --reserve of" in detail.message

@@ -18,7 +18,7 @@ import pytest
 from native import DeviceKind, devices
 from tests.worker.driver import ROOT, worker_command
 
-_TIMEOUT_S = 30
+_TIMEOUT_S = 60
 
 
 @contextlib.contextmanager

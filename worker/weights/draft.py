@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from native import ModelFileError, ModelFileNotFoundError, ModelLayout, read_layout
-from protos.sizes import shown
+from protos.sizes import size
 from worker.errors import BadRequestError, DiskFullError
 from worker.weights import disk
 from worker.weights.about import About
@@ -108,7 +108,7 @@ class Draft:
         except OSError as error:
             free_bytes = disk.free_bytes(self.folder)
             raise DiskFullError(
-                f"{part.file_name} of {shown(part.n_bytes)} cannot lie in {self.folder.parent}"
+                f"{part.file_name} of {size(part.n_bytes)} cannot lie in {self.folder.parent}"
                 f" ({os.strerror(error.errno or 0)}); name a folder on another disk with CARAVAN_CACHE",
                 needed_bytes=part.n_bytes,
                 free_bytes=free_bytes,

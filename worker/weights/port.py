@@ -39,7 +39,8 @@ class WeightsPort:
     """A listening socket, from the moment it is made until `close`."""
 
     def __init__(self, endpoint: Endpoint, open_model: Open, channels: Channels) -> None:
-        """Listens on the host of `endpoint`, at any free port.
+        """Listens on the host of `endpoint`, at the port after its own; at any free one where that is 0, or where
+        somebody else has the one after it, which `is_displaced` then says.
 
         Raises:
             PortError: it cannot.
@@ -51,8 +52,9 @@ class WeightsPort:
         self._strangers: list[socket.socket] = []
         self._connections: set[socket.socket] = set()
         self._is_closed = False
-        self._listener = _listen(endpoint.host)
+        self._listener = _listen(endpoint)
         self.port: int = self._listener.getsockname()[1]
+        self.is_displaced = endpoint.port != 0 and self.port != endpoint.port + 1
         self._thread = threading.Thread(target=self._accept, name="weights-port", daemon=True)
         self._thread.start()
 
@@ -156,12 +158,19 @@ def _turn_away(connection: socket.socket, code: "error_pb2.ErrorCode", message: 
     welcome(connection, error_pb2.ErrorDetail(code=code, message=message))
 
 
-def _listen(host: str) -> socket.socket:
-    """On every address of the machine where `host` means that."""
+def _listen(endpoint: Endpoint) -> socket.socket:
+    if endpoint.port:
+        with contextlib.suppress(OSError, OverflowError):
+            return _server(endpoint.host, endpoint.port + 1)
     try:
-        if host in ("::", "*") and socket.has_dualstack_ipv6():
-            return socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), 0), family=family)
+        return _server(endpoint.host, 0)
     except OSError as error:
-        raise PortError(f"no port for weights can be had on {host} ({error.strerror or error})") from error
+        raise PortError(f"no port for weights can be had on {endpoint.host} ({error.strerror or error})") from error
+
+
+def _server(host: str, port: int) -> socket.socket:
+    """On every address of the machine where `host` means that."""
+    if host in ("::", "*") and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server((str(address[0]), port), family=family)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from protos.sizes import shown
-from worker.cache_folder import CACHE_VARIABLE
+from protos.cache_folder import CACHE_VARIABLE
+from protos.sizes import size
 from worker.errors import DiskFullError
 from worker.weights import disk
 from worker.weights.about import About, DamagedModelError
@@ -133,7 +133,7 @@ class Room:
         """What is said when so much does not fit."""
         free_bytes = max(room, 0)
         return DiskFullError(
-            f"{shown(n_bytes)} of weights do not fit into {self._folder}, which has room for {shown(free_bytes)}: free"
+            f"{size(n_bytes)} of weights do not fit into {self._folder}, which has room for {size(free_bytes)}: free"
             f" some of that disk, allow more of it with --cache-size, or name another folder with {CACHE_VARIABLE}",
             needed_bytes=n_bytes,
             free_bytes=free_bytes,
@@ -163,7 +163,7 @@ class Room:
                 gone = self._folder / f"{GONE_PREFIX}{identity}-{uuid.uuid4().hex}"
                 folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
-        _LOG.info("deleted the model %s from the store: %s", identity, shown(n_bytes))
+        _LOG.info("deleted the model %s from the store: %s", identity, size(n_bytes))
         return n_bytes
 
     def clean(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from native import ModelFileNotFoundError, ModelLayout, NativeError, read_layout
+from protos.cache_folder import write_whole
 from worker.weights.parts import is_identity
 
 _LOG = logging.getLogger(__name__)
@@ -105,11 +106,8 @@ class Scan:
                 path: [entry.identity, [[m.path, m.inode, m.n_bytes, m.modified_ns, m.changed_ns] for m in entry.marks]]
                 for path, entry in list(known.items())[-_MAX_KNOWN:]
             }
-            draft = self._memory.with_suffix(f".{os.getpid()}")
             with contextlib.suppress(OSError):
-                self._memory.parent.mkdir(parents=True, exist_ok=True)
-                draft.write_text(json.dumps(entries), encoding="utf-8")
-                draft.replace(self._memory)
+                write_whole(self._memory, json.dumps(entries))
 
     def _look(self, path: Path) -> _Known:
         known = self._current(path)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from native import ModelLayout
 from protos.boot import boot_id
-from protos.sizes import shown
-from worker.cache_folder import CACHE_VARIABLE, cache_folder
+from protos.cache_folder import CACHE_VARIABLE, cache_folder
+from protos.sizes import size
 from worker.errors import BadRequestError, DiskFullError, StoreUnusableError
 from worker.weights import disk
 from worker.weights.about import DamagedModelError
@@ -87,7 +87,7 @@ class ModelStore:
                         "%s keeps no holes in files: there %s takes all of its %s, whatever part of it is needed",
                         self.folder,
                         parts[0].file_name,
-                        shown(sum(part.n_bytes for part in parts)),
+                        size(sum(part.n_bytes for part in parts)),
                     )
                 return self._accept(draft)
             finally:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from native import ModelFileError, ModelLayout, TensorLayout, read_layout
-from worker.cache_folder import CACHE_VARIABLE
+from protos.cache_folder import CACHE_VARIABLE
 from worker.errors import ModelGoneError, StoreUnusableError
 from worker.weights import disk
 from worker.weights.about import About, DamagedModelError

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from protos.http_ranges import KnownFile, WrongAnswerError, check_answer, conditions, follow
+from protos.http_ranges import KnownFile, PassingError, WrongAnswerError, check_answer, conditions, follow
 from worker.weights.address import Address
 from worker.weights.asker import FetchOverError, Work
 from worker.weights.internet import ForbiddenAddressError, Internet
@@ -38,14 +38,6 @@ class WebWork(Work, Protocol):
 
     def expired(self, number: int, address: Address, reason: str) -> None:
         """The server refuses that address; what was asked for is not coming."""
-
-
-class _PassingError(Exception):
-    """What may go better the next time; `wait_s` if the server said when."""
-
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
 
 
 class _ExpiredError(Exception):
@@ -79,7 +71,7 @@ class WebAsker:
                     step = self._next()
         except FetchOverError:
             pass
-        except (WrongAnswerError, ForbiddenAddressError, _PassingError) as error:
+        except (WrongAnswerError, ForbiddenAddressError, PassingError) as error:
             reason = "" if self._hung_up.is_set() else str(error)
         finally:
             self._work.gone(self.number, reason)
@@ -123,7 +115,7 @@ class WebAsker:
             except _ExpiredError as error:
                 self._work.expired(self.number, address, str(error))
                 return
-            except _PassingError as error:
+            except PassingError as error:
                 n_failed += 1
                 if n_failed >= (_TRIES if self._has_read else 1) or (error.wait_s or 0) > _MOST_WAIT_S:
                     raise
@@ -149,8 +141,8 @@ class WebAsker:
                             # A connection is used again only if its answer was read to the end.
                             next(chunks, None)
                             return
-                raise _PassingError(f"the server of {address.shown} ended in the middle")
-            except _PassingError:
+                raise PassingError(f"the server of {address.shown} ended in the middle")
+            except PassingError:
                 if filled:
                     yield self._buffer[:filled]
                 raise
@@ -213,7 +205,7 @@ def _foreign_errors(address: Address) -> Iterator[None]:
         raise WrongAnswerError(f"{address.shown} leads to an address that is none: {error}") from None
     except (httpx2.TransportError, OSError) as error:
         reason = str(error) or type(error).__name__
-        raise _PassingError(f"{address.shown} cannot be read ({reason})") from None
+        raise PassingError(f"{address.shown} cannot be read ({reason})") from None
 
 
 def _check_status(response: "httpx2.Response", address: Address) -> None:
@@ -221,7 +213,7 @@ def _check_status(response: "httpx2.Response", address: Address) -> None:
     if status == 429 or status >= 500:
         wait = response.headers.get("Retry-After", "")
         wait_s = float(wait[:9]) if wait.isascii() and wait.isdecimal() else None
-        raise _PassingError(f"the server of {address.shown} answers {status}", wait_s)
+        raise PassingError(f"the server of {address.shown} answers {status}", wait_s)
     if status >= 400 and status != 416:
         # Where a hub redirects to is often valid for an hour only.
         raise _ExpiredError(f"the server of {address.shown} answers {status}")

@@ -27,6 +27,14 @@ class DeviceKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEVICE_KIND_INTEGRATED_GPU: _ClassVar[DeviceKind]
     DEVICE_KIND_ACCELERATOR: _ClassVar[DeviceKind]
 
+class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POOLING_UNSPECIFIED: _ClassVar[Pooling]
+    POOLING_NONE: _ClassVar[Pooling]
+    POOLING_MEAN: _ClassVar[Pooling]
+    POOLING_CLS: _ClassVar[Pooling]
+    POOLING_LAST: _ClassVar[Pooling]
+
 class FlashAttention(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FLASH_ATTENTION_UNSPECIFIED: _ClassVar[FlashAttention]
@@ -62,6 +70,11 @@ DEVICE_KIND_CPU: DeviceKind
 DEVICE_KIND_GPU: DeviceKind
 DEVICE_KIND_INTEGRATED_GPU: DeviceKind
 DEVICE_KIND_ACCELERATOR: DeviceKind
+POOLING_UNSPECIFIED: Pooling
+POOLING_NONE: Pooling
+POOLING_MEAN: Pooling
+POOLING_CLS: Pooling
+POOLING_LAST: Pooling
 FLASH_ATTENTION_UNSPECIFIED: FlashAttention
 FLASH_ATTENTION_AUTO: FlashAttention
 FLASH_ATTENTION_ON: FlashAttention
@@ -281,7 +294,7 @@ class WeightPeer(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., address: _Optional[str] = ..., held_tensors: _Optional[bytes] = ...) -> None: ...
 
 class ContextParams(_message.Message):
-    __slots__ = ("n_ctx_seq", "n_seq_max", "n_batch", "n_ubatch", "kv_type_k", "kv_type_v", "flash_attention", "kv_unified")
+    __slots__ = ("n_ctx_seq", "n_seq_max", "n_batch", "n_ubatch", "kv_type_k", "kv_type_v", "flash_attention", "kv_unified", "pooling")
     N_CTX_SEQ_FIELD_NUMBER: _ClassVar[int]
     N_SEQ_MAX_FIELD_NUMBER: _ClassVar[int]
     N_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +303,7 @@ class ContextParams(_message.Message):
     KV_TYPE_V_FIELD_NUMBER: _ClassVar[int]
     FLASH_ATTENTION_FIELD_NUMBER: _ClassVar[int]
     KV_UNIFIED_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
     n_ctx_seq: int
     n_seq_max: int
     n_batch: int
@@ -298,21 +312,24 @@ class ContextParams(_message.Message):
     kv_type_v: str
     flash_attention: FlashAttention
     kv_unified: bool
-    def __init__(self, n_ctx_seq: _Optional[int] = ..., n_seq_max: _Optional[int] = ..., n_batch: _Optional[int] = ..., n_ubatch: _Optional[int] = ..., kv_type_k: _Optional[str] = ..., kv_type_v: _Optional[str] = ..., flash_attention: _Optional[_Union[FlashAttention, str]] = ..., kv_unified: _Optional[bool] = ...) -> None: ...
+    pooling: Pooling
+    def __init__(self, n_ctx_seq: _Optional[int] = ..., n_seq_max: _Optional[int] = ..., n_batch: _Optional[int] = ..., n_ubatch: _Optional[int] = ..., kv_type_k: _Optional[str] = ..., kv_type_v: _Optional[str] = ..., flash_attention: _Optional[_Union[FlashAttention, str]] = ..., kv_unified: _Optional[bool] = ..., pooling: _Optional[_Union[Pooling, str]] = ...) -> None: ...
 
 class StageSpec(_message.Message):
-    __slots__ = ("model", "layer_start", "layer_end", "context", "n_cpu_moe")
+    __slots__ = ("model", "layer_start", "layer_end", "context", "n_cpu_moe", "is_draft")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAYER_START_FIELD_NUMBER: _ClassVar[int]
     LAYER_END_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     N_CPU_MOE_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAFT_FIELD_NUMBER: _ClassVar[int]
     model: ModelReference
     layer_start: int
     layer_end: int
     context: ContextParams
     n_cpu_moe: int
-    def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., context: _Optional[_Union[ContextParams, _Mapping]] = ..., n_cpu_moe: _Optional[int] = ...) -> None: ...
+    is_draft: bool
+    def __init__(self, model: _Optional[_Union[ModelReference, _Mapping]] = ..., layer_start: _Optional[int] = ..., layer_end: _Optional[int] = ..., context: _Optional[_Union[ContextParams, _Mapping]] = ..., n_cpu_moe: _Optional[int] = ..., is_draft: _Optional[bool] = ...) -> None: ...
 
 class DryRunRequest(_message.Message):
     __slots__ = ("stage",)
@@ -419,20 +436,24 @@ class MeasureLinkResponse(_message.Message):
     def __init__(self, round_trip_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("session_id", "epoch", "stage", "next_address", "next_worker", "sources")
+    __slots__ = ("session_id", "epoch", "stage", "next_address", "next_worker", "sources", "first_address", "first_worker")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     NEXT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     NEXT_WORKER_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_WORKER_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     stage: StageSpec
     next_address: str
     next_worker: str
     sources: WeightSources
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[_Union[StageSpec, _Mapping]] = ..., next_address: _Optional[str] = ..., next_worker: _Optional[str] = ..., sources: _Optional[_Union[WeightSources, _Mapping]] = ...) -> None: ...
+    first_address: str
+    first_worker: str
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., stage: _Optional[_Union[StageSpec, _Mapping]] = ..., next_address: _Optional[str] = ..., next_worker: _Optional[str] = ..., sources: _Optional[_Union[WeightSources, _Mapping]] = ..., first_address: _Optional[str] = ..., first_worker: _Optional[str] = ...) -> None: ...
 
 class LoadResponse(_message.Message):
     __slots__ = ("progress", "loaded", "needs_coordinator")
@@ -505,8 +526,10 @@ class UnloadResponse(_message.Message):
     def __init__(self, was_loaded: _Optional[bool] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("of_draft",)
+    OF_DRAFT_FIELD_NUMBER: _ClassVar[int]
+    of_draft: bool
+    def __init__(self, of_draft: _Optional[bool] = ...) -> None: ...
 
 class HealthResponse(_message.Message):
     __slots__ = ("state", "session_id", "epoch", "n_frames", "error")

@@ -32,10 +32,18 @@ ENCODING_UNSPECIFIED: Encoding
 ENCODING_RAW: Encoding
 
 class FeedRequest(_message.Message):
-    __slots__ = ("frame",)
+    __slots__ = ("frame", "void_frames")
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    VOID_FRAMES_FIELD_NUMBER: _ClassVar[int]
     frame: Frame
-    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
+    void_frames: VoidFrames
+    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ..., void_frames: _Optional[_Union[VoidFrames, _Mapping]] = ...) -> None: ...
+
+class VoidFrames(_message.Message):
+    __slots__ = ("numbers",)
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, numbers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class FeedResponse(_message.Message):
     __slots__ = ("n_frames",)
@@ -53,8 +61,20 @@ class CollectResponse(_message.Message):
     result: Result
     def __init__(self, result: _Optional[_Union[Result, _Mapping]] = ...) -> None: ...
 
+class ReturnRequest(_message.Message):
+    __slots__ = ("frame_number", "token")
+    FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    frame_number: int
+    token: int
+    def __init__(self, frame_number: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
+
+class ReturnResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("session_id", "epoch", "number", "kv_operations", "sampler_operations", "tokens", "positions", "seq_ids", "outputs", "crossing", "timings")
+    __slots__ = ("session_id", "epoch", "number", "kv_operations", "sampler_operations", "tokens", "positions", "seq_ids", "outputs", "crossing", "timings", "follows", "returns", "chained")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +86,9 @@ class Frame(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     CROSSING_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    RETURNS_FIELD_NUMBER: _ClassVar[int]
+    CHAINED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     number: int
@@ -77,19 +100,24 @@ class Frame(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[OutputRow]
     crossing: _containers.RepeatedCompositeFieldContainer[Tensor]
     timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., number: _Optional[int] = ..., kv_operations: _Optional[_Iterable[_Union[KvOperation, _Mapping]]] = ..., sampler_operations: _Optional[_Iterable[_Union[SamplerOperation, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., seq_ids: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[OutputRow, _Mapping]]] = ..., crossing: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
+    follows: int
+    returns: bool
+    chained: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., number: _Optional[int] = ..., kv_operations: _Optional[_Iterable[_Union[KvOperation, _Mapping]]] = ..., sampler_operations: _Optional[_Iterable[_Union[SamplerOperation, _Mapping]]] = ..., tokens: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., seq_ids: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[OutputRow, _Mapping]]] = ..., crossing: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., follows: _Optional[int] = ..., returns: _Optional[bool] = ..., chained: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class OutputRow(_message.Message):
-    __slots__ = ("row", "sample", "logits", "draft")
+    __slots__ = ("row", "sample", "logits", "draft", "embedding")
     ROW_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     row: int
     sample: bool
     logits: bool
     draft: bool
-    def __init__(self, row: _Optional[int] = ..., sample: _Optional[bool] = ..., logits: _Optional[bool] = ..., draft: _Optional[bool] = ...) -> None: ...
+    embedding: bool
+    def __init__(self, row: _Optional[int] = ..., sample: _Optional[bool] = ..., logits: _Optional[bool] = ..., draft: _Optional[bool] = ..., embedding: _Optional[bool] = ...) -> None: ...
 
 class KvOperation(_message.Message):
     __slots__ = ("remove", "copy", "keep", "shift")
@@ -170,7 +198,7 @@ class SamplerClose(_message.Message):
     def __init__(self, seq_id: _Optional[int] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
-    __slots__ = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "repeat_last_n", "seed", "grammar", "logit_bias", "logprobs", "n_top_logprobs")
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "repeat_last_n", "seed", "grammar", "logit_bias", "logprobs", "n_top_logprobs", "visible_tokens")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +213,7 @@ class SamplingParams(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     N_TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    VISIBLE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_k: int
     top_p: float
@@ -199,7 +228,8 @@ class SamplingParams(_message.Message):
     logit_bias: _containers.RepeatedCompositeFieldContainer[LogitBias]
     logprobs: bool
     n_top_logprobs: int
-    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., typical_p: _Optional[float] = ..., repeat_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repeat_last_n: _Optional[int] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., logprobs: _Optional[bool] = ..., n_top_logprobs: _Optional[int] = ...) -> None: ...
+    visible_tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., typical_p: _Optional[float] = ..., repeat_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., repeat_last_n: _Optional[int] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., logprobs: _Optional[bool] = ..., n_top_logprobs: _Optional[int] = ..., visible_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LogitBias(_message.Message):
     __slots__ = ("token", "bias")
@@ -224,44 +254,50 @@ class Tensor(_message.Message):
     def __init__(self, key: _Optional[str] = ..., dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class StageTiming(_message.Message):
-    __slots__ = ("worker", "arrived_ns", "started_ns", "finished_ns", "sent_ns")
+    __slots__ = ("worker", "arrived_ns", "started_ns", "finished_ns", "sent_ns", "sent_bytes")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_NS_FIELD_NUMBER: _ClassVar[int]
     STARTED_NS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
     SENT_NS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     worker: str
     arrived_ns: int
     started_ns: int
     finished_ns: int
     sent_ns: int
-    def __init__(self, worker: _Optional[str] = ..., arrived_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., sent_ns: _Optional[int] = ...) -> None: ...
+    sent_bytes: int
+    def __init__(self, worker: _Optional[str] = ..., arrived_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., sent_ns: _Optional[int] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("session_id", "epoch", "frame_number", "rows", "timings")
+    __slots__ = ("session_id", "epoch", "frame_number", "rows", "timings", "returns")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    RETURNS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     frame_number: int
     rows: _containers.RepeatedCompositeFieldContainer[RowResult]
     timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., frame_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[RowResult, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
+    returns: bool
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., frame_number: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[RowResult, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., returns: _Optional[bool] = ...) -> None: ...
 
 class RowResult(_message.Message):
-    __slots__ = ("seq_id", "sampled", "logits", "error")
+    __slots__ = ("seq_id", "sampled", "logits", "error", "embedding")
     SEQ_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     seq_id: int
     sampled: SampledToken
     logits: bytes
     error: str
-    def __init__(self, seq_id: _Optional[int] = ..., sampled: _Optional[_Union[SampledToken, _Mapping]] = ..., logits: _Optional[bytes] = ..., error: _Optional[str] = ...) -> None: ...
+    embedding: bytes
+    def __init__(self, seq_id: _Optional[int] = ..., sampled: _Optional[_Union[SampledToken, _Mapping]] = ..., logits: _Optional[bytes] = ..., error: _Optional[str] = ..., embedding: _Optional[bytes] = ...) -> None: ...
 
 class SampledToken(_message.Message):
     __slots__ = ("token", "logprob", "top")

@@ -48,6 +48,11 @@ class LineServiceStub:
                 request_serializer=caravan_dot_v1_dot_frame__pb2.CollectRequest.SerializeToString,
                 response_deserializer=caravan_dot_v1_dot_frame__pb2.CollectResponse.FromString,
                 _registered_method=True)
+        self.Return = channel.stream_unary(
+                '/caravan.v1.LineService/Return',
+                request_serializer=caravan_dot_v1_dot_frame__pb2.ReturnRequest.SerializeToString,
+                response_deserializer=caravan_dot_v1_dot_frame__pb2.ReturnResponse.FromString,
+                _registered_method=True)
 
 
 class LineServiceServicer:
@@ -61,6 +66,7 @@ class LineServiceServicer:
         rest of the line is connected. To end, the caller half-closes; the worker finishes what it was sent, closes
         the stream to the next stage, waits for that one's response and answers. A stream that breaks ends the epoch:
         it is not resumed, a new epoch is loaded.
+        Between frames may come word of some that are void. The worker hands it on at once, before frames that wait here.
 
         Request metadata: `caravan-session` (session id) and `caravan-epoch` (decimal).
         Statuses: OK; NOT_FOUND no such session is loaded here; FAILED_PRECONDITION another epoch than the loaded one,
@@ -84,6 +90,20 @@ class LineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Return(self, request_iterator, context):
+        """Sampled tokens from the last stage straight to the first one, which frames that follow others wait for there
+        (Frame.follows): a lone sequence's next token needs no way by the coordinator. The last worker opens it by itself
+        when its Feed is open, and half-closes it when that ended well; the first one answers then. One that breaks ends the
+        epoch.
+
+        Request metadata as for Feed.
+        Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the first stage of several, no Feed is open, or a
+        Return is already open); INVALID_ARGUMENT a token out of bounds; CANCELLED the caller went away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +116,11 @@ def add_LineServiceServicer_to_server(servicer, server):
                     servicer.Collect,
                     request_deserializer=caravan_dot_v1_dot_frame__pb2.CollectRequest.FromString,
                     response_serializer=caravan_dot_v1_dot_frame__pb2.CollectResponse.SerializeToString,
+            ),
+            'Return': grpc.stream_unary_rpc_method_handler(
+                    servicer.Return,
+                    request_deserializer=caravan_dot_v1_dot_frame__pb2.ReturnRequest.FromString,
+                    response_serializer=caravan_dot_v1_dot_frame__pb2.ReturnResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -154,6 +179,33 @@ class LineService:
             '/caravan.v1.LineService/Collect',
             caravan_dot_v1_dot_frame__pb2.CollectRequest.SerializeToString,
             caravan_dot_v1_dot_frame__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Return(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/caravan.v1.LineService/Return',
+            caravan_dot_v1_dot_frame__pb2.ReturnRequest.SerializeToString,
+            caravan_dot_v1_dot_frame__pb2.ReturnResponse.FromString,
             options,
             channel_credentials,
             insecure,

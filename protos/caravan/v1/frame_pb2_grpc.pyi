@@ -45,6 +45,7 @@ class LineServiceStub:
     rest of the line is connected. To end, the caller half-closes; the worker finishes what it was sent, closes
     the stream to the next stage, waits for that one's response and answers. A stream that breaks ends the epoch:
     it is not resumed, a new epoch is loaded.
+    Between frames may come word of some that are void. The worker hands it on at once, before frames that wait here.
 
     Request metadata: `caravan-session` (session id) and `caravan-epoch` (decimal).
     Statuses: OK; NOT_FOUND no such session is loaded here; FAILED_PRECONDITION another epoch than the loaded one,
@@ -60,6 +61,16 @@ class LineServiceStub:
     Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the last stage, or a Collect is already open);
     UNAVAILABLE the stage before went away; and any status that ended the Feed of this stage.
     """
+    Return: _grpc.StreamUnaryMultiCallable[_frame_pb2.ReturnRequest, _frame_pb2.ReturnResponse]
+    """Sampled tokens from the last stage straight to the first one, which frames that follow others wait for there
+    (Frame.follows): a lone sequence's next token needs no way by the coordinator. The last worker opens it by itself
+    when its Feed is open, and half-closes it when that ended well; the first one answers then. One that breaks ends the
+    epoch.
+
+    Request metadata as for Feed.
+    Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the first stage of several, no Feed is open, or a
+    Return is already open); INVALID_ARGUMENT a token out of bounds; CANCELLED the caller went away.
+    """
 
 @_typing.type_check_only
 class LineServiceAsyncStub(LineServiceStub):
@@ -74,6 +85,7 @@ class LineServiceAsyncStub(LineServiceStub):
     rest of the line is connected. To end, the caller half-closes; the worker finishes what it was sent, closes
     the stream to the next stage, waits for that one's response and answers. A stream that breaks ends the epoch:
     it is not resumed, a new epoch is loaded.
+    Between frames may come word of some that are void. The worker hands it on at once, before frames that wait here.
 
     Request metadata: `caravan-session` (session id) and `caravan-epoch` (decimal).
     Statuses: OK; NOT_FOUND no such session is loaded here; FAILED_PRECONDITION another epoch than the loaded one,
@@ -88,6 +100,16 @@ class LineServiceAsyncStub(LineServiceStub):
     Request metadata as for Feed.
     Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the last stage, or a Collect is already open);
     UNAVAILABLE the stage before went away; and any status that ended the Feed of this stage.
+    """
+    Return: _aio.StreamUnaryMultiCallable[_frame_pb2.ReturnRequest, _frame_pb2.ReturnResponse]  # type: ignore[assignment]
+    """Sampled tokens from the last stage straight to the first one, which frames that follow others wait for there
+    (Frame.follows): a lone sequence's next token needs no way by the coordinator. The last worker opens it by itself
+    when its Feed is open, and half-closes it when that ended well; the first one answers then. One that breaks ends the
+    epoch.
+
+    Request metadata as for Feed.
+    Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the first stage of several, no Feed is open, or a
+    Return is already open); INVALID_ARGUMENT a token out of bounds; CANCELLED the caller went away.
     """
 
 class LineServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -106,6 +128,7 @@ class LineServiceServicer(metaclass=_abc_1.ABCMeta):
         rest of the line is connected. To end, the caller half-closes; the worker finishes what it was sent, closes
         the stream to the next stage, waits for that one's response and answers. A stream that breaks ends the epoch:
         it is not resumed, a new epoch is loaded.
+        Between frames may come word of some that are void. The worker hands it on at once, before frames that wait here.
 
         Request metadata: `caravan-session` (session id) and `caravan-epoch` (decimal).
         Statuses: OK; NOT_FOUND no such session is loaded here; FAILED_PRECONDITION another epoch than the loaded one,
@@ -126,6 +149,22 @@ class LineServiceServicer(metaclass=_abc_1.ABCMeta):
         Request metadata as for Feed.
         Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the last stage, or a Collect is already open);
         UNAVAILABLE the stage before went away; and any status that ended the Feed of this stage.
+        """
+
+    @_abc_1.abstractmethod
+    def Return(
+        self,
+        request_iterator: _MaybeAsyncIterator[_frame_pb2.ReturnRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_frame_pb2.ReturnResponse, _abc.Awaitable[_frame_pb2.ReturnResponse]]:
+        """Sampled tokens from the last stage straight to the first one, which frames that follow others wait for there
+        (Frame.follows): a lone sequence's next token needs no way by the coordinator. The last worker opens it by itself
+        when its Feed is open, and half-closes it when that ended well; the first one answers then. One that breaks ends the
+        epoch.
+
+        Request metadata as for Feed.
+        Statuses: OK; NOT_FOUND; FAILED_PRECONDITION (another epoch, not the first stage of several, no Feed is open, or a
+        Return is already open); INVALID_ARGUMENT a token out of bounds; CANCELLED the caller went away.
         """
 
 def add_LineServiceServicer_to_server(servicer: LineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

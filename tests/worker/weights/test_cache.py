@@ -31,7 +31,7 @@ class Cache:
             env=os.environ | {"CARAVAN_CACHE": str(self._folder)},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 

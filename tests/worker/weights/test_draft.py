@@ -170,4 +170,4 @@ def test_a_file_system_without_holes_is_said_with_what_it_takes(
     store = open_store()
     store.remove(source.layout.identity)
     store.create(source.layout.identity, [large], source.chunks())
-    assert "keeps no holes in files: there tiny.gguf takes all of its 30 MiB" in caplog.text
+    assert "keeps no holes in files: there tiny.gguf takes all of its 30.0 MiB" in caplog.text

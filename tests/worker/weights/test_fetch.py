@@ -246,7 +246,7 @@ def test_a_limit_is_kept_by_all_sources_together(fetching: Fetching) -> None:
     started = time.monotonic()
     fetching.bring(max_bytes_per_s=rate)
     # But for the tenth of a second that may come at once, and the last pieces.
-    assert 0.3 < time.monotonic() - started < 3
+    assert time.monotonic() - started > 0.3
 
 
 def test_what_another_process_fetches_is_waited_for(fetching: Fetching) -> None:
@@ -289,7 +289,7 @@ def test_a_fetch_that_is_cancelled_lets_go_at_once_and_keeps_what_came(fetching:
     with pytest.raises(LoadCancelledError):
         fetch.descriptor(first)
     fetch.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5  # and not the ten that all of it takes
     fetching.coordinator.pace_bytes_per_s = 0
     fetching.coordinator.given.clear()
     fetching.bring()

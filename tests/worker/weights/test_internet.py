@@ -4,7 +4,6 @@ reached, the coordinator gives.
 """
 
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from blake3 import blake3
 from protos.caravan.v1 import weights_pb2
 from tests.coordinator.weights.stand_in import Asked, FileServer, serving
 from tests.models import write_model
+from tests.ports import nobodys_address
 from tests.worker.weights.coordinator import Coordinator
 from tests.worker.weights.one_fetch import Fetching
 from worker.weights import model_server
@@ -159,9 +159,8 @@ def test_who_has_no_way_to_the_server_says_so_once_and_does_not_look_again(
     reading: Reading, caplog: pytest.LogCaptureFixture
 ) -> None:
     reading.internet = Internet(may_read_itself=True)
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        reading.server.url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with nobodys_address() as address:
+        reading.server.url = f"http://{address}"
         began = time.monotonic()
         reading.read()
         assert time.monotonic() - began < 10

@@ -192,6 +192,6 @@ def test_a_load_that_waits_for_weights_ends_at_once_when_it_should(ends: str, mo
             time.sleep(0.01)
     else:
         worker.process.terminate()
-        assert worker.process.wait(10) == 0
-    assert time.monotonic() - started < 5
+        assert worker.process.wait(60) == 0
+    assert time.monotonic() - started < 10
     coordinator.join()

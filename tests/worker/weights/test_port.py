@@ -54,6 +54,23 @@ def port(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WeightsPort
         port.close()
 
 
+def test_it_is_the_port_after_that_for_calls_and_another_where_that_is_taken() -> None:
+    @contextmanager
+    def open_nothing(_identity: str) -> Iterator[Find | None]:
+        yield None
+
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        calls = Endpoint("127.0.0.1", somebody.getsockname()[1] - 1)
+        displaced = WeightsPort(calls, open_nothing, PLAIN)
+        displaced.close()
+    in_its_place = WeightsPort(calls, open_nothing, PLAIN)
+    in_its_place.close()
+    assert displaced.is_displaced
+    assert displaced.port != calls.port + 1
+    assert not in_its_place.is_displaced
+    assert in_its_place.port == calls.port + 1
+
+
 def _connect(port: WeightsPort) -> socket.socket:
     return port.channels.connected(socket.create_connection(("127.0.0.1", port.port), timeout=5))
 
