@@ -7,13 +7,17 @@
         for token in mesh.generate("Once upon a time", max_tokens=64):
             print(token.text, end="", flush=True)
 
-This module is the public face: what is in `__all__` is meant to be used, all else may change.
+This module is the public face: what is in `__all__` is meant to be used, all else may change. docs/python.md goes
+through it. The examples in docstrings run as they are (tests/coordinator/test_examples.py), after `from coordinator
+import *` and, where they have a `mesh` that they did not open, `mesh = Mesh.open("demo", discover=False,
+local_workers=2, distribution=Distribution.ON, embeddings=True)`.
 """
 
 from coordinator.activity import LineActivity
-from coordinator.admission import RANDOM_SEED, Messages
+from coordinator.admission import RANDOM_SEED
 from coordinator.bottleneck import Limit, LimitKind
 from coordinator.discovery import Discovery, discover
+from coordinator.embeddings import EmbeddingOptions, Embeddings
 from coordinator.errors import (
     CancelledError,
     CaravanError,
@@ -25,10 +29,12 @@ from coordinator.errors import (
     EngineError,
     FrameRefusedError,
     IdentityError,
+    InputTooLongError,
     InvalidRequestError,
     InventoryError,
     ModelError,
     ModelNotFoundError,
+    NotMadeForError,
     NoWorkersError,
     OverloadedError,
     PlanError,
@@ -39,6 +45,7 @@ from coordinator.errors import (
     SessionLostError,
     SlowReaderError,
     SourceError,
+    UnloadedError,
     UnsupportedModelError,
     VersionMismatchError,
     WeightsError,
@@ -48,13 +55,23 @@ from coordinator.errors import (
     WorkerSilentError,
     WorkerStartError,
 )
+from coordinator.event_feed import AsyncLineEvents, LineEvents
 from coordinator.events import LineChange, LineEvent, LoadEvent, LoadPhase
-from coordinator.generation import AsyncGeneration, FinishReason, Generation, Token, TopLogprob, Usage
+from coordinator.generation import (
+    AsyncGeneration,
+    FinishReason,
+    Generation,
+    PromptProgress,
+    Token,
+    TopLogprob,
+    Usage,
+)
 from coordinator.json_schema import grammar_of
 from coordinator.mesh import AsyncMesh, Mesh
 from coordinator.options import MeshOptions
 from coordinator.plan import Alternative, Plan, Stage
 from coordinator.prediction import Prediction
+from coordinator.prompts import Messages
 from coordinator.recovery import Joined, Recovered
 from coordinator.search import Objective
 from coordinator.timings import MeasuredTokens
@@ -68,12 +85,13 @@ from coordinator.workers import (
     StageMemory,
     WorkerDevice,
 )
-from native import FlashAttention, LayerRange, SamplingParams, Vocabulary
+from native import FlashAttention, LayerRange, Pooling, SamplingParams, Vocabulary
 
 __all__ = [
     "RANDOM_SEED",
     "Alternative",
     "AsyncGeneration",
+    "AsyncLineEvents",
     "AsyncMesh",
     "BuildVersions",
     "CancelledError",
@@ -85,6 +103,8 @@ __all__ = [
     "Distribution",
     "DoesNotFitError",
     "DuplicateNameError",
+    "EmbeddingOptions",
+    "Embeddings",
     "EngineError",
     "FinishReason",
     "FlashAttention",
@@ -92,6 +112,7 @@ __all__ = [
     "FrameRefusedError",
     "Generation",
     "IdentityError",
+    "InputTooLongError",
     "InvalidRequestError",
     "InventoryError",
     "Joined",
@@ -102,6 +123,7 @@ __all__ = [
     "LineActivity",
     "LineChange",
     "LineEvent",
+    "LineEvents",
     "LineFigures",
     "LoadEvent",
     "LoadPhase",
@@ -113,12 +135,15 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "NoWorkersError",
+    "NotMadeForError",
     "Objective",
     "OverloadedError",
     "Plan",
     "PlanError",
     "PoisonError",
+    "Pooling",
     "Prediction",
+    "PromptProgress",
     "PromptTooLongError",
     "Recovered",
     "RequestError",
@@ -131,6 +156,7 @@ __all__ = [
     "StageMemory",
     "Token",
     "TopLogprob",
+    "UnloadedError",
     "UnsupportedModelError",
     "Usage",
     "VersionMismatchError",

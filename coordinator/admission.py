@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What a caller asks for, checked and turned into tokens, before anything is sent. Thread-safe: `AsyncMesh` calls it on
-its event loop, `Mesh` on the caller's own thread.
+"""What a caller asks for, checked before anything is sent. Thread-safe: `AsyncMesh` calls it on its event loop, `Mesh`
+on the caller's own thread.
 
 The bounds here are no looser than those of the workers, which take a frame out of bounds for an attack and end the
 session.
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from coordinator.context_shift import n_kept
-from coordinator.errors import ClosedError, InvalidRequestError, PromptTooLongError
-from native import ChatTemplate, NativeError, SamplingParams, Vocabulary, check_params
-
-Messages = Sequence[Mapping[str, object]]
+from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Finish
+from coordinator.errors import InputTooLongError, InvalidRequestError, NotMadeForError, PromptTooLongError
+from coordinator.prompts import Lease, Prompts
+from coordinator.sequence import EmbeddingLimits
+from native import EUCLIDEAN, NativeError, SamplingParams, Vocabulary, check_params
 
 RANDOM_SEED = 2**32 - 1
 """llama.cpp's LLAMA_DEFAULT_SEED: take any. Resolved here, so that a sampler can be rebuilt from its parameters."""
@@ -49,6 +50,7 @@ class RequestOptions(TypedDict, total=False):
         max_unread: When so many of its tokens lie unread, the request is paused (it keeps its slot) until half of them
             are read; if that takes minutes and others wait, it ends with SlowReaderError. None: it is never paused, and
             many requests can be begun at once and read one after another.
+        tells_progress: Whether to tell how far its prompt is (`AsyncGeneration.prompt_progress`).
     """
 
     sampling: SamplingParams | None
@@ -60,6 +62,7 @@ class RequestOptions(TypedDict, total=False):
     priority: int
     timeout: float | None
     max_unread: int | None
+    tells_progress: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class AdmittedRequest:
         timeout_s: From its submission; None: it may take any time.
         max_unread: At least 1; None: any number of tokens may lie unread.
         n_keep: Tokens at the beginning that stay when the context shifts.
+        tells_progress: Whether its stream tells how far its prompt is.
     """
 
     prompt: tuple[int, ...]
@@ -87,94 +91,47 @@ class AdmittedRequest:
     timeout_s: float | None = None
     max_unread: int | None = None
     n_keep: int = 0
+    tells_progress: bool = False
 
 
-class _Lease:
-    """Holds a vocabulary open; whoever calls into it from whatever thread has one in hand, and the last one who lets go
-    of it frees the vocabulary. No lock: a Ctrl-C can leave one taken."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-
-    def __del__(self) -> None:
-        self.vocabulary.close()
-
-
-class Admission:
-    """The gate of one mesh.
+class Admission(Prompts):
+    """The gate of one mesh: prompts, and what is to be done with them.
 
     Args:
-        vocabulary: Owned: freed after `free`, when nobody calls into it any more.
+        vocabulary: As for Prompts.
         n_ctx: Tokens per sequence.
         timeout_s: How long any request may take, in seconds; None: any time.
         shifts: Whether a request may go on when its context is full.
+        embedding: How inputs are embedded; None: they are not.
+        writes: Whether the model makes text.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, n_ctx: int, timeout_s: float | None = None, *, shifts: bool = False
+        self,
+        vocabulary: Vocabulary,
+        n_ctx: int,
+        timeout_s: float | None = None,
+        *,
+        shifts: bool = False,
+        embedding: EmbeddingLimits | None = None,
+        writes: bool = True,
     ) -> None:
-        self._lease: _Lease | None = _Lease(vocabulary)
+        super().__init__(vocabulary, writes=writes)
         self._n_ctx = n_ctx
         self._shifts = shifts
+        self._embedding = embedding
         self._timeout_s = math.inf if timeout_s is None else timeout_s
-        self._template: ChatTemplate | None = None
-        self._closed = False
-
-    def close(self) -> None:
-        """Lets nobody in any more."""
-        self._closed = True
-
-    def free(self) -> None:
-        """Closes, and frees the vocabulary as soon as those inside have left."""
-        self._closed = True
-        self._lease = None
-
-    def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
-        """Tokens of a raw prompt: text with what the model puts around it (BOS), special tokens written out in it read
-        as such; token ids as they are.
-
-        Raises:
-            ClosedError: The gate is closed (so do the others).
-            InvalidRequestError: No valid Unicode, or ids that are not in the vocabulary.
-        """
-        vocabulary = (lease := self._enter()).vocabulary
-        if isinstance(prompt, str):
-            return _tokenize(lease, prompt, add_special=True)
-        tokens = tuple(prompt)
-        wrong = [token for token in tokens if not (isinstance(token, int) and 0 <= token < vocabulary.n_tokens)]
-        if wrong:
-            raise InvalidRequestError(
-                f"{wrong[0]!r} is no token of this vocabulary, which has ids below {vocabulary.n_tokens}"
-            )
-        return tokens
-
-    def chat_tokens(self, messages: Messages, variables: Mapping[str, object] | None) -> tuple[int, ...]:
-        """Tokens of messages laid out by the model's own template, which writes the special tokens itself (so none is
-        added, and there is one BOS, not two).
-
-        Raises:
-            InvalidRequestError: The model has no template, or it refuses the messages.
-        """
-        lease = self._enter()
-        if not messages:
-            raise InvalidRequestError("there are no messages to answer")
-        try:
-            template = self._template = self._template or lease.vocabulary.chat_template
-            if template is None:
-                raise InvalidRequestError("this model has no chat template: send a plain prompt instead")
-            text = _render(template, messages, variables or {})
-        except (NativeError, TypeError) as error:
-            raise InvalidRequestError(str(error)) from error
-        return _tokenize(lease, text, add_special=False)
 
     def admit(self, prompt: tuple[int, ...], options: RequestOptions) -> AdmittedRequest:
         """Checks the rest.
 
         Raises:
+            NotMadeForError: The model makes no text.
             PromptTooLongError: No room for one token.
             InvalidRequestError: What else cannot be.
         """
-        lease = self._enter()
+        lease = self.enter()
+        self.check_writes()
         if not prompt:
             raise InvalidRequestError("the prompt is empty")
         if len(prompt) >= self._n_ctx:
@@ -200,6 +157,7 @@ class Admission:
             timeout_s=self._bounded(options.get("timeout")),
             max_unread=max_unread,
             n_keep=n_kept(n_keep, len(prompt), self._n_ctx, adds_bos=lease.vocabulary.add_bos),
+            tells_progress=options.get("tells_progress", False),
         )
 
     def check(self, request: AdmittedRequest) -> None:
@@ -208,11 +166,44 @@ class Admission:
         Raises:
             ClosedError, PromptTooLongError, InvalidRequestError: As `admit`.
         """
-        lease = self._enter()
+        lease = self.enter()
         self.prompt_tokens(request.prompt)
         if len(request.prompt) + request.max_tokens > self._n_ctx:
             raise PromptTooLongError(len(request.prompt), self._n_ctx)
         _checked(lease, request.sampling)
+
+    def admit_embedding(self, inputs: tuple[tuple[int, ...], ...], options: EmbeddingOptions) -> AdmittedEmbedding:
+        """Checks inputs to be embedded.
+
+        Raises:
+            NotMadeForError: The mesh embeds nothing.
+            InputTooLongError: One of them is too long.
+            InvalidRequestError: What else cannot be.
+        """
+        self.enter()
+        limits = self._embedding
+        if limits is None:
+            raise NotMadeForError(
+                "this model was not opened for embeddings: start caravan serve with --embeddings, and open a mesh with "
+                "embeddings=True"
+            )
+        if not inputs or not all(inputs):
+            raise InvalidRequestError(
+                "there is nothing to embed: give at least one input, and at least a token in each"
+            )
+        for index, tokens in enumerate(inputs):
+            if len(tokens) > limits.n_input:
+                raise InputTooLongError(index, len(tokens), limits.n_input, limits.remedy)
+        dimensions = options.get("dimensions")
+        if dimensions is not None and dimensions < 1:
+            raise InvalidRequestError(f"an embedding has at least 1 dimension, not {dimensions}")
+        return AdmittedEmbedding(
+            inputs,
+            Finish(limits.pooling, options.get("norm", EUCLIDEAN), dimensions),
+            client=options.get("client", ""),
+            priority=options.get("priority", 0),
+            timeout_s=self._bounded(options.get("timeout")),
+        )
 
     def _bounded(self, timeout_s: float | None) -> float | None:
         """The time a request has that asks for so much; None: any time."""
@@ -221,22 +212,8 @@ class Admission:
         bounded = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         return None if bounded == math.inf else bounded
 
-    def _enter(self) -> _Lease:
-        """What keeps the vocabulary there while the caller has it."""
-        lease = self._lease
-        if lease is None or self._closed:
-            raise ClosedError
-        return lease
 
-
-def _tokenize(lease: _Lease, text: str, *, add_special: bool) -> tuple[int, ...]:
-    try:
-        return tuple(lease.vocabulary.tokenize(text, add_special=add_special, parse_special=True))
-    except NativeError as error:
-        raise InvalidRequestError(str(error)) from error
-
-
-def _checked(lease: _Lease, params: SamplingParams) -> SamplingParams:
+def _checked(lease: Lease, params: SamplingParams) -> SamplingParams:
     """The parameters, with a seed of their own."""
     if params.seed == RANDOM_SEED:
         params = replace(params, seed=secrets.randbelow(RANDOM_SEED))
@@ -248,12 +225,6 @@ def _checked(lease: _Lease, params: SamplingParams) -> SamplingParams:
     except (NativeError, ValueError) as error:
         raise InvalidRequestError(str(error)) from error
     return params
-
-
-def _render(template: ChatTemplate, messages: Messages, variables: Mapping[str, object]) -> str:
-    others = dict(variables)
-    add_generation_prompt = bool(others.pop("add_generation_prompt", True))
-    return template.render(messages, add_generation_prompt=add_generation_prompt, **others)
 
 
 def _problem(params: SamplingParams, n_vocab: int) -> str:

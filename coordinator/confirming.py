@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.candidates import Candidate, candidates_of, dealt
-from coordinator.control import StageOrder, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.correction_store import read_corrections
 from coordinator.corrections import Correction, corrected
 from coordinator.cost_store import ModelCosts, keep_costs, recalled_costs
@@ -19,6 +19,7 @@ from coordinator.errors import CaravanError, DoesNotFitError, NoWorkersError, Pl
 from coordinator.events import LoadEvent, LoadPhase, OnProgress
 from coordinator.fitting import DryRunReport, adjust, beyond_bytes, misfits
 from coordinator.measuring import HostedSpeeds, Measured, Measurements, Subject
+from coordinator.orders import StageOrder
 from coordinator.plan import Demand, Plan, shown
 from coordinator.planner import make_plan, needs_hosted_experts
 from coordinator.prediction import Links
@@ -111,6 +112,7 @@ async def measure(order: ModelOrder) -> Demand:
         identity=layout.identity,
         bits_per_weight=8 * layout.n_bytes / max(1, sum(tensor.n_elements for tensor in layout.tensors)),
         output_compute_bytes=costs.output_compute_bytes,
+        writes=layout.writes,
     )
 
 
@@ -121,7 +123,9 @@ def _costs(order: ModelOrder) -> ModelCosts:
     if costs is None:
         layers = measure_layers(layout, params)
         ends = (_least_stage(layers), LayerRange(layout.n_layer - 1, layout.n_layer))
-        least, last = [dry_run(layout, end, _CPU, params).compute_bytes for end in ends]
+        # Where outputs of embeddings lie depends on the worker, whose own dry run tells.
+        writing = replace(params, pooling=None)
+        least, last = [dry_run(layout, end, _CPU, writing).compute_bytes for end in ends]
         costs = ModelCosts(layers, last - least)
         keep_costs(layout.identity, params, costs)
     return costs

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from coordinator.cache import cache_folder, keep_json
+from coordinator.cache import keep_json
 from coordinator.corrections import Correction
+from protos.cache_folder import cache_folder
 
 _LOG = logging.getLogger(__name__)
 

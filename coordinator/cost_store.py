@@ -9,8 +9,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coordinator.cache import bound_folder, cache_folder, keep_json, key_of
+from coordinator.cache import bound_folder, keep_json, key_of
 from native import ContextParams, LayerBytes, LayerCosts, versions
+from protos.cache_folder import cache_folder
 
 _FOLDER = "costs"
 _MOST_KEPT = 64

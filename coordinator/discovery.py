@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -21,11 +20,12 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from coordinator.control import DESCRIBE_TIMEOUT_S, WorkerClient
 from coordinator.errors import CaravanError, DuplicateNameError, IdentityError, VersionMismatchError
 from coordinator.membership import note_members, own_channels
-from coordinator.workers import FoundWorker, LeftOutWorker
+from coordinator.workers import BuildVersions, FoundWorker, LeftOutWorker
 from native import Versions, versions
 from protos.channels import Channels
 from protos.contract import CONTRACT_VERSION
 from protos.discovery import SERVICE_TYPE, RecordError, WorkerRecord
+from protos.loopback import is_loopback
 
 _LOG = logging.getLogger(__name__)
 
@@ -199,14 +199,8 @@ class _Search:
 
 
 def _is_here(address: str) -> bool:
-    """Whether only this machine is reached at ``host:port``; names are looked up."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        # Connecting to it will fail and say so.
-        return True
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+    """Whether only this machine is reached at ``host:port``; blocks."""
+    return is_loopback(address.rpartition(":")[0].strip("[]"))
 
 
 def _unprotected(address: str) -> IdentityError:
@@ -221,12 +215,26 @@ def _mismatch(worker: FoundWorker, own: Versions) -> VersionMismatchError | None
     if worker.contract_version != CONTRACT_VERSION:
         return _other_contract(worker.name, worker.contract_version)
     theirs = worker.versions
-    if (theirs.llama_cpp, theirs.ggml) == (own.llama_cpp, own.ggml):
+    if _is_one_build(theirs, own):
         return None
     return VersionMismatchError(
         f"worker {worker.name} runs llama.cpp {theirs.llama_cpp} (llama-cpp-python {theirs.llama_cpp_python}) and this "
         f"coordinator {own.llama_cpp} (llama-cpp-python {own.llama_cpp_python}), and a mesh runs one build: "
         f"on the worker's machine, pip install llama-cpp-python=={own.llama_cpp_python}"
+    )
+
+
+def _is_one_build(theirs: BuildVersions, own: Versions) -> bool:
+    if theirs.llama_cpp != own.llama_cpp:
+        return False
+    if theirs.ggml == own.ggml:
+        return True
+    # Compiled where there is no git, as in a container, ggml does not know its commit: the package's version says it.
+    (their_ggml, _, their_commit), (own_ggml, _, own_commit) = theirs.ggml.partition(" "), own.ggml.partition(" ")
+    return (
+        "(unknown)" in (their_commit, own_commit)
+        and their_ggml == own_ggml
+        and theirs.llama_cpp_python == own.llama_cpp_python
     )
 
 

@@ -82,10 +82,7 @@ class DraftModel:
         Raises:
             NativeError: There is no memory for its cache.
         """
-        n_batch = max(_BATCH, params.n_seq_max)
-        own = replace(
-            params, n_batch=n_batch, n_ubatch=n_batch, kv_type_k="f16", kv_type_v="f16", n_threads=self._n_threads
-        )
+        own = replace(params_of_draft(params), n_threads=self._n_threads)
         return Drafter(Context(self._model, own), min(n_vocab, self._model.n_vocab), loop, deliver)
 
     def close(self) -> None:
@@ -201,6 +198,12 @@ class Drafter:
     def _post(self, offer: Offer | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._deliver, offer)
+
+
+def params_of_draft(params: ContextParams) -> ContextParams:
+    """For the context of a model that drafts for one with these: as many sequences, as long ones."""
+    n_batch = max(_BATCH, params.n_seq_max)
+    return replace(params, n_batch=n_batch, n_ubatch=n_batch, kv_type_k="f16", kv_type_v="f16", pooling=None)
 
 
 @dataclass(slots=True)

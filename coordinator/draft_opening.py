@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Opening a draft model: where it is, whether it can draft for the line's model, and loading it. Used by `opening`, on
-the event loop.
+"""Opening a draft model, on this machine or on a worker: where it is, whether it can draft for the line's model, and
+loading it. Used by `opening`, on the event loop.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from coordinator.draft_model import Drafter, DraftModel
+from coordinator.confirming import ModelOrder
+from coordinator.draft_line import DraftOrder, RemoteDrafter
+from coordinator.draft_model import Drafter, DraftModel, params_of_draft
 from coordinator.errors import ModelError
-from coordinator.events import LoadEvent, LoadPhase, OnProgress
+from coordinator.events import LoadEvent, LoadPhase, OnLineEvent, OnProgress
 from coordinator.options import MeshOptions
-from coordinator.plan import size
 from coordinator.session import Session
-from coordinator.weights.errand import Errand, FetchStep
-from coordinator.weights.progress import Transfer
-from coordinator.weights.sources import on_own_thread, open_source
-from coordinator.weights.whole import whole_file
-from native import ContextParams, MemoryUse, Vocabulary
+from coordinator.weights.delivery import Delivery
+from coordinator.weights.here import fetch_event, file_here
+from coordinator.weights.source import WeightSource
+from coordinator.weights.sources import open_source
+from coordinator.workers import FoundWorker
+from native import ContextParams, Vocabulary
+from protos.channels import Channels
+from protos.sizes import size
 
 
 async def open_draft_model(
     options: MeshOptions, on_progress: OnProgress, stack: contextlib.AsyncExitStack
 ) -> DraftModel | None:
-    """The model that the options name to draft with, loaded; None if they name none.
+    """The model that the options name to draft with on this machine, loaded; None if they name none.
 
     Args:
         stack: Closes it.
@@ -35,7 +39,7 @@ async def open_draft_model(
         NativeError: It is no model, or cannot be loaded.
     """
     reference = options.draft_model
-    if reference is None:
+    if reference is None or options.draft_on is not None:
         return None
     path = await _file(reference, options.max_bandwidth, on_progress)
     on_progress(LoadEvent(LoadPhase.DRAFTING, f"loading the draft model {path.stem} on this machine"))
@@ -44,8 +48,45 @@ async def open_draft_model(
     return model
 
 
-async def check_can_draft(draft_model: DraftModel, vocabulary: Vocabulary, name: str) -> None:
-    """Looks whether it can draft for the model of that name, whose vocabulary it is.
+async def open_on_worker(
+    options: MeshOptions,
+    worker: FoundWorker,
+    line: ModelOrder,
+    vocabulary: Vocabulary,
+    channels: Channels,
+    on_progress: OnProgress,
+    on_event: OnLineEvent,
+    stack: contextlib.AsyncExitStack,
+) -> RemoteDrafter:
+    """The draft model that the options name, loaded on that worker.
+
+    Args:
+        line: The model that it is to draft for, whose vocabulary it is.
+        stack: Closes it.
+
+    Raises:
+        CaravanError: It is not there, cannot draft for that model, or cannot be loaded there.
+        NativeError: It is no model.
+    """
+    assert options.draft_model is not None
+    source = await _source(options.draft_model, options.max_bandwidth, on_progress)
+    stack.callback(source.close)
+    own_vocabulary = await asyncio.to_thread(Vocabulary.load, source.layout)
+    with own_vocabulary:
+        await check_can_draft(source.name, own_vocabulary, vocabulary, line.name)
+    delivery = Delivery(source, options.max_bandwidth, channels)
+    params = params_of_draft(line.params)
+    drafter = RemoteDrafter(DraftOrder(worker, params, vocabulary.n_tokens, delivery), on_event)
+    stack.push_async_callback(drafter.close)
+    on_progress(LoadEvent(LoadPhase.DRAFTING, f"loading the draft model {source.name} on {worker.name}"))
+    memory = await drafter.open()
+    taken = _in_words(memory.device_bytes, memory.weights_bytes, memory.kv_bytes)
+    on_progress(LoadEvent(LoadPhase.DRAFTING, f"the draft model takes {taken} on {worker.name}"))
+    return drafter
+
+
+async def check_can_draft(draft_name: str, drafting: Vocabulary, vocabulary: Vocabulary, name: str) -> None:
+    """Looks whether a model with the vocabulary `drafting` can draft for the model of that name, with the other one.
 
     Raises:
         ModelError: It cannot, and why.
@@ -53,12 +94,12 @@ async def check_can_draft(draft_model: DraftModel, vocabulary: Vocabulary, name:
     reason = "which cannot forget a guess that was wrong"
     if not vocabulary.can_forget_part:
         raise ModelError(f"{name} has recurrent layers, {reason}: nothing can be drafted for it; leave out --draft")
-    if not draft_model.vocabulary.can_forget_part:
-        raise ModelError(f"{draft_model.name} has recurrent layers, {reason}: draft with another model")
-    difference = await asyncio.to_thread(vocabulary.difference, draft_model.vocabulary)
+    if not drafting.can_forget_part:
+        raise ModelError(f"{draft_name} has recurrent layers, {reason}: draft with another model")
+    difference = await asyncio.to_thread(vocabulary.difference, drafting)
     if difference is not None:
         raise ModelError(
-            f"{draft_model.name} cannot draft for {name}: its vocabulary {difference}; take a smaller model of the same"
+            f"{draft_name} cannot draft for {name}: its vocabulary {difference}; take a smaller model of the same"
             " family"
         )
 
@@ -80,30 +121,20 @@ async def start_drafter(
     drafter = await asyncio.to_thread(model.drafter, params, n_vocab, loop, session.offer)
     stack.push_async_callback(drafter.close)
     session.draft_with(drafter.tell)
-    on_progress(LoadEvent(LoadPhase.DRAFTING, f"the draft model takes {_in_words(drafter.memory)} on this machine"))
+    memory = drafter.memory
+    taken = _in_words(memory.device_bytes, memory.weights_bytes, memory.kv_bytes)
+    on_progress(LoadEvent(LoadPhase.DRAFTING, f"the draft model takes {taken} on this machine"))
     return drafter
 
 
+async def _source(reference: str | Path, max_bytes_per_s: int | None, on_progress: OnProgress) -> WeightSource:
+    return await open_source(reference, lambda step: on_progress(fetch_event(step)), max_bytes_per_s)
+
+
 async def _file(reference: str | Path, max_bytes_per_s: int | None, on_progress: OnProgress) -> Path:
-    loop = asyncio.get_running_loop()
-
-    def tell(step: FetchStep) -> None:
-        fraction = step.done_bytes / step.total_bytes if step.total_bytes else 0.0
-        transfer = Transfer(step.total_bytes or 0, step.done_bytes)
-        on_progress(LoadEvent(LoadPhase.FETCHING, step.message, fraction=fraction, transfer=transfer))
-
-    def tell_from_thread(step: FetchStep) -> None:
-        loop.call_soon_threadsafe(tell, step)
-
-    source = await open_source(reference, tell, max_bytes_per_s)
-    with contextlib.closing(source):
-        errand = Errand(tell_from_thread, max_bytes_per_s)
-        try:
-            return await on_own_thread(lambda: whole_file(source, errand), "caravan-draft-file")
-        except BaseException:
-            errand.cancellation.cancel()
-            raise
+    with contextlib.closing(await _source(reference, max_bytes_per_s, on_progress)) as source:
+        return await file_here(source, max_bytes_per_s, on_progress)
 
 
-def _in_words(memory: MemoryUse) -> str:
-    return f"{size(memory.device_bytes)} ({size(memory.weights_bytes)} of weights, {size(memory.kv_bytes)} of KV cache)"
+def _in_words(device_bytes: int, weights_bytes: int, kv_bytes: int) -> str:
+    return f"{size(device_bytes)} ({size(weights_bytes)} of weights, {size(kv_bytes)} of KV cache)"

@@ -28,11 +28,14 @@ HTTP API and the CLI catch them by the branch they can act on.
     │   ├── InvalidRequestError        its parameters make no sense
     │   │   └── SchemaError            its JSON schema is none, or cannot be kept by a grammar
     │   ├── PromptTooLongError         the prompt leaves no room in the context
+    │   ├── InputTooLongError          an input is longer than the mesh can embed
+    │   ├── NotMadeForError            the mesh does not do this at all: it writes no text, or embeds none
     │   ├── OverloadedError            slots and queue are full
     │   ├── ClientLimitError           its client has as many requests under way as it may
     │   ├── DeadlineError              it was not finished in the time that it had
     │   └── SlowReaderError            nobody took its tokens, while others waited
     ├── CancelledError                 somebody called it off
+    ├── UnloadedError                  the model was unloaded meanwhile, of several that a server has
     └── ClosedError                    the mesh was closed
 
 The message of each is one sentence (or a few) with what to do about it; it is what a person gets to read.
@@ -223,10 +226,12 @@ class SchemaError(InvalidRequestError):
     """A JSON schema that is none, that nothing can satisfy, or that asks for what no grammar can keep.
 
     Attributes:
+        problem: What is wrong there, as a sentence.
         place: Of what is wrong in the schema, as a JSON pointer: `#/properties/name`.
     """
 
     def __init__(self, problem: str, place: str) -> None:
+        self.problem = problem
         self.place = place
         super().__init__(f"the JSON schema cannot be kept, at {place[:200]}: {problem}")
 
@@ -246,6 +251,28 @@ class PromptTooLongError(RequestError):
             f"the prompt has {n_prompt} tokens and the context of a sequence {n_ctx}, of which one must be left "
             f"for the answer: shorten the prompt or open the model with a larger context"
         )
+
+
+class InputTooLongError(RequestError):
+    """An input to be embedded is too long.
+
+    Attributes:
+        index: Its place among the inputs.
+        n_input: Its tokens.
+        n_most: Tokens that one may have.
+    """
+
+    def __init__(self, index: int, n_input: int, n_most: int, remedy: str) -> None:
+        self.index = index
+        self.n_input = n_input
+        self.n_most = n_most
+        super().__init__(
+            f"input {index} has {n_input} tokens and at most {n_most} can be embedded here: shorten it, or {remedy}"
+        )
+
+
+class NotMadeForError(RequestError):
+    """The mesh was not opened for this, or its model cannot do it."""
 
 
 class OverloadedError(RequestError):
@@ -318,6 +345,12 @@ class SlowReaderError(RequestError):
 
 class CancelledError(CaravanError):
     """What was under way was called off, by the caller or because the mesh closed."""
+
+    retry_safe = True
+
+
+class UnloadedError(CaravanError):
+    """The model was unloaded while the request ran, or while it was loaded for it."""
 
     retry_safe = True
 

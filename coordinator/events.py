@@ -62,7 +62,7 @@ class LoadEvent:
 
 
 class LineChange(str, Enum):
-    """What became of a line that serves."""
+    """What became of a line that serves, or of its model."""
 
     LOST = "lost"
     """It broke; its requests wait for another."""
@@ -76,9 +76,26 @@ class LineChange(str, Enum):
     """Its requests failed; workers are still looked for."""
     ENDED = "worker ended"
     """A worker that died before is back, and tells why: told once, when it is met again."""
+    DRAFT_LOST = "draft model lost"
+    """It was on a worker; the line goes on without its guesses."""
+    DRAFT_BACK = "draft model back"
+    """It is loaded there again, and guesses."""
+    LOADING = "loading"
+    """A model is opened, of several that a server has, or again."""
+    LOADED = "loaded"
+    """It serves."""
+    NOT_LOADED = "not loaded"
+    """It could not be."""
+    UNLOADED = "unloaded"
+    """It made way, or was to go."""
 
     def __str__(self) -> str:
         return self.value
+
+    @property
+    def is_of_model(self) -> bool:
+        """Whether its message names the model, which all lines of it are of."""
+        return self in (LineChange.LOADING, LineChange.LOADED, LineChange.NOT_LOADED, LineChange.UNLOADED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ class LineEvent:
 
     Attributes:
         message: A sentence for a person.
-        worker: Who was lost, if one was; who joined; who had ended.
+        worker: Who was lost, if one was; who joined; who had ended; who has, or had, the draft model.
         n_streams: Requests that go on, with RESUMED and JOINED.
         pause_s: For which there was no line, in seconds.
         end: When, how and while doing what, and the last of its log, with ENDED.

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from coordinator.chooser import Chooser, line_of
-from coordinator.plan import in_ram, size
+from coordinator.plan import in_ram
 from coordinator.prediction import Prediction
 from coordinator.search import EXACT_MACHINES, Objective, Solution
 from coordinator.wishes import Distribution
+from protos.sizes import size
 
 
 def headline(chooser: Chooser, solution: Solution) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from coordinator.candidates import MARGIN_BYTES, Candidate
 from coordinator.errors import DoesNotFitError
-from coordinator.plan import Demand, Plan, Stage, in_ram, shown, size
+from coordinator.plan import Demand, Plan, Stage, in_ram, shown
 from coordinator.remedies import remedies
 from coordinator.workers import StageMemory
 from native import LayerRange
+from protos.sizes import size
 
 
 @dataclass(frozen=True, slots=True)

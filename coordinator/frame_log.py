@@ -24,15 +24,18 @@ class FrameRecord:
     """A frame that came back.
 
     Attributes:
-        is_decode: It brought sampled tokens; else a piece of a prompt, or operations alone.
+        is_decode: It brought sampled tokens; else a piece of a prompt, or operations alone: then it has no tokens.
         n_tokens: In its batch.
         n_rows: Tokens that were to be sampled.
-        sent_s: When it was sent, on the coordinator's monotonic clock.
+        sent_s: When it was sent, on the coordinator's monotonic clock; of one that follows another, when that one's
+            result came: about then its token is at the first stage.
         received_s: When its result came, there too.
         stages: In line order.
         n_generated: Tokens that it brought to requests which still ran.
         n_guesses: Among its tokens.
         chunk_at: The position of its tokens on average, if it is a piece of a prompt.
+        is_following: Its token went straight from the last stage to the first.
+        is_embedding: Its tokens were inputs to be embedded, which takes longer than a prompt.
     """
 
     number: int
@@ -45,6 +48,8 @@ class FrameRecord:
     n_generated: int = 0
     n_guesses: int = 0
     chunk_at: float | None = None
+    is_following: bool = False
+    is_embedding: bool = False
 
     @property
     def computed_s(self) -> tuple[float, ...]:
@@ -93,24 +98,50 @@ class FrameLog:
         self._in_flight.clear()
 
     def received(
-        self, number: int, stages: tuple[StageTime, ...], now_s: float, n_generated: int = 0
+        self, number: int, stages: tuple[StageTime, ...], now_s: float, n_generated: int = 0, *, has_rows: bool = True
     ) -> FrameRecord | None:
-        """The result of the oldest frame in flight came; None if it is not that one's, or tells of other stages."""
+        """The result of the oldest frame in flight came; None if it is not that one's, or tells of other stages.
+
+        Args:
+            has_rows: Without those that it asked for it was void, and is remembered as one of operations alone.
+        """
         if not self._in_flight or self._in_flight[0][0].number != number:
             return None
         frame, sent_s = self._in_flight.popleft()
+        if frame.returns:
+            self._begin_trip_after(number, now_s)
         if len(stages) != self.n_stages:
             return None
+        if frame.outputs and not has_rows:
+            frame = PlannedFrame(number, operations=frame.operations)
         counts = len(frame.tokens), len(frame.outputs)
         positions = frame.positions
         chunk_at = (positions[0] + positions[-1]) / 2 if positions and not frame.is_decode else None
-        n_guesses = len(frame.drafts)
-        record = FrameRecord(number, frame.is_decode, *counts, sent_s, now_s, stages, n_generated, n_guesses, chunk_at)
+        n_guesses = 0 if frame.follows else len(frame.drafts)
+        record = FrameRecord(
+            number,
+            frame.is_decode,
+            *counts,
+            sent_s,
+            now_s,
+            stages,
+            n_generated,
+            n_guesses,
+            chunk_at,
+            is_following=frame.follows > 0,
+            is_embedding=frame.is_embedding,
+        )
         records = self._records
         records.append(record)
         while records[0].received_s < now_s - KEPT_S:
             records.popleft()
         return record
+
+    def _begin_trip_after(self, number: int, now_s: float) -> None:
+        """Whatever follows that frame begins its trip now."""
+        for place, (frame, _) in enumerate(self._in_flight):
+            if frame.follows == number:
+                self._in_flight[place] = (frame, now_s)
 
 
 def _received_s(record: FrameRecord) -> float:

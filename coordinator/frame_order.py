@@ -9,9 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
-from coordinator.frames import CacheOperation, PlannedFrame
+from coordinator.frames import CacheOperation, Copy, PlannedFrame, Prefilled
 from coordinator.sequence import RunningSequence
+
+if TYPE_CHECKING:
+    from coordinator.embedding import RunningEmbedding
 
 
 class LineOrderError(Exception):
@@ -19,11 +23,26 @@ class LineOrderError(Exception):
 
 
 class FrameKind(Enum):
-    """What a frame's tokens are: a piece of a prompt, the next ones of a lane, or guesses ahead of what is known."""
+    """What a frame's tokens are: a piece of a prompt, the next ones of a lane, guesses ahead of what is known, or what
+    is to be embedded."""
 
     PREFILL = auto()
     DECODE = auto()
     AHEAD = auto()
+    EMBEDDING = auto()
+
+
+_CHUNKS = (FrameKind.PREFILL, FrameKind.EMBEDDING)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedRows:
+    """What a frame has of one input: rows that it brings vectors for, and whether the input ends there."""
+
+    request: RunningEmbedding
+    index: int
+    n_rows: int
+    is_end: bool
 
 
 @dataclass(slots=True)
@@ -32,13 +51,28 @@ class FrameInFlight:
 
     Attributes:
         rows: Sequences whose tokens it samples, with the number of rows of each and its `n_wrong` when it was sent.
+        operations: Carried out before its tokens are computed.
+        start: Position of the first of its tokens.
         lane: Of a decode frame.
+        inputs: Of one that embeds, in the order of its rows.
+        prefilled: Of a chunk, what is in the cache when it is answered; None: nobody wants to know.
+        is_void: Stages were told that they need not compute it.
     """
 
     number: int
     kind: FrameKind
     rows: Sequence[tuple[RunningSequence, int, int]]
+    operations: Sequence[CacheOperation]
+    start: int
     lane: int = -1
+    is_void: bool = False
+    inputs: Sequence[EmbeddedRows] = ()
+    prefilled: Prefilled | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it asks for."""
+        return sum(n_rows for _, n_rows, _ in self.rows) + sum(each.n_rows for each in self.inputs)
 
 
 class FrameOrder:
@@ -47,14 +81,20 @@ class FrameOrder:
     Attributes:
         operations: Go with the next frame, whichever that is.
         ended_slots: Their samplers are dropped with it.
-        n_chunks: In flight.
+        voids: Numbers of frames in flight that stages are to be told are void.
+        n_chunks: Of prompts, and of what is to be embedded, in flight.
+        n_void: In flight.
+        n_dropped: Void frames that came back without having been computed by all stages.
         lanes: Those with a frame in flight.
     """
 
     def __init__(self) -> None:
         self.operations: list[CacheOperation] = []
         self.ended_slots: list[int] = []
+        self.voids: list[int] = []
         self.n_chunks = 0
+        self.n_void = 0
+        self.n_dropped = 0
         self.lanes: set[int] = set()
         self._n_frames = 0
         self._in_flight: deque[FrameInFlight] = deque()
@@ -65,8 +105,9 @@ class FrameOrder:
 
     @property
     def request_ids(self) -> set[int]:
-        """Of the requests that tokens in flight are sampled for."""
-        return {sequence.request.id for frame in self._in_flight for sequence, _, _ in frame.rows}
+        """Of the requests that tokens in flight are sampled for, or that are embedded."""
+        sampled = {sequence.request.id for frame in self._in_flight for sequence, _, _ in frame.rows}
+        return sampled | {each.request.request.id for frame in self._in_flight for each in frame.inputs}
 
     def new(self) -> PlannedFrame:
         """The next one to send, without tokens so far; `sent` follows before another one."""
@@ -76,14 +117,36 @@ class FrameOrder:
         return frame
 
     def sent(
-        self, frame: PlannedFrame, kind: FrameKind, rows: Sequence[tuple[RunningSequence, int, int]], lane: int = -1
+        self,
+        frame: PlannedFrame,
+        kind: FrameKind,
+        rows: Sequence[tuple[RunningSequence, int, int]] = (),
+        lane: int = -1,
+        inputs: Sequence[EmbeddedRows] = (),
+        prefilled: Prefilled | None = None,
     ) -> None:
         """It goes down the line; the arguments are those of a FrameInFlight."""
-        self._in_flight.append(FrameInFlight(frame.number, kind, rows, lane))
-        if kind is FrameKind.PREFILL:
+        in_flight = FrameInFlight(frame.number, kind, rows, frame.operations, frame.positions[0], lane)
+        in_flight.inputs, in_flight.prefilled = inputs, prefilled
+        self._in_flight.append(in_flight)
+        if kind in _CHUNKS:
             self.n_chunks += 1
         elif kind is FrameKind.DECODE:
             self.lanes.add(lane)
+
+    def void(self, sequence: RunningSequence, position: int) -> None:
+        """Guesses of a sequence from that position on are of no use, nor are frames of them. Its cells from there on
+        are forgotten before the next frame that has any: some stages may have computed what others leave out."""
+        if _is_copied(sequence.slot, self.operations):
+            return
+        for frame in reversed(self._in_flight):
+            is_ahead = frame.kind is FrameKind.AHEAD and frame.rows[0][0] is sequence
+            if is_ahead and frame.start >= position and not frame.is_void:
+                frame.is_void = True
+                self.n_void += 1
+                self.voids.append(frame.number)
+            if _is_copied(sequence.slot, frame.operations):
+                return  # with what was sent before
 
     def answered(self, number: int, n_rows: int) -> FrameInFlight:
         """The oldest frame in flight, which a result with so many rows says it answers.
@@ -95,10 +158,17 @@ class FrameOrder:
             expected = self._in_flight[0].number if self._in_flight else "none"
             raise LineOrderError(f"the line answered frame {number} where {expected} was due")
         frame = self._in_flight.popleft()
-        if n_rows != sum(n_of_sequence for _, n_of_sequence, _ in frame.rows):
+        if frame.is_void:
+            self.n_void -= 1
+            self.n_dropped += not n_rows
+        if n_rows != frame.n_rows and not (frame.is_void and not n_rows):
             raise LineOrderError(f"the line answered {n_rows} rows of frame {number}, not those it was asked for")
-        if frame.kind is FrameKind.PREFILL:
+        if frame.kind in _CHUNKS:
             self.n_chunks -= 1
         elif frame.kind is FrameKind.DECODE:
             self.lanes.discard(frame.lane)
         return frame
+
+
+def _is_copied(slot: int, operations: Sequence[CacheOperation]) -> bool:
+    return any(isinstance(operation, Copy) and operation.source == slot for operation in operations)

@@ -5,6 +5,7 @@ values; the rows and frames of the hot path are not frozen, which would cost a m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator.generation import FinishReason
@@ -23,6 +24,7 @@ class Request:
         client: Whose it is; among clients, slots are shared fairly.
         priority: Who waits is served from the lowest up.
         n_keep: Tokens at its beginning that stay where a full context shifts.
+        tells_progress: Whether to tell how much of its prompt is computed.
     """
 
     id: int
@@ -33,6 +35,24 @@ class Request:
     client: str = ""
     priority: int = 0
     n_keep: int = 0
+    tells_progress: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A checked request for embeddings.
+
+    Attributes:
+        id: Unique in the session.
+        inputs: At least one, each of at least one token, and no longer than the session can embed.
+        client: As of a Request.
+        priority: As of a Request.
+    """
+
+    id: int
+    inputs: tuple[tuple[int, ...], ...]
+    client: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +107,13 @@ class PlannedFrame:
         number: 1, 2, 3 and so on.
         operations: On every stage's cache, in order.
         ends: Sequences whose samplers are dropped.
-        outputs: Rows of the batch to sample, ascending.
+        outputs: Rows of the batch to sample, or whose embeddings are wanted, ascending.
         drafts: Those among them whose own token is a guess: sampled only if all guesses up to it were right.
+        chained: Rows whose token is what the row before them in their sequence samples; to a draft model alone.
         is_decode: Its tokens are sampled ones; else a piece of a prompt.
+        follows: The number of a frame that `returns` its token, which is this one's; 0: none.
+        returns: What its only row samples goes from the last stage straight to the first one, too.
+        is_embedding: Its tokens are inputs to be embedded.
     """
 
     number: int
@@ -101,34 +125,57 @@ class PlannedFrame:
     seq_ids: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
+    chained: Sequence[int] = ()
     is_decode: bool = False
+    follows: int = 0
+    returns: bool = False
+    is_embedding: bool = False
 
 
 @dataclass(slots=True)
 class SampledRow:
-    """What the line says about one output row: a token, or why there is none. Neither: a guess that came after a wrong
-    one."""
+    """What the line says about one output row: a token, or the bytes of an embedding, or why there is none. Neither: a
+    guess that came after a wrong one."""
 
     seq_id: int
     token: int | None
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     error: str = ""
+    embedding: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """So many tokens of a request's prompt are in the cache."""
+
+    request_id: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vector of an input, or those of its tokens, as float32 one after the other; `index`: the input's place."""
+
+    index: int
+    vector: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """What one stage did with one frame, in seconds of its own clock.
+    """What one stage did with one frame, times in seconds of its own clock.
 
     Attributes:
         waited_s: From its arrival until it was computed.
         computed_s: While it was computed.
         held_s: From then until it was sent on.
+        sent_bytes: Of hidden state, handed to the next stage; 0 from the last one.
     """
 
     waited_s: float
     computed_s: float
     held_s: float = 0.0
+    sent_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -137,11 +184,13 @@ class LineResult:
 
     Attributes:
         stages: In line order.
+        can_return: Frames may return their tokens from now on.
     """
 
     number: int
     rows: list[SampledRow]
     stages: tuple[StageTime, ...] = ()
+    can_return: bool = False
 
 
 @dataclass(slots=True)
@@ -154,6 +203,8 @@ class Outcome:
         failed: Why it failed; empty if it did not.
         is_end: The token is an end-of-generation token.
         was_guessed: The token was in the line before it was sampled.
+        n_drafted: Tokens that were guessed for the request until now.
+        embedded: There is no token, but an input has its vector.
     """
 
     request_id: int
@@ -162,3 +213,5 @@ class Outcome:
     failed: str = ""
     is_end: bool = False
     was_guessed: bool = False
+    n_drafted: int = 0
+    embedded: Embedded | None = None

@@ -8,7 +8,7 @@ on the same loop, `Generation` in any other thread) takes from it. Dropping a fa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -47,6 +47,10 @@ class TopLogprob:
 class Token:
     """One generated token.
 
+    >>> told = SamplingParams(logprobs=True, n_top_logprobs=3)
+    >>> for token in mesh.generate("Once upon a", sampling=told, max_tokens=4):
+    ...     likely = {top.piece: math.exp(top.logprob) for top in token.top_logprobs}
+
     Attributes:
         id: The token id.
         text: What to show now. Empty while bytes of a character are missing or a stop string may be starting; the text
@@ -73,6 +77,7 @@ class Usage:
         completion_tokens: Tokens generated, without the end-of-generation token.
         cached_tokens: Tokens of the prompt that were not computed again.
         guessed_tokens: Tokens generated that had been guessed, and took no trip of their own.
+        drafted_tokens: All that were guessed for it, right or wrong.
         queued_s: From submission to the first frame, in seconds.
         prefill_s: From the first frame to the first token, in seconds.
         decode_s: From the first token to the end, in seconds.
@@ -85,11 +90,29 @@ class Usage:
     decode_s: float = 0.0
     cached_tokens: int = 0
     guessed_tokens: int = 0
+    drafted_tokens: int = 0
 
     @property
     def decode_tokens_per_s(self) -> float:
         """Tokens after the first per second; 0 where there were none."""
         return (self.completion_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How far a prompt is.
+
+    Attributes:
+        total_tokens: Of the prompt.
+        cached_tokens: Of these, those that were not computed again.
+        done_tokens: Those that are in the cache now, these included.
+        elapsed_s: Since its first frame, in seconds.
+    """
+
+    total_tokens: int
+    cached_tokens: int
+    done_tokens: int
+    elapsed_s: float
 
 
 class Signal(Protocol):
@@ -106,6 +129,11 @@ class TokenStream:
     may), the session pauses the request and sets `is_held`; the face that then has taken half of them calls `on_room`.
     They may be in two threads, and there is no lock: each first writes what the other looks at, then looks at what the
     other writes, so that at least one of them sees that there is room.
+
+    Attributes:
+        progress: How far its prompt is, each time that this became known; empty unless it was asked for.
+        slot: The number of its place in its line; -1: it has had none.
+        measure: While it runs, gives what it took until its last token.
     """
 
     __slots__ = (
@@ -116,8 +144,11 @@ class TokenStream:
         "error",
         "finish_reason",
         "is_held",
+        "measure",
         "on_room",
+        "progress",
         "prompt_tokens",
+        "slot",
         "tokens",
         "usage",
     )
@@ -133,7 +164,15 @@ class TokenStream:
         self.finish_reason: FinishReason | None = None
         self.error: CaravanError | None = None
         self.usage: Usage | None = None
+        self.progress: list[PromptProgress] = []
+        self.slot = -1
+        self.measure: Callable[[], Usage] | None = None
         self._signal = signal
+
+    def note_progress(self, progress: PromptProgress) -> None:
+        """More of its prompt is computed."""
+        self.progress.append(progress)
+        self._signal.set()
 
     def push(self, token: Token) -> None:
         """The next token."""
@@ -187,6 +226,7 @@ class TokenStream:
         self.finish_reason = reason
         self.error = error
         self.usage = usage
+        self.measure = None
         self.ended = True
         self._signal.set()
 
@@ -224,9 +264,12 @@ class _Face:
 
     @property
     def usage(self) -> Usage:
-        """What it took; before the end only the counts are known."""
+        """What it took; before the end, until its last token."""
         stream = self._stream
-        return stream.usage or Usage(len(stream.prompt_tokens), len(stream.tokens))
+        measure = stream.measure  # before looking for the end, which takes it away
+        if stream.usage is not None:
+            return stream.usage
+        return Usage(len(stream.prompt_tokens), len(stream.tokens)) if measure is None else measure()
 
     def cancel(self) -> None:
         """Calls the request off, from any thread; its slot is freed at once. Tokens that have arrived are still there,
@@ -302,14 +345,27 @@ class AsyncGeneration(_Face):
                 return token
             await self._arrived.wait()
 
+    async def prompt_progress(self) -> AsyncIterator[PromptProgress]:
+        """How far its prompt is, as that becomes known (`tells_progress` in its options), until its first token or its
+        end is there."""
+        stream, n_told = self._stream, 0
+        while True:
+            self._arrived.clear()
+            while n_told < len(stream.progress):
+                n_told += 1
+                yield stream.progress[n_told - 1]
+            if stream.tokens or stream.ended:
+                return
+            await self._arrived.wait()
+
     async def begun(self) -> None:
-        """Returns when the first token is there to be taken, or it ended without one.
+        """Returns when the first token is there to be taken, or how far its prompt is, or it ended without a token.
 
         Raises:
             CaravanError: It failed without one.
         """
         stream = self._stream
-        while not stream.tokens and not stream.ended:
+        while not stream.tokens and not stream.progress and not stream.ended:
             self._arrived.clear()
             await self._arrived.wait()
         if not stream.tokens and stream.error is not None:
@@ -353,6 +409,11 @@ class Rereading(AsyncGeneration):
 
 class Generation(_Face):
     """A running request, for any one thread but the mesh's own: an iterator of `Token`.
+
+    >>> generation = mesh.generate("Once upon a time", max_tokens=64)
+    >>> first = next(generation)
+    >>> generation.cancel()
+    >>> text, usage = generation.wait().text, generation.usage
 
     Raises (iterating and `wait`):
         WorkerLostError, EngineError: The line broke.

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from coordinator.control import Health, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.errors import CaravanError
 from coordinator.loading import prepare_stages, unload_stages
 from coordinator.plan import Plan, Stage
@@ -28,7 +28,7 @@ from coordinator.session import Session
 from coordinator.vigil import while_all_answer
 from coordinator.weights.delivery import tensors_of
 from coordinator.welcome import Welcome
-from coordinator.workers import FoundWorker
+from coordinator.workers import FoundWorker, Health
 from native import ModelLayout
 from protos.weights import is_held
 

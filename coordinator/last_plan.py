@@ -10,12 +10,13 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 
-from coordinator.cache import cache_folder, keep_json
+from coordinator.cache import keep_json
 from coordinator.correction_store import keep_corrections, read_corrections
 from coordinator.corrections import learned
 from coordinator.errors import PlanError
 from coordinator.plan import Plan
 from coordinator.timings import MeasuredTokens
+from protos.cache_folder import cache_folder
 
 _NAME = "last-plan.json"
 

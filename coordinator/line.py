@@ -14,7 +14,7 @@ from typing import cast
 import grpc
 import grpc.aio
 
-from coordinator.control import Health, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.errors import (
     CancelledError,
     CaravanError,
@@ -25,6 +25,7 @@ from coordinator.errors import (
 )
 from coordinator.frames import CacheOperation, LineResult, PlannedFrame, Remove, SampledRow, Shift, StageTime, Start
 from coordinator.statuses import Callee, Metadata, error_of_status, forgotten, lost, silent
+from coordinator.workers import Health
 from native import SamplingParams
 from protos.caravan.v1 import frame_pb2, frame_pb2_grpc
 from protos.channels import Channels
@@ -147,10 +148,25 @@ class Line:
         Raises:
             LineBrokenError: The stream has ended.
         """
+        await self.send_message(encode_frame(frame, self._spec.session_id, self._spec.epoch))
+
+    async def send_message(self, request: frame_pb2.FeedRequest) -> None:
+        """As `send`, a frame as it travels."""
         assert self._feed is not None
-        request = encode_frame(frame, self._spec.session_id, self._spec.epoch)
         try:
             await self._feed.write(request)
+        except _STREAM_ENDS:
+            raise LineBrokenError from None
+
+    async def call_void(self, numbers: Sequence[int]) -> None:
+        """Tells the stages of frames whose results nobody wants; each drops those that it has not begun.
+
+        Raises:
+            LineBrokenError: The stream has ended.
+        """
+        assert self._feed is not None
+        try:
+            await self._feed.write(frame_pb2.FeedRequest(void_frames=frame_pb2.VoidFrames(numbers=numbers)))
         except _STREAM_ENDS:
             raise LineBrokenError from None
 
@@ -160,6 +176,10 @@ class Line:
         Raises:
             LineBrokenError: The stream has ended.
         """
+        return decode_result(await self.receive_message())
+
+    async def receive_message(self) -> frame_pb2.Result:
+        """As `receive`, a result as it came."""
         assert self._collect is not None
         while True:
             try:
@@ -173,7 +193,7 @@ class Line:
             if not isinstance(response, frame_pb2.CollectResponse):
                 raise LineBrokenError
             if response.result.epoch == self._spec.epoch:  # what is of another concerns nobody any more
-                return decode_result(response.result)
+                return response.result
 
     async def wait_until_fed(self) -> None:
         """Returns never while the line works: raises when the Feed ends, even if no result is awaited.
@@ -226,9 +246,9 @@ class Line:
         return None if health == Health(self._spec.session_id, self._spec.epoch) else forgotten(stage)
 
     @property
-    def last_worker(self) -> str:
-        """The name of the worker that results come from."""
-        return self._spec.stages[-1].name
+    def workers(self) -> tuple[str, ...]:
+        """The names of the workers, in line order."""
+        return tuple(stage.name for stage in self._spec.stages)
 
     async def finish(self) -> None:
         """Ends the streams in peace: returns when what is in flight was computed, while somebody receives. Then
@@ -266,8 +286,17 @@ def encode_frame(frame: PlannedFrame, session_id: str, epoch: int) -> frame_pb2.
         tokens=frame.tokens,
         positions=frame.positions,
         seq_ids=frame.seq_ids,
-        outputs=[frame_pb2.OutputRow(row=row, sample=True, draft=row in drafts) for row in frame.outputs],
+        outputs=[
+            frame_pb2.OutputRow(row=row, embedding=True)
+            if frame.is_embedding
+            else frame_pb2.OutputRow(row=row, sample=True, draft=row in drafts)
+            for row in frame.outputs
+        ],
+        follows=frame.follows,
+        returns=frame.returns,
     )
+    if frame.chained:
+        message.chained.extend(frame.chained)
     message.kv_operations.extend(map(_kv_operation, frame.operations))
     for seq_id in frame.ends:
         message.sampler_operations.add(close=frame_pb2.SamplerClose(seq_id=seq_id))
@@ -292,19 +321,20 @@ def _kv_operation(operation: CacheOperation) -> frame_pb2.KvOperation:
 def decode_result(result: frame_pb2.Result) -> LineResult:
     """A result as it came."""
     stages = tuple(map(_stage_time, result.timings))
-    return LineResult(result.frame_number, [_sampled_row(row) for row in result.rows], stages)
+    return LineResult(result.frame_number, [_sampled_row(row) for row in result.rows], stages, result.returns)
 
 
 def _stage_time(timing: frame_pb2.StageTiming) -> StageTime:
     """A worker may say what it likes; nothing here is taken for more than a duration."""
     arrived, started, finished, sent = timing.arrived_ns, timing.started_ns, timing.finished_ns, timing.sent_ns
     held_s = max(0, sent - finished) / 1e9 if sent else 0.0
-    return StageTime(max(0, started - arrived) / 1e9, max(0, finished - started) / 1e9, held_s)
+    waited_s, computed_s = max(0, started - arrived) / 1e9, max(0, finished - started) / 1e9
+    return StageTime(waited_s, computed_s, held_s, timing.sent_bytes)
 
 
 def _sampled_row(row: frame_pb2.RowResult) -> SampledRow:
     if not row.HasField("sampled"):
-        return SampledRow(row.seq_id, None, error=row.error)
+        return SampledRow(row.seq_id, None, error=row.error, embedding=row.embedding)
     sampled = row.sampled
     if not sampled.HasField("logprob"):
         return SampledRow(row.seq_id, sampled.token)
@@ -338,6 +368,7 @@ def _sampling(params: SamplingParams) -> frame_pb2.SamplingParams:
         logit_bias=[frame_pb2.LogitBias(token=token, bias=bias) for token, bias in params.logit_bias],
         logprobs=params.logprobs,
         n_top_logprobs=params.n_top_logprobs,
+        visible_tokens=params.visible_tokens,
     )
 
 

@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.adopting import plans_of
 from coordinator.confirming import PlanOrder
-from coordinator.control import NextStage, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
 from coordinator.events import LoadEvent, LoadPhase, OnProgress, ignore
+from coordinator.orders import OtherStage
 from coordinator.plan import Plan, Stage
 from coordinator.weights.telling import LineTelling
 from coordinator.workers import FoundWorker, LeftOutWorker, LoadedStage, StageMemory
@@ -31,21 +32,32 @@ class LoadedLine:
     clients: tuple[WorkerClient, ...]
 
 
-async def load_lines(order: PlanOrder, on_progress: OnProgress, *, epoch: int) -> list[LoadedLine]:
+async def load_lines(
+    order: PlanOrder, on_progress: OnProgress, *, epoch: int, claim: Callable[[Collection[str]], object]
+) -> list[LoadedLine]:
     """Plans and loads. If a worker's memory no longer suffices when it is to load, plans once more with what is free by
     then.
+
+    Args:
+        claim: Called with the names of those whom the plans need.
 
     Raises:
         CaravanError: As `confirmed_plans` and `load_stages`; nothing is left loaded.
     """
     plans = await plans_of(order, on_progress)
     try:
+        claim(_names(plans))
         return await _load_all(order, plans, epoch, on_progress)
     except DoesNotFitError as error:
         note = f"planned anew, because memory had changed when it was to be loaded: {error}"
     on_progress(LoadEvent(LoadPhase.PLANNING, note))
-    plans = await plans_of(await _asked_again(order), on_progress, notes=[note])
+    plans = await plans_of(await asked_again(order), on_progress, notes=[note])
+    claim(_names(plans))
     return await _load_all(order, plans, epoch, on_progress)
+
+
+def _names(plans: Iterable[Plan]) -> frozenset[str]:
+    return frozenset(name for plan in plans for name in plan.ranges)
 
 
 async def _load_all(order: PlanOrder, plans: Sequence[Plan], epoch: int, on_progress: OnProgress) -> list[LoadedLine]:
@@ -86,7 +98,7 @@ async def let_go(order: PlanOrder, plans: Sequence[Plan]) -> None:
     )
 
 
-async def _asked_again(order: PlanOrder) -> PlanOrder:
+async def asked_again(order: PlanOrder) -> PlanOrder:
     """The same over what the workers have now; without those that are gone."""
 
     async def ask(worker: FoundWorker) -> FoundWorker | LeftOutWorker:
@@ -159,27 +171,36 @@ async def _load_of(
     order: PlanOrder, plan: Plan, names: Collection[str], session_id: str, epoch: int, on_progress: OnProgress
 ) -> dict[str, StageMemory]:
     """Loads the stages of these workers at once; gives what each takes."""
-    following = zip(plan.stages, [*plan.stages[1:], None], strict=True)
-    own = [(stage, next_stage) for stage, next_stage in following if stage.worker in names]
-    telling = LineTelling([stage for stage, _ in own], on_progress)
+    own = [stage for stage in plan.stages if stage.worker in names]
+    telling = LineTelling(own, on_progress)
     memory = await telling.during(
-        [functools.partial(_load, order, stage, next_stage, session_id, epoch, telling) for stage, next_stage in own]
+        [functools.partial(_load, order, plan, stage, session_id, epoch, telling) for stage in own]
     )
-    return {stage.worker: taken for (stage, _), taken in zip(own, memory, strict=True)}
+    return {stage.worker: taken for stage, taken in zip(own, memory, strict=True)}
+
+
+def _neighbours(plan: Plan, stage: Stage) -> tuple[OtherStage | None, OtherStage | None]:
+    """Where it sends its frames on, unless it is the last; and where the last of several returns tokens to."""
+    number, first = plan.stages.index(stage), plan.stages[0]
+    if number + 1 < len(plan.stages):
+        following = plan.stages[number + 1]
+        return OtherStage(following.worker, following.address), None
+    return None, OtherStage(first.worker, first.address) if number else None
 
 
 async def _load(
-    order: PlanOrder, stage: Stage, next_stage: Stage | None, session_id: str, epoch: int, telling: LineTelling
+    order: PlanOrder, plan: Plan, stage: Stage, session_id: str, epoch: int, telling: LineTelling
 ) -> StageMemory:
     (worker,) = [worker for worker in order.workers if worker.name == stage.worker]
     client, delivery = order.clients[stage.worker], order.delivery
-    following = NextStage(next_stage.worker, next_stage.address) if next_stage else None
+    following, first = _neighbours(plan, stage)
     async with delivery.to(worker, session_id, epoch) as weights:
         load = client.load(
             session_id,
             epoch,
             order.model.stage(stage.layers, stage.n_cpu_moe),
             following,
+            first,
             delivery.sources(worker, stage.layers, order.workers),
             on_report=functools.partial(telling.note, stage),
             on_needed=weights.give,

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from coordinator.errors import WorkerStartError
 from native import Device, DeviceKind, devices
@@ -40,9 +41,10 @@ _LAST_LINES = 20
 class LocalWorkers:
     """The worker processes started here."""
 
-    def __init__(self, *, plain: bool) -> None:
-        """`plain`: they are no members of any cluster."""
+    def __init__(self, *, plain: bool, taken: Collection[str] = ()) -> None:
+        """`plain`: they are no members of any cluster. `taken`: names that they may not have."""
         self._workers: list[_LocalWorker] = []
+        self._taken = taken
         self._options = ("--insecure",) if plain else ()
 
     async def start(self, n_workers: int) -> list[str]:
@@ -53,7 +55,8 @@ class LocalWorkers:
         """
         chosen = _deal_devices(devices(), n_workers)
         threads = max(1, (os.cpu_count() or 1) // n_workers)
-        started = [_LocalWorker(f"local-{i + 1}", device, threads, self._options) for i, device in enumerate(chosen)]
+        names = (name for i in itertools.count(1) if (name := f"local-{i}") not in self._taken)
+        started = [_LocalWorker(next(names), device, threads, self._options) for device in chosen]
         self._workers += started
         tasks = [asyncio.ensure_future(worker.start()) for worker in started]
         try:

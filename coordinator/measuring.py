@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from coordinator.candidates import Candidate
-from coordinator.control import BenchmarkOrder, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.errors import CaravanError, DoesNotFitError
+from coordinator.orders import BenchmarkOrder
 from coordinator.plan import Demand
 from coordinator.prediction import COORDINATOR, Links
 from coordinator.speed import Speed, layer_kinds, runs_to_measure, speed_of
@@ -162,7 +163,7 @@ async def _measure_devices(
     order = BenchmarkOrder(
         subject.told_path,
         subject.layout.identity,
-        replace(subject.params, n_ctx_seq=max(256, subject.params.n_batch)),
+        replace(subject.params, n_ctx_seq=min(subject.params.n_ctx_seq, max(256, subject.params.n_batch))),
         runs,
         batch_sizes=tuple(_batch_sizes(subject.params)),
         limit_s=_LIMIT_S,

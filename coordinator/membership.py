@@ -10,9 +10,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from coordinator.cache import cache_folder, keep_json
+from coordinator.cache import keep_json
 from coordinator.errors import IdentityError
 from coordinator.workers import FoundWorker
+from protos.cache_folder import cache_folder
 from protos.channels import PLAIN, Channels
 from protos.cluster import load_cluster
 from protos.secret_file import SecretFileError

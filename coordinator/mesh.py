@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
-from coordinator.activity import LineActivity, activity_of
-from coordinator.admission import AdmittedRequest, Messages, RequestOptions
-from coordinator.errors import CaravanError
+from coordinator.admission import AdmittedRequest, RequestOptions
+from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Embeddings, Inputs
+from coordinator.event_feed import AsyncLineEvents, EventFeed, LineEvents
 from coordinator.events import OnLineEvent, OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, Token, TokenStream
+from coordinator.line_face import LineFace
 from coordinator.loop_thread import LoopThread, ThreadSignal
 from coordinator.opening import OpenMesh, open_mesh
 from coordinator.options import MeshOptions
-from coordinator.plan import Plan
-from coordinator.recovery import Joined, Recovered
+from coordinator.prompts import Messages
 from coordinator.search import Objective
-from coordinator.timings import MeasuredTokens
-from coordinator.waterfall import WINDOW_S
 from coordinator.wishes import Distribution
-from coordinator.workers import FoundWorker, LeftOutWorker
-from native import FlashAttention, LayerRange, Vocabulary
+from coordinator.workers import FoundWorker
+from native import FlashAttention, LayerRange, Pooling
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
 
 _ANSWER_S = 2.0
 """For a worker to say how it is. On a LAN that takes a tenth of a second, which its processor is watched for."""
@@ -67,8 +63,11 @@ class OpenOptions(TypedDict, total=False):
     queue: int
     context_shift: bool
     draft: str | Path
+    draft_on: str | None
     draft_device: str | None
     draft_threads: int | None
+    embeddings: bool
+    pooling: Pooling | None
     client_limit: int | None
     request_timeout: float | None
     worker_timeout: float
@@ -78,130 +77,21 @@ class OpenOptions(TypedDict, total=False):
     max_bandwidth: int | None
 
 
-class _Face:
-    """What both faces share: everything that can be told without waiting."""
+class AsyncMesh(LineFace):
+    """A model laid over workers, for asyncio. It has what `Mesh` has, to be awaited where that blocks.
 
-    _mesh: OpenMesh
+    >>> async def tell() -> tuple[str, str]:
+    ...     async with await AsyncMesh.open("demo", discover=False, local_workers=1) as mesh:
+    ...         streamed, awaited = mesh.generate("Once upon", max_tokens=8), mesh.generate("A llama", max_tokens=8)
+    ...         text = "".join([token.text async for token in streamed])
+    ...         return text, (await awaited).text
+    >>> once, llama = asyncio.run(tell())
+    """
 
-    @property
-    def plan(self) -> Plan:
-        """Which worker holds which layers, with the bytes they took; of the first line, if there are several."""
-        return self.plans[0]
-
-    @property
-    def plans(self) -> tuple[Plan, ...]:
-        """The plan of each line."""
-        return tuple(line.plan for line in self._mesh.lines)
-
-    @property
-    def left_out(self) -> tuple[LeftOutWorker, ...]:
-        """Workers that were found and cannot take part."""
-        return self._mesh.left_out
-
-    @property
-    def model_name(self) -> str:
-        """What to call the model: "demo", or its file's name without ending."""
-        return self._mesh.model_name
-
-    @property
-    def model_identity(self) -> str:
-        """What tells its files from those of all other models."""
-        return self._mesh.model_identity
-
-    @property
-    def model_path(self) -> Path:
-        """The model's first file; of a model that is elsewhere, where its header lies."""
-        return self._mesh.model_path
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's; valid until the mesh is closed."""
-        return self._mesh.vocabulary
-
-    @property
-    def n_ctx(self) -> int:
-        """Tokens per sequence, prompt and answer together."""
-        return self._mesh.params.n_ctx_seq
-
-    @property
-    def parallel(self) -> int:
-        """Sequences at a time, of all lines; further requests wait."""
-        return self._mesh.params.n_seq_max * len(self._mesh.lines)
-
-    @property
-    def error(self) -> CaravanError | None:
-        """Why the mesh serves no more; None while it does."""
-        return self._mesh.error
-
-    @property
-    def recovered(self) -> tuple[Recovered, ...]:
-        """The times that a line broke and another carried on, the last thousand of each line."""
-        return tuple(each for line in self._mesh.lines for each in line.recovery.recovered)
-
-    @property
-    def joined(self) -> tuple[Joined, ...]:
-        """The times that a line took in workers that came back or were new, the last thousand of each line."""
-        return tuple(each for line in self._mesh.lines for each in line.recovery.joined)
-
-    @property
-    def n_running(self) -> int:
-        """Requests that have a slot."""
-        return sum(line.session.n_running for line in self._mesh.lines)
-
-    @property
-    def n_waiting(self) -> int:
-        """Requests in the queue."""
-        return sum(line.session.n_waiting for line in self._mesh.lines)
-
-    @property
-    def n_paused(self) -> int:
-        """Of those that have a slot, those that wait for their readers (`max_unread`)."""
-        return sum(line.session.n_paused for line in self._mesh.lines)
-
-    @property
-    def measured(self) -> MeasuredTokens | None:
-        """How long the tokens of streams that were alone in the first line took, there and on each stage, to be held
-        against `plan.prediction`; None: there were none."""
-        return self._mesh.lines[0].session.measured
-
-    def activity(self, window_s: float = WINDOW_S) -> tuple[LineActivity, ...]:
-        """What each line does, and what limits its speed, by the last so many seconds. From any thread; takes a few
-        milliseconds (the more, the more frames there were), so a server asks it beside its loop.
-
-        Raises:
-            ValueError: The window is not above 0, or more than 180 seconds.
-        """
-        lines, now_s = self._mesh.lines, time.monotonic()
-        return tuple(
-            activity_of(line.session, line.plan, n_lines=len(lines), window_s=window_s, now_s=now_s) for line in lines
-        )
-
-    def prompt_tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
-        """The tokens that `generate` would make of a prompt. From any thread: a server tokenises long prompts beside
-        its loop (a third of a second per megabyte), and gives `generate` the tokens.
-
-        Raises:
-            InvalidRequestError: As `generate`.
-            ClosedError: The mesh is closed.
-        """
-        return self._mesh.admission.prompt_tokens(prompt)
-
-    def chat_tokens(
-        self, messages: Messages, *, template_variables: Mapping[str, object] | None = None
-    ) -> tuple[int, ...]:
-        """The tokens that `chat` would make of messages; for `generate`, otherwise as `prompt_tokens`."""
-        return self._mesh.admission.chat_tokens(messages, template_variables)
-
-    def _admit(self, tokens: tuple[int, ...], options: RequestOptions) -> AdmittedRequest:
-        return self._mesh.admission.admit(tokens, options)
-
-
-class AsyncMesh(_Face):
-    """A model laid over workers, for asyncio: `async with await AsyncMesh.open(...) as mesh`."""
-
-    def __init__(self, mesh: OpenMesh) -> None:
+    def __init__(self, mesh: OpenMesh, feed: EventFeed) -> None:
         """Use `open`."""
         self._mesh = mesh
+        self._feed = feed
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -232,13 +122,15 @@ class AsyncMesh(_Face):
             WorkerError: A worker failed.
             CancelledError: `on_progress` returned False.
         """
-        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore, on_event or ignore))
+        feed = EventFeed(on_event or ignore)
+        return cls(await open_mesh(MeshOptions(model, **options), on_progress or ignore, feed), feed)
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]) -> AsyncGeneration:
+    def generate(self, prompt: str | Sequence[int | str], **options: Unpack[RequestOptions]) -> AsyncGeneration:
         """Continues a text, or tokens.
 
         Args:
-            prompt: Text, to which the model's own special tokens are added; or token ids, taken as they are.
+            prompt: Text, to which the model's own special tokens are added; or token ids, taken as they are, with texts
+                among them or not.
             options: As in `RequestOptions`.
 
         Returns:
@@ -269,6 +161,33 @@ class AsyncMesh(_Face):
         tokens = self.chat_tokens(messages, template_variables=template_variables)
         return self._submit(self._admit(tokens, options))
 
+    async def embed(self, inputs: Inputs, **options: Unpack[EmbeddingOptions]) -> Embeddings:
+        """Embeds texts, or tokens; their vectors are llama.cpp's own.
+
+        When the line breaks meanwhile, what has no vector is computed again on the next one. To cancel this cancels the
+        request.
+
+        Args:
+            inputs: A text, or several; to each the model's own special tokens are added. Token ids are taken as they
+                are.
+            options: As in `EmbeddingOptions`.
+
+        Raises:
+            NotMadeForError: The mesh was not opened for embeddings.
+            InputTooLongError, InvalidRequestError: They cannot be embedded as asked; nothing was sent.
+            OverloadedError, ClientLimitError, ClosedError, WorkerError, DeadlineError: As `generate`.
+        """
+        return await self.embed_admitted(self.admit_inputs(inputs, **options))
+
+    async def embed_admitted(self, request: AdmittedEmbedding) -> Embeddings:
+        """Embeds what `admit_inputs` let in.
+
+        Raises:
+            OverloadedError, ClientLimitError, ClosedError, WorkerError, DeadlineError: As `generate`.
+            InvalidRequestError: Fewer dimensions were made than asked for.
+        """
+        return await _embed(self._mesh, request)
+
     def go_on(self, request: AdmittedRequest, before: Sequence[Token]) -> AsyncGeneration:
         """Goes on with a request that another mesh of the same model admitted and had begun.
 
@@ -282,6 +201,15 @@ class AsyncMesh(_Face):
         self._mesh.admission.check(request)
         return self._submit(request, before)
 
+    def events(self) -> AsyncLineEvents:
+        """What becomes of the mesh's lines from now on: an async iterator, which ends when the mesh is closed. Any
+        number may follow, beside `on_event`; of more than a thousand events that nobody reads the oldest go.
+
+        Raises:
+            ClosedError: The mesh is closed.
+        """
+        return self._feed.follow(AsyncLineEvents())
+
     async def workers(self) -> tuple[FoundWorker, ...]:
         """The workers of all lines as they are now, with what the drivers of their cards tell; those that do not answer
         within two seconds are left out."""
@@ -290,7 +218,7 @@ class AsyncMesh(_Face):
     async def close(self) -> None:
         """Ends what runs (with ClosedError), unloads the workers, and stops those that were started here. Safe to
         repeat."""
-        await self._mesh.close()
+        await close_mesh(self._mesh, self._feed)
 
     async def __aenter__(self) -> AsyncMesh:
         return self
@@ -306,18 +234,22 @@ class AsyncMesh(_Face):
         return AsyncGeneration(stream, cancel, arrived, request)
 
 
-class Mesh(_Face):
+class Mesh(LineFace):
     """A model laid over workers, for threads: `with Mesh.open(...) as mesh`. Every method may be called from any
     thread.
+
+    >>> mesh.model_name, mesh.n_ctx, mesh.generate("Once upon a time", max_tokens=8).wait().finish_reason
+    ('demo', 1024, <FinishReason.LENGTH: 'length'>)
 
     A mesh that is neither closed nor used in a `with` is closed when it is dropped or the interpreter exits.
     """
 
-    def __init__(self, mesh: OpenMesh, thread: LoopThread) -> None:
+    def __init__(self, mesh: OpenMesh, thread: LoopThread, feed: EventFeed) -> None:
         """Use `open`."""
         self._mesh = mesh
         self._thread = thread
-        self._closer = weakref.finalize(self, _close, mesh, thread)
+        self._feed = feed
+        self._closer = weakref.finalize(self, _close, mesh, thread, feed)
 
     @classmethod
     def open(
@@ -336,10 +268,21 @@ class Mesh(_Face):
         except BaseException:
             thread.stop()
             raise
-        return cls(opened._mesh, thread)
+        return cls(opened._mesh, thread, opened._feed)
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[RequestOptions]) -> Generation:
-        """As `AsyncMesh.generate`."""
+    def generate(self, prompt: str | Sequence[int | str], **options: Unpack[RequestOptions]) -> Generation:
+        """As `AsyncMesh.generate`.
+
+        >>> generation = mesh.generate("Once upon a time", max_tokens=8, sampling=SamplingParams(temperature=0))
+        >>> text = "".join(token.text for token in generation)
+        >>> generation.finish_reason, generation.usage.completion_tokens
+        (<FinishReason.LENGTH: 'length'>, 8)
+
+        Several at a time go through the line together:
+
+        >>> both = [mesh.generate(prompt, max_tokens=8) for prompt in ("The llama", "The lantern")]
+        >>> texts = [generation.wait().text for generation in both]
+        """
         return self._submit(self._admit(self.prompt_tokens(prompt), options))
 
     def chat(
@@ -349,12 +292,45 @@ class Mesh(_Face):
         template_variables: Mapping[str, object] | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generation:
-        """As `AsyncMesh.chat`."""
+        """As `AsyncMesh.chat`.
+
+        >>> messages = [{"role": "user", "content": "Name a colour, as JSON."}]
+        >>> schema = {"type": "object", "properties": {"colour": {"enum": ["red", "green"]}}, "required": ["colour"]}
+        >>> held = SamplingParams(grammar=grammar_of(schema))
+        >>> json.loads(mesh.chat(messages, sampling=held).wait().text)
+        {'colour': '...'}
+        """
         tokens = self.chat_tokens(messages, template_variables=template_variables)
         return self._submit(self._admit(tokens, options))
 
+    def embed(self, inputs: Inputs, **options: Unpack[EmbeddingOptions]) -> Embeddings:
+        """As `AsyncMesh.embed`, blocking; Ctrl-C cancels it.
+
+        >>> llama, lantern = mesh.embed(["a llama", "a lantern"]).vectors
+        >>> similarity = float(llama @ lantern)
+        """
+        return self.embed_admitted(self.admit_inputs(inputs, **options))
+
+    def embed_admitted(self, request: AdmittedEmbedding) -> Embeddings:
+        """As `AsyncMesh.embed_admitted`, blocking."""
+        return self._thread.run(_embed(self._mesh, request))
+
+    def events(self) -> LineEvents:
+        """As `AsyncMesh.events`; the iterator waits for the next one, so give it a thread of its own.
+
+        >>> def log(events: LineEvents) -> None:
+        ...     for event in events:
+        ...         logging.warning("%s: %s", event.change, event.message)
+        >>> threading.Thread(target=log, args=(mesh.events(),), daemon=True).start()
+        """
+        return self._thread.call(lambda: self._feed.follow(LineEvents()))
+
     def workers(self) -> tuple[FoundWorker, ...]:
-        """As `AsyncMesh.workers`, blocking."""
+        """As `AsyncMesh.workers`, blocking.
+
+        >>> [worker.name for worker in mesh.workers()]
+        ['local-1', 'local-2']
+        """
         return self._thread.run(_workers_of(self._mesh))
 
     def close(self) -> None:
@@ -384,6 +360,18 @@ async def _workers_of(mesh: OpenMesh) -> tuple[FoundWorker, ...]:
     return tuple(answer for answer in answers if isinstance(answer, FoundWorker))
 
 
+async def _embed(mesh: OpenMesh, request: AdmittedEmbedding) -> Embeddings:
+    """On the mesh's loop."""
+    ended, session = asyncio.Event(), mesh.least_loaded
+    request_id, stream = session.embed(request, ended)
+    try:
+        while not stream.ended:
+            await ended.wait()
+    finally:
+        session.cancel(request_id)  # nothing happens if it has ended
+    return stream.result(request.finish)
+
+
 def submit(
     mesh: OpenMesh,
     loop: asyncio.AbstractEventLoop,
@@ -408,12 +396,20 @@ def submit(
     return stream, cancel
 
 
-def _close(mesh: OpenMesh, thread: LoopThread) -> None:
+async def close_mesh(mesh: OpenMesh, feed: EventFeed, *, may_stay_warm: bool = True) -> None:
+    """As `OpenMesh.close`; who follows its events hears of everything, and that it is over."""
+    try:
+        await mesh.close(may_stay_warm=may_stay_warm)
+    finally:
+        feed.close()
+
+
+def _close(mesh: OpenMesh, thread: LoopThread, feed: EventFeed) -> None:
     if thread.is_current:  # the garbage collector dropped a mesh while its own thread ran
-        closing = thread.loop.create_task(mesh.close())
+        closing = thread.loop.create_task(close_mesh(mesh, feed))
         closing.add_done_callback(lambda _: thread.stop())
         return
     try:
-        thread.run(mesh.close())
+        thread.run(close_mesh(mesh, feed))
     finally:
         thread.stop()

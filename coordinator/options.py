@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coordinator.errors import PlanError
 from coordinator.search import Objective
 from coordinator.wishes import Distribution, Wishes
-from native import ContextParams, FlashAttention, LayerRange
+from native import ContextParams, FlashAttention, LayerRange, ModelLayout, Pooling, check_embeds
 
 _DEFAULT_CONTEXT = 4096
 """Tokens per sequence unless asked otherwise: models trained for 128 k would claim gigabytes of cache."""
@@ -32,6 +32,9 @@ _DEFAULT_UBATCH = 512
 
 _PLAIN_KV_TYPES = ("f32", "f16", "bf16")
 """Those that are not quantised."""
+
+_ENCODER_SEQUENCES = 64
+"""Inputs that a model without a cache embeds together: a frame of 512 tokens seldom holds more."""
 
 _MAX_CONTEXT = 1 << 24
 """Tokens of all sequences together that workers accept; llama.cpp counts them in 32 bits."""
@@ -76,8 +79,14 @@ class MeshOptions:
         draft: What tokens are guessed with, so that one trip down the line can bring several: "lookup" (what the text,
             or one before it, went on with after the same words), a small model with the same vocabulary (named as
             `model` is), which runs on this machine, or "off". The text is the same either way.
+        draft_on: The name of a worker that a draft model runs on instead, beside its stage of the line if it has one.
         draft_device: Where a draft model lies, as `caravan doctor` names devices; None: the CPU.
         draft_threads: Of a draft model on the CPU; None: half of the cores.
+        embeddings: Whether it embeds texts as well (`Mesh.embed`). Models that were made for that do in any case; any
+            other takes memory for it on its last worker: for each of `ubatch` tokens as many numbers as its vocabulary
+            has tokens.
+        pooling: What an embedding is made of; says that there are to be some. None: what the model was made with, else
+            its last token.
         client_limit: Requests that one client may have, running and waiting; beyond that ClientLimitError. None: any
             number.
         request_timeout: How long a request may take from its submission, in seconds, whatever it asks for itself;
@@ -119,8 +128,11 @@ class MeshOptions:
     queue: int = 64
     context_shift: bool = False
     draft: str | Path = NO_DRAFT
+    draft_on: str | None = None
     draft_device: str | None = None
     draft_threads: int | None = None
+    embeddings: bool = False
+    pooling: Pooling | None = None
     client_limit: int | None = None
     request_timeout: float | None = None
     worker_timeout: float = 5.0
@@ -169,14 +181,53 @@ class MeshOptions:
             return "layer ranges by hand are for one line: give them, or replicas"
         if self.replicas != 1 and self.main is not None:
             return f"{self.main} can be the main device of one line only: leave out either main or replicas"
+        if self.draft_on is not None and self.draft_model is None:
+            return (
+                f"there is no draft model for {self.draft_on} to run: name one (--draft MODEL), or leave out draft_on"
+            )
+        if self.draft_on is not None and (self.draft_device is not None or self.draft_threads is not None):
+            return "draft_device and draft_threads are of a draft model on this machine: leave them out, or draft_on"
+        if self.draft_on is not None and self.replicas != 1:
+            return "a draft model on a worker is for one line: leave out either draft_on or replicas"
         if self.gpu_layers is not None and self.gpu_layers < 0:
             return f"{self.gpu_layers} layers cannot lie on GPUs: give 0 or more"
         if self.gpu_layers is not None and self.layer_ranges is not None:
             return "layer ranges by hand say already which layers lie on GPUs: leave out gpu_layers"
         return None
 
+    def params_for(self, layout: ModelLayout) -> ContextParams:
+        """The parameters that every stage's context of this model gets.
+
+        Raises:
+            PlanError: They cannot be.
+            native.UnsupportedModelError: Embeddings are asked of a model that makes none.
+        """
+        params = replace(self.context_params(layout.n_ctx_train), pooling=self._pooling_of(layout))
+        if params.pooling is not None:
+            check_embeds(layout)
+        if layout.writes:
+            return params
+        if self.draft != NO_DRAFT or self.context_shift:
+            raise PlanError(f"{layout.name} makes embeddings and no text: leave out --draft and --context-shift")
+        # An input is computed at once, so batch and ubatch are one size, whichever of them was asked for.
+        n_ctx = params.n_ctx_seq
+        if layout.is_encoder:
+            n_ctx = layout.n_ctx_train if self.context is None else self.context
+            if n_ctx > layout.n_ctx_train:
+                raise PlanError(f"{layout.name} was made for texts of {layout.n_ctx_train} tokens, not {n_ctx}")
+        n_batch = min(n_ctx, max(self.ubatch or self.batch, self.parallel))
+        n_seq_max = max(self.parallel, min(n_batch, _ENCODER_SEQUENCES)) if layout.is_encoder else self.parallel
+        return replace(params, n_ctx_seq=n_ctx, n_batch=n_batch, n_ubatch=n_batch, n_seq_max=n_seq_max)
+
+    def _pooling_of(self, layout: ModelLayout) -> Pooling | None:
+        """None: no embeddings. A model that was made to write has its last token for one, as vLLM and Ollama have it:
+        the only one that has read all of the text."""
+        if self.pooling is not None:
+            return self.pooling
+        return layout.default_pooling or (Pooling.LAST if self.embeddings else None)
+
     def context_params(self, n_ctx_train: int) -> ContextParams:
-        """The parameters every stage's context gets.
+        """The parameters that a context gets whatever the model is.
 
         Raises:
             PlanError: They cannot be.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from coordinator.prediction import PROMPT_TOKENS, Prediction
 from coordinator.workers import StageMemory
 from native import LayerCosts, LayerRange
+from protos.sizes import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Demand:
         bits_per_weight: On the average of all its tensors; 0: not known.
         compact_kv_bytes: What the KV cache would take as q8_0; None: not known, or no less.
         identity: The model's, by its header; empty if it is not known.
+        writes: Whether it makes text, so that its speed is that of streams.
     """
 
     model: str
@@ -40,6 +42,7 @@ class Demand:
     bits_per_weight: float = 0.0
     compact_kv_bytes: int | None = None
     identity: str = ""
+    writes: bool = True
 
     @property
     def n_layer(self) -> int:
@@ -174,9 +177,9 @@ class Plan:
             f"{size(demand.kv_bytes)} of KV cache for {demand.n_sequences} x {demand.n_ctx} tokens"
         )
         lines += ["  " + row for row in columns([self._head(), *map(self._row, range(len(self.stages)))])]
-        if self.prediction is not None:
-            lines.append(f"predicted: {_speeds(self.prediction)}")
-        lines += [f"or {alternative.explain()}" for alternative in self.alternatives]
+        if demand.writes:
+            lines += [] if self.prediction is None else [f"predicted: {_speeds(self.prediction)}"]
+            lines += [f"or {alternative.explain()}" for alternative in self.alternatives]
         lines += self.sentences
         return "\n".join(lines)
 
@@ -242,13 +245,3 @@ def in_ram(n_cpu_moe: int) -> str:
 def shown(layers: LayerRange) -> str:
     """A layer range for a person: "layer 0", "layers 1 to 7"."""
     return f"layers {layers.start} to {layers.end - 1}" if len(layers) > 1 else f"layer {layers.start}"
-
-
-def size(n_bytes: int) -> str:
-    """Bytes for a person: "512 KiB", "3.6 GiB"."""
-    value, unit = float(n_bytes), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

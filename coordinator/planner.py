@@ -18,11 +18,12 @@ from coordinator.chooser import Chooser, Laid, LaidLine, line_of
 from coordinator.corrections import changes
 from coordinator.errors import DoesNotFitError, NoWorkersError, PlanError
 from coordinator.explanation import headline, left_out
-from coordinator.plan import Demand, Plan, shown, size
+from coordinator.plan import Demand, Plan, shown
 from coordinator.prediction import Links
 from coordinator.refusal import does_not_fit, ram_of
 from coordinator.wishes import Wishes, check_wishes
 from native import LayerRange
+from protos.sizes import size
 
 
 def make_plan(

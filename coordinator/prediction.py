@@ -80,7 +80,7 @@ class Prediction:
         stage_s: Seconds per token of one stream on each stage, in line order.
         computes_s: Of these, those that it computes.
         stage_curves: Seconds of each stage by the tokens of a frame.
-        hops_s: Seconds per token on all links together.
+        hops_s: Seconds per token of one stream on all links together.
         parallel: How many streams `parallel_tokens_per_s` is for.
         ttft_s: Seconds from a prompt of 512 tokens (or the context, if that is less) to its first token; None where it
             is not known how fast a stage computes a prompt.
@@ -141,7 +141,7 @@ def predict(
     sizes = sorted({size for size in _FRAME_SIZES if size <= n_batch} | {1, n_sequences, n_batch})
     return Prediction(
         stage_s=tuple(stage_s(1)),
-        hops_s=_hops_s(stages, links, n_embd, 1),
+        hops_s=_round_s(stages, links, n_embd),
         parallel=n_sequences,
         parallel_tokens_per_s=n_sequences / cycle_s(n_sequences, n_lanes, stage_s, trip_s),
         ttft_s=prefill_s(n_prompt, n_chunk, stage_s) + _hops_s(stages, links, n_embd, min(n_prompt, n_chunk)),
@@ -156,9 +156,21 @@ def _stage_seconds(stages: Sequence[PredictedStage], n_tokens: int) -> list[floa
     return [stage.computes_s(n_tokens) + stage.overhead_s for stage in stages]
 
 
+def _round_s(stages: Sequence[PredictedStage], links: Links, n_embd: int) -> float:
+    """From stage to stage and back to the first, as a lone stream's tokens go; of one stage by the coordinator."""
+    if len(stages) == 1:
+        return _hops_s(stages, links, n_embd, 1)
+    first, last = stages[0].worker, stages[-1].worker
+    return _between_s(stages, links, n_embd, 1) + links.one_way_s(last, first, 0)
+
+
 def _hops_s(stages: Sequence[PredictedStage], links: Links, n_embd: int, n_tokens: int) -> float:
     """Into the line, from stage to stage, and back."""
-    names = [stage.worker for stage in stages]
+    first, last = stages[0].worker, stages[-1].worker
+    between_s = _between_s(stages, links, n_embd, n_tokens)
+    return links.one_way_s(COORDINATOR, first, 0) + between_s + links.one_way_s(last, COORDINATOR, 0)
+
+
+def _between_s(stages: Sequence[PredictedStage], links: Links, n_embd: int, n_tokens: int) -> float:
     n_bytes = hidden_state_bytes(n_embd, n_tokens)
-    between = sum(links.one_way_s(a, b, n_bytes) for a, b in pairwise(names))
-    return links.one_way_s(COORDINATOR, names[0], 0) + between + links.one_way_s(names[-1], COORDINATOR, 0)
+    return sum(links.one_way_s(a.worker, b.worker, n_bytes) for a, b in pairwise(stages))

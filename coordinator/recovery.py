@@ -19,9 +19,10 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coordinator.claims import Claims
 from coordinator.confirming import PlanOrder
 from coordinator.connecting import StandingLine, connect
-from coordinator.control import Health, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.errors import (
     CaravanError,
     EngineError,
@@ -43,6 +44,7 @@ from coordinator.statuses import Callee, forgotten, silent
 from coordinator.strikes import Strikes
 from coordinator.team import counted
 from coordinator.vigil import Vigil, while_all_answer
+from coordinator.workers import Health
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,23 +97,21 @@ class Recovery:
 
     Args:
         limits: Of the session, whatever the line.
-        siblings: Those of all lines of the mesh, this one among them.
-        turn: Held by the one that chooses workers.
+        claims: Of all lines that this one shares workers with.
     """
 
     def __init__(
         self,
         regrouping: Regrouping,
         limits: Limits,
-        siblings: Sequence[Recovery],
-        turn: asyncio.Lock,
+        claims: Claims,
         on_event: OnLineEvent,
     ) -> None:
         self._regrouping = regrouping
         self._options = regrouping.options
         self._limits = limits
-        self._siblings = siblings
-        self._turn = turn
+        self._claims = claims
+        self._turn = claims.turn
         self._on_event = on_event
         self._epoch = 0
         self._strikes = Strikes()
@@ -123,9 +123,15 @@ class Recovery:
         self.recovered: deque[Recovered] = deque(maxlen=_REMEMBERED)
         self.joined: deque[Joined] = deque(maxlen=_REMEMBERED)
         self._joining = Joining(
-            regrouping, turn, need=lambda: self._need(frozenset()), begin_epoch=self._begin_epoch, change=self._change
+            regrouping,
+            claims.turn,
+            need=lambda: self._need(frozenset()),
+            begin_epoch=self._begin_epoch,
+            change=self._change,
         )
         self._looking: asyncio.Task[None] | None = None
+        self.may_stay_warm = True
+        """Whether workers may keep its stages when it is closed."""
 
     @property
     def claimed(self) -> frozenset[str]:
@@ -146,6 +152,8 @@ class Recovery:
         """The first line stands. Call it once."""
         self._session = session
         self._epoch = standing.epoch
+        self._claims.enter(self)
+        self._claims.has_served = True
         self._regrouping.note_first(standing.plan)
         self._joining.welcome.note_considered(self._regrouping.first_workers, time.monotonic())
         self._stand(standing)
@@ -165,7 +173,9 @@ class Recovery:
         for client in self._standing.clients:
             self._loaded_on.pop(client.callee.address, None)
         others = [WorkerClient(address, self._regrouping.channels, name) for address, name in self._loaded_on.items()]
-        await end_session([*self._standing.clients, *others], self._standing.session_id)
+        end = end_session if self.may_stay_warm else unload_stages
+        await end([*self._standing.clients, *others], self._standing.session_id)
+        self._claims.leave(self)
         for client in others:
             await client.close()
         await self._connections.aclose()
@@ -353,8 +363,7 @@ class Recovery:
         return standing
 
     def _need(self, gone: frozenset[str]) -> Need:
-        others = [other for other in self._siblings if other is not self]
-        taken = {name for other in others for name in other.claimed}
+        taken = self._claims.of_others(self)
         return Need(self._standing.session_id, self.plan, taken, gone, self._strikes.doubtful)
 
     async def _open(self, need: Need, group: Group) -> StandingLine:

@@ -13,10 +13,11 @@ from dataclasses import replace
 from coordinator.candidates import MARGIN_BYTES, Candidate
 from coordinator.chooser import Chooser, line_of
 from coordinator.errors import DoesNotFitError
-from coordinator.plan import Demand, size
+from coordinator.plan import Demand
 from coordinator.remedies import remedies
 from coordinator.search import EXACT_MACHINES, Objective, Solution
 from coordinator.speed import Curve, Speed
+from protos.sizes import size
 
 _PLENTY_BYTES = 1 << 50
 """More than anybody has."""

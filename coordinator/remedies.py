@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.candidates import MARGIN_BYTES
-from coordinator.plan import Demand, size
+from coordinator.plan import Demand
 from coordinator.quantisations import size_within
+from protos.sizes import size
 
 _MOST = 3
 """More are not read."""

@@ -9,13 +9,16 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from coordinator.admission import AdmittedRequest
+from coordinator.embeddings import AdmittedEmbedding, VectorStream
 from coordinator.errors import CaravanError, DeadlineError, InvalidRequestError, PoisonError, SlowReaderError
-from coordinator.frames import Outcome, PlannedFrame, Request, SampledRow
-from coordinator.generation import FinishReason, Signal, Token, TokenStream, TopLogprob
+from coordinator.frames import EmbeddingRequest, Outcome, PlannedFrame, Prefilled, Request, SampledRow
+from coordinator.generation import FinishReason, PromptProgress, Signal, Token, TokenStream, TopLogprob
 from coordinator.running import RunningRequest
 from coordinator.scheduler import Scheduler
+from coordinator.tally import FAILED, Tally
 from coordinator.text import TextStream
 
 _MOST_BREAKS = 3
@@ -31,19 +34,27 @@ taken less than half of `max_unread` tokens: not one a second, where reading alo
 wait have not yet given up, which common clients do after ten minutes."""
 
 
+class PieceOf(Protocol):
+    """Bytes of a token, as `Vocabulary.piece` gives them."""
+
+    def __call__(self, token: int, *, special: bool = False) -> bytes: ...
+
+
 class Requests:
     """Those that wait or run.
 
     Args:
-        piece: The bytes of a token, none for control tokens.
+        piece: The bytes of a token, none for control tokens unless they are asked for as `special`.
         send_soon: Called when there may be something new to send.
+        tally: Where what becomes of them is counted.
 
     Attributes:
         patience_s: How long a paused request keeps its slot, in seconds, when others wait for it.
     """
 
-    def __init__(self, scheduler: Scheduler, piece: Callable[[int], bytes], send_soon: Callable[[], None]) -> None:
+    def __init__(self, scheduler: Scheduler, piece: PieceOf, send_soon: Callable[[], None], tally: Tally) -> None:
         self._scheduler = scheduler
+        self._tally = tally
         self._piece_of = piece
         self._pieces: dict[int, bytes] = {}
         self._send_soon = send_soon
@@ -82,6 +93,7 @@ class Requests:
                 request.client,
                 request.priority,
                 request.n_keep,
+                request.tells_progress,
             ),
             [token.id for token in before],
         )
@@ -89,12 +101,20 @@ class Requests:
         stream.tokens += before
         running = self._running[request_id] = RunningRequest(stream, TextStream(request.stop), time.monotonic())
         running.n_tokens = running.n_at_break = len(before)
+        running.visible = request.sampling.visible_tokens
+        stream.measure = running.usage_so_far
         for token in before:
-            running.text.push(self._piece(token.id))
-        if request.timeout_s is not None:
-            running.deadline = self._after(request.timeout_s, self._expire, request_id, request.timeout_s)
-        self._end_stuck()
-        self._send_soon()
+            running.text.push(self._piece(running, token.id))
+        self._begin(request_id, running, request.timeout_s)
+        return request_id, stream
+
+    def embed(self, request: AdmittedEmbedding, signal: Signal) -> tuple[int, VectorStream]:
+        """As `submit`, for inputs to be embedded; the stream has their vectors when it has ended."""
+        request_id = next(self._ids)
+        self._scheduler.submit_embedding(EmbeddingRequest(request_id, request.inputs, request.client, request.priority))
+        stream = VectorStream(request.inputs, signal)
+        running = self._running[request_id] = RunningRequest(stream, TextStream(()), time.monotonic())
+        self._begin(request_id, running, request.timeout_s)
         return request_id, stream
 
     def cancel(self, request_id: int) -> None:
@@ -120,10 +140,15 @@ class Requests:
             running = self._running.get(outcome.request_id)
             if running is None:
                 continue  # cancelled while the frames above were sent
-            if running.first_token_s == 0.0:
-                running.first_token_s = now_s
+            self._note_time(running, now_s)
             if outcome.failed:
                 self._end_with(outcome.request_id, InvalidRequestError(outcome.failed))
+            elif outcome.embedded is not None:
+                assert isinstance(running.stream, VectorStream)
+                running.n_vectors += 1
+                running.stream.keep(outcome.embedded)
+                if outcome.finish is not None:
+                    self._end(outcome.request_id, outcome.finish)
             elif self._push(running, outcome):
                 stopped |= self._end(outcome.request_id, FinishReason.STOP)
             elif outcome.finish is not None:
@@ -140,6 +165,22 @@ class Requests:
             if running is not None and not running.started_s:
                 running.started_s = now_s
                 running.n_reused = start.n_reused
+                running.stream.slot = start.seq_id
+                if start.request.tells_progress:
+                    self.note_prefilled([Prefilled(start.request.id, start.n_reused)])
+                self._tally.queued.note(now_s - running.submitted_s)
+
+    def note_prefilled(self, prefilled: Iterable[Prefilled]) -> None:
+        """Tells requests how far their prompts are. One that is prefilled again, because the line broke, goes on where
+        it was."""
+        for each in prefilled:
+            running = self._running.get(each.request_id)
+            if running is None:
+                continue
+            told = running.stream.progress
+            if not told or each.n_tokens > told[-1].done_tokens:
+                n_prompt, elapsed_s = len(running.stream.prompt_tokens), time.monotonic() - running.started_s
+                running.stream.note_progress(PromptProgress(n_prompt, running.n_reused, each.n_tokens, elapsed_s))
 
     def note_break(self, under_way: Sequence[int], reason: CaravanError, *, is_of_link: bool) -> None:
         """The line broke for that reason; what these frames were of takes note, and those end that lines break with
@@ -157,6 +198,22 @@ class Requests:
         for request_id in list(self._running):
             self._end_with(request_id, error)
 
+    def _begin(self, request_id: int, running: RunningRequest, timeout_s: float | None) -> None:
+        if timeout_s is not None:
+            running.deadline = self._after(timeout_s, self._expire, request_id, timeout_s)
+        self._end_stuck()
+        self._send_soon()
+
+    def _note_time(self, running: RunningRequest, now_s: float) -> None:
+        """A token came, or what ends the request in its place."""
+        if running.last_token_s:
+            self._tally.next_token.note(now_s - running.last_token_s)
+        else:
+            running.first_token_s = now_s
+            if not running.n_tokens:  # one that goes on where another coordinator left it had its first one there
+                self._tally.first_token.note(now_s - running.submitted_s)
+        running.last_token_s = now_s
+
     def _push(self, running: RunningRequest, outcome: Outcome) -> bool:
         """Hands one token on; whether its text completed a stop string."""
         row = outcome.row
@@ -168,7 +225,9 @@ class Requests:
             return False
         running.n_tokens += 1
         running.n_guessed += outcome.was_guessed
-        piece = self._piece(row.token)
+        running.n_drafted = outcome.n_drafted
+        self._tally.note_token(was_guessed=outcome.was_guessed)
+        piece = self._piece(running, row.token)
         part = running.text.push(piece)
         text = part.text
         if outcome.finish is not None and not part.stopped:
@@ -176,7 +235,7 @@ class Requests:
         if row.logprob is None:
             running.stream.push(Token(row.token, text, piece))
         else:
-            running.stream.push(Token(row.token, text, piece, row.logprob, self._top(row)))
+            running.stream.push(Token(row.token, text, piece, row.logprob, self._top(running, row)))
         return part.stopped
 
     def _end(self, request_id: int, reason: FinishReason) -> bool:
@@ -186,6 +245,7 @@ class Requests:
             return False
         self._scheduler.end(request_id)
         running.stop_timers()
+        self._tally.ended[reason] += 1
         running.stream.finish(reason, running.usage(time.monotonic()))
         return True
 
@@ -194,6 +254,7 @@ class Requests:
         if running is not None:
             self._scheduler.end(request_id)
             running.stop_timers()
+            self._tally.ended[FAILED] += 1
             running.stream.fail(error, running.usage(time.monotonic()))
 
     def _expire(self, request_id: int, timeout_s: float) -> None:
@@ -226,11 +287,13 @@ class Requests:
     def _after(delay_s: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(delay_s, call, *arguments)
 
-    def _piece(self, token: int) -> bytes:
+    def _piece(self, running: RunningRequest, token: int) -> bytes:
+        if token in running.visible:
+            return self._piece_of(token, special=True)
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece_of(token)
         return piece
 
-    def _top(self, row: SampledRow) -> tuple[TopLogprob, ...]:
-        return tuple(TopLogprob(token, logprob, self._piece(token)) for token, logprob in row.top)
+    def _top(self, running: RunningRequest, row: SampledRow) -> tuple[TopLogprob, ...]:
+        return tuple(TopLogprob(token, logprob, self._piece(running, token)) for token, logprob in row.top)

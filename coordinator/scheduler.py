@@ -14,6 +14,8 @@ merge and even out as requests come and go.
 
 How long prefill can delay decode: while sequences decode, `pace` says how their frames and chunks take turns, so that
 they get tokens little more than half as fast; a chunk is cut to what a stage computes in the time that this leaves.
+
+What is to be embedded (`embedding`) takes turns with prompts, frame by frame, and so with what decodes.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from collections.abc import Iterable, Sequence
 
 from coordinator.context_shift import text_after
 from coordinator.decoding import Decoding, slot_of
-from coordinator.frame_order import FrameKind, FrameOrder
-from coordinator.frames import Outcome, PlannedFrame, Remove, Request, SampledRow, Start
+from coordinator.embedding import EmbeddingWork
+from coordinator.frame_order import FrameInFlight, FrameKind, FrameOrder
+from coordinator.frames import EmbeddingRequest, Outcome, PlannedFrame, Prefilled, Remove, Request, SampledRow, Start
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
-from coordinator.sequence import Limits, Phase, RunningSequence
+from coordinator.sequence import NOT_KNOWN, Limits, Phase, RunningSequence
 from coordinator.slots import Slots
 from coordinator.speculation import Speculation
 from coordinator.trials import Trials
@@ -59,10 +62,13 @@ class Scheduler:
         self.pace = pace or Pace(limits.n_stages)
         self._ends = frozenset(end_of_generation)
         self._sequences: dict[int, RunningSequence] = {}
+        self._embeds_next = False
         self._waiting = WaitingRoom(limits.n_waiting, Clients() if clients is None else clients)
         self._prefilling: deque[RunningSequence] = deque()
+        self._prefilled: list[Prefilled] = []
         self._trials = Trials()
         self._slots = Slots(limits.n_slots, can_forget_part=limits.can_forget_part)
+        self._embeddings = EmbeddingWork(limits.embedding, self._slots)
         self.n_prompt_tokens = 0
         self.n_reused_tokens = 0
         self.speculation = Speculation(limits, self.pace)
@@ -82,6 +88,11 @@ class Scheduler:
     def n_in_flight(self) -> int:
         """Frames sent and not answered."""
         return len(self._frames)
+
+    @property
+    def n_dropped(self) -> int:
+        """Frames of this line that were void, and not computed by all stages."""
+        return self._frames.n_dropped
 
     @property
     def running(self) -> list[RunningSequence]:
@@ -111,12 +122,24 @@ class Scheduler:
         self._sequences[request.id] = RunningSequence(request, text, generated)
         self._admit()
 
+    def submit_embedding(self, request: EmbeddingRequest) -> None:
+        """As `submit`, for inputs to be embedded.
+
+        Raises:
+            OverloadedError, ClientLimitError: Nothing has changed.
+        """
+        self._waiting.enter(request, is_slot_free=self._slots.n_free > 0)
+        self._embeddings.submit(request)
+        self._admit()
+
     def end(self, request_id: int) -> bool:
         """Ends a request for reasons of the caller's (cancelled, a stop string); its slot is free at once.
 
         Returns:
             Whether it was still there.
         """
+        if self._end_embedding(request_id):
+            return True
         sequence = self._sequences.get(request_id)
         if sequence is None:
             return False
@@ -142,7 +165,7 @@ class Scheduler:
 
     def close(self) -> list[int]:
         """Ends everything. Gives the ids of the requests that were still there."""
-        ids = list(self._sequences)
+        ids = [*self._sequences, *self._embeddings.ids]
         for request_id in ids:
             self.end(request_id)
         return ids
@@ -150,7 +173,8 @@ class Scheduler:
     def under_way(self) -> list[int]:
         """The requests that frames in the line may be of."""
         prefilling = {sequence.request.id for sequence in self._sequences.values() if sequence.is_prefilling}
-        return sorted((self._frames.request_ids & self._sequences.keys()) | (prefilling if self._frames else set()))
+        there = self._sequences.keys() | self._embeddings.ids
+        return sorted((self._frames.request_ids & there) | (prefilling if self._frames else set()))
 
     def restart(self, limits: Limits, pace: Pace, *, one_by_one: bool = False) -> None:
         """The line is another one, whose caches are empty: what was in flight is forgotten, and every sequence that has
@@ -164,7 +188,7 @@ class Scheduler:
         self.limits, self.pace = limits, pace
         self.speculation.restart(limits, pace)
         self._slots.clear()
-        self._begin_line()
+        self._begin_line(one_by_one=one_by_one)
         running = self.running
         for sequence in running:
             sequence.restart(self._slots.tokens(sequence.slot))
@@ -176,6 +200,20 @@ class Scheduler:
         sequence = self._sequences.get(offer.request_id)
         return sequence is not None and self.speculation.offer(sequence, offer)
 
+    def take_prefilled(self) -> Sequence[Prefilled]:
+        """How far prompts are whose requests tell that; each time that they came further is given once."""
+        prefilled = self._prefilled
+        if prefilled:
+            self._prefilled = []
+        return prefilled
+
+    def take_voids(self) -> Sequence[int]:
+        """Numbers of the frames in flight that stages are to be told are void; each is given once."""
+        voids = self._frames.voids
+        if voids:
+            self._frames.voids = []
+        return voids
+
     def take_draft_contexts(self) -> list[DraftContext]:
         """What the draft model is to be told, in order; each is given once."""
         return self.speculation.take_contexts()
@@ -183,6 +221,12 @@ class Scheduler:
     def end_offers(self) -> None:
         """There is no draft model any more: nothing waits for it."""
         self.speculation.has_draft_model = False
+
+    def begin_offers(self) -> None:
+        """There is one again, and it is to be told of all that run."""
+        self.speculation.has_draft_model = True
+        for sequence in self.running:
+            self.speculation.admit(sequence)
 
     def result(self, number: int, rows: Sequence[SampledRow]) -> list[Outcome]:
         """The line's answer to the oldest frame in flight.
@@ -194,6 +238,10 @@ class Scheduler:
             LineOrderError: It answers another frame, or other rows than asked for.
         """
         frame = self._frames.answered(number, len(rows))
+        if frame.prefilled is not None:
+            self._prefilled.append(frame.prefilled)
+        if frame.kind is FrameKind.EMBEDDING:
+            return self._embedded(frame, rows)
         outcomes: list[Outcome] = []
         start = 0
         for sequence, n_rows, n_wrong in frame.rows:
@@ -206,16 +254,22 @@ class Scheduler:
         """The frame to send now; None if there is nothing to do before a result or an event comes."""
         if self._trials:
             self._prefilling += self._trials.due()
-        if self._decoding and (frame := self._decoding.next_frame(self._prefilling)) is not None:
+        prompts = self._prefilling or self._embeddings.unsent
+        if self._decoding and (frame := self._decoding.next_frame(prompts)) is not None:
             return frame
-        if self._prefilling and self._may_prefill():
-            return self._prefill_frame()
-        if self.limits.n_drafts and self._decoding:
+        if prompts and self._may_prefill() and (frame := self._prompt_frame()) is not None:
+            return frame
+        if self.limits.n_drafts:
             return self._decoding.frame_ahead()
-        return None
+        return self._decoding.frame_that_follows() if self.n_running == 1 and not prompts else None
 
-    def _begin_line(self) -> None:
+    def note_returns(self) -> None:
+        """Tokens can go straight from the last stage to the first one of this line."""
+        self._decoding.can_return = True
+
+    def _begin_line(self, *, one_by_one: bool = False) -> None:
         self._frames = FrameOrder()
+        self._embeddings.begin_line(self._frames, one_by_one=one_by_one)
         self._turns = TurnTaking(self.limits, self.pace)
         self._decoding = Decoding(self.limits, self.pace, self._frames, self._turns, self._slots, self.speculation)
 
@@ -241,15 +295,16 @@ class Scheduler:
             return Outcome(request.id, row, failed=row.error or "the last stage sampled no token")
         if row.token in self._ends:
             self._release(sequence)
-            return Outcome(request.id, row, finish=FinishReason.STOP, is_end=True)
+            return Outcome(request.id, row, finish=FinishReason.STOP, is_end=True, n_drafted=sequence.n_drafted)
         was_guessed = self._append(sequence, row.token)
-        if sequence.n_generated < request.max_tokens:
-            return Outcome(request.id, row, was_guessed=was_guessed)
-        self._release(sequence)
-        return Outcome(request.id, row, finish=FinishReason.LENGTH, was_guessed=was_guessed)
+        outcome = Outcome(request.id, row, was_guessed=was_guessed, n_drafted=sequence.n_drafted)
+        if sequence.n_generated >= request.max_tokens:
+            self._release(sequence)
+            outcome.finish = FinishReason.LENGTH
+        return outcome
 
     def _append(self, sequence: RunningSequence, token: int) -> bool:
-        """A sampled token: whether it was guessed, and is in the line already; else it is one to send next."""
+        """A sampled token: whether it was guessed. Unless it is in the line already, it is one to send next."""
         position, cached = len(sequence.text), sequence.cached
         if sequence.phase is Phase.PREFILL:
             self._begin_decoding(sequence)
@@ -257,12 +312,16 @@ class Scheduler:
         sequence.text.append(token)
         sequence.generated.append(token)
         self.speculation.note_token(sequence, token)
+        if position < len(cached) and cached[position] == NOT_KNOWN:
+            cached[position] = token
+            return False
         if position < len(cached):
             is_right = cached[position] == token
             self.speculation.note_result(sequence, position, is_right=is_right)
             if is_right:
                 return True
             # With the next frame, before anything that is sent from now on.
+            self._frames.void(sequence, position)
             del cached[position:]
             self._frames.operations.append(Remove(sequence.slot, position))
             sequence.n_wrong += 1
@@ -276,7 +335,11 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and self._slots.n_free:
-            sequence = self._sequences[self._waiting.take().id]
+            request = self._waiting.take()
+            if isinstance(request, EmbeddingRequest):
+                self.n_prompt_tokens += self._embeddings.admit(request)
+                continue
+            sequence = self._sequences[request.id]
             prompt = sequence.request.prompt
             place = self._slots.take(prompt, reuse=sequence.request.reuse)
             # With the next frame, whichever that is: slots are said to hold what the frames sent so far make of them.
@@ -300,10 +363,29 @@ class Scheduler:
                 self._prefilling.remove(sequence)
             if sequence.n_chunk:
                 self._frames.ended_slots.append(sequence.slot)
-            self._slots.give_back(sequence.slot, min(len(sequence.cached), len(sequence.text)))
+            n_held = min(len(sequence.cached), len(sequence.text))
+            self._frames.void(sequence, n_held)
+            self._slots.give_back(sequence.slot, n_held)
             self.speculation.end(sequence)
         sequence.phase = Phase.ENDED
         self._admit()
+
+    # ---- what is to be embedded ----
+
+    def _embedded(self, frame: FrameInFlight, rows: Sequence[SampledRow]) -> list[Outcome]:
+        outcomes = self._embeddings.result(frame, rows)
+        for outcome in outcomes:
+            if outcome.finish is not None or outcome.failed:
+                self._end_embedding(outcome.request_id)
+        return outcomes
+
+    def _end_embedding(self, request_id: int) -> bool:
+        request = self._embeddings.end(request_id)
+        if request is None:
+            return False
+        self._waiting.leave(request)
+        self._admit()
+        return True
 
     # ---- prefill ----
 
@@ -311,6 +393,19 @@ class Scheduler:
         if not self._turns.is_chunk_due(len(self._decoding)):
             return False
         return self._frames.n_chunks < _PREFILL_FRAMES_PER_STAGE * self.limits.n_stages
+
+    def _prompt_frame(self) -> PlannedFrame | None:
+        """A piece of a prompt or what is to be embedded, by turns where there are both."""
+        if self._embeddings.is_due and (self._embeds_next or not self._prefilling):
+            self._embeds_next = False
+            first = self._embeddings.unsent[0]
+            frame = self._embeddings.next_frame()
+            self._turns.note_uncut(len(frame.tokens), len(self._decoding), first)
+            return frame
+        if not self._prefilling:
+            return None
+        self._embeds_next = True
+        return self._prefill_frame()
 
     def _prefill_frame(self) -> PlannedFrame:
         sequence = self._prefilling.popleft()
@@ -339,7 +434,9 @@ class Scheduler:
         else:
             frame.outputs = [len(chunk) - 1]
             rows = ((sequence, 1, 0),)
-        self._frames.sent(frame, FrameKind.PREFILL, rows)
+        tells = sequence.request.tells_progress and not sequence.n_generated
+        prefilled = Prefilled(sequence.request.id, end) if tells else None
+        self._frames.sent(frame, FrameKind.PREFILL, rows, prefilled=prefilled)
         return frame
 
     def _start_of(self, sequence: RunningSequence) -> Start:

@@ -12,6 +12,38 @@ from enum import Enum, auto
 from coordinator.drafting import Lookup
 from coordinator.frames import Request
 from coordinator.offers import Offers
+from native import Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingLimits:
+    """How a session embeds.
+
+    Attributes:
+        n_frame: Tokens of a frame that embeds, at most: what llama.cpp computes at once.
+        n_input: Tokens of one input, at most.
+        is_stateless: The model has no cache, so that several inputs can go together whatever they are.
+    """
+
+    pooling: Pooling
+    n_frame: int
+    n_input: int
+    is_stateless: bool = False
+
+    @property
+    def of_each_token(self) -> bool:
+        """Whether there is a vector for each token, not one for each input."""
+        return self.pooling is Pooling.NONE
+
+    @property
+    def remedy(self) -> str:
+        """Against inputs that are too long, behind "or"."""
+        what = "ubatch" if self.n_input == self.n_frame else "context"
+        return f"start with a larger --{what}, as far as the model was trained for it"
+
+
+NOT_KNOWN = -1
+"""In the place of a token that is sampled just now, and goes straight from the last stage to the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +63,7 @@ class Limits:
         shifts: Whether a sequence whose context is full goes on without some of its tokens; else it ends there.
         runs_ahead: Whether its guesses go as they come, without waiting for the verdict on those before. Without, which
             is for measuring what that is worth, a token waits until its guesses can go with it.
+        embedding: How it embeds; None: it does not.
     """
 
     n_slots: int
@@ -44,6 +77,7 @@ class Limits:
     has_draft_model: bool = False
     shifts: bool = False
     runs_ahead: bool = True
+    embedding: EmbeddingLimits | None = None
 
     def with_stages(self, n_stages: int) -> Limits:
         """The same for a line of so many."""
@@ -71,12 +105,13 @@ class RunningSequence:
             and one token more when that is known.
         generated: All that was sampled.
         cached: What its slot holds when all that was sent is computed: the text but for its last token, or the text and
-            guesses at what follows it. The number of these tokens is the next one's position.
+            what follows it, guessed or NOT_KNOWN. The number of these tokens is the next one's position.
         n_wrong: Guesses that turned out wrong, each of which made void what was sent after it.
         is_ready: It has a token to decode that was not sent.
         is_resumed: It was begun in another line, which broke.
         is_paused: Its reader is behind: nothing more of it is sent.
         offers: Of the draft model, if there is one.
+        n_drafted: Guesses that were sent.
         n_wanted: Guesses beyond the text that it was asked for.
     """
 
@@ -89,6 +124,7 @@ class RunningSequence:
         "is_resumed",
         "lookup",
         "n_chunk",
+        "n_drafted",
         "n_reused",
         "n_wanted",
         "n_wrong",
@@ -115,7 +151,7 @@ class RunningSequence:
         self.is_resumed = False
         self.lookup: Lookup | None = None
         self.offers: Offers | None = None
-        self.n_wanted = 0
+        self.n_wanted = self.n_drafted = 0
         # The class of the guesses in flight and where they begin in the text, for each frame.
         self.drafted: deque[Drafted] = deque()
 
@@ -149,7 +185,7 @@ class RunningSequence:
 
     @property
     def n_unsure(self) -> int:
-        """Guesses sent that are neither right nor wrong yet."""
+        """Tokens sent that are not known to be right."""
         return max(0, len(self.cached) - len(self.text))
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 
 from coordinator.admission import AdmittedRequest
+from coordinator.embeddings import AdmittedEmbedding, VectorStream
 from coordinator.errors import (
     CaravanError,
     ClosedError,
@@ -30,9 +31,11 @@ from coordinator.generation import Signal, Token, TokenStream
 from coordinator.line import Line, LineBrokenError
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
-from coordinator.requests import Requests
+from coordinator.requests import PieceOf, Requests
 from coordinator.scheduler import Scheduler
 from coordinator.sequence import Limits
+from coordinator.slot_state import SlotState, slot_states
+from coordinator.tally import Tally
 from coordinator.timings import MeasuredTokens, TokenTimings
 
 _LOG = logging.getLogger(__name__)
@@ -49,21 +52,22 @@ class Session:
 
     Args:
         scheduler: Fresh.
-        piece: The bytes of a token, none for control tokens.
+        piece: As `Requests` takes it.
         on_broken: Called with a line that broke, once; the session has let go of it.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        piece: Callable[[int], bytes],
+        piece: PieceOf,
         on_broken: Callable[[Line], None],
     ) -> None:
         self._line: Line | None = None
         self._line_tasks: set[asyncio.Task[None]] = set()
         self._on_broken = on_broken
         self._scheduler = scheduler
-        self._requests = Requests(scheduler, piece, self._send_soon)
+        self.tally = Tally()
+        self._requests = Requests(scheduler, piece, self._send_soon, self.tally)
         self._sending = asyncio.Lock()
         self._is_leaving = False
         self._timings = TokenTimings()
@@ -88,6 +92,11 @@ class Session:
     def n_in_flight(self) -> int:
         """Frames in the line."""
         return 0 if self._line is None else self._scheduler.n_in_flight
+
+    @property
+    def n_dropped(self) -> int:
+        """Frames of its line that were void, and not computed by all stages."""
+        return self._scheduler.n_dropped
 
     @property
     def is_suspended(self) -> bool:
@@ -130,6 +139,11 @@ class Session:
         return self._requests.n_paused
 
     @property
+    def slots(self) -> tuple[SlotState, ...]:
+        """Each of its slots, with the request that has it."""
+        return slot_states(self._scheduler.limits, self._scheduler.running)
+
+    @property
     def measured(self) -> MeasuredTokens | None:
         """How long tokens of lone streams took; None: there were none."""
         return self._timings.measured()
@@ -146,6 +160,7 @@ class Session:
         self._sending = asyncio.Lock()  # who still sends into the old line has the old one
         self._scheduler.restart(limits, pace, one_by_one=self._requests.is_any_doubtful)
         self.frames, self._timings = FrameLog(limits.n_stages), TokenTimings()
+        self.tally.begin_line(line.workers)
         for work in (self._work(line), line.wait_until_fed(), self._send_ready()):
             self._line_tasks.add(self._spawn(work, line))
         return self._scheduler.n_running
@@ -193,6 +208,11 @@ class Session:
         if offer is None or self._scheduler.offer(offer):
             self._send_soon()
 
+    def draft_again(self) -> None:
+        """There is a draft model once more, which knows nothing so far."""
+        self._scheduler.begin_offers()
+        self._send_soon()
+
     def submit(self, request: AdmittedRequest, signal: Signal, before: Sequence[Token] = ()) -> tuple[int, TokenStream]:
         """Takes up a request; gives its id and the stream its tokens will come in.
 
@@ -207,6 +227,12 @@ class Session:
         if self._error is not None:
             raise self._error.with_traceback(None)  # raised for many: tracebacks would add up
         return self._requests.submit(request, signal, before)
+
+    def embed(self, request: AdmittedEmbedding, signal: Signal) -> tuple[int, VectorStream]:
+        """As `submit`, for inputs to be embedded; the stream has their vectors when it has ended."""
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return self._requests.embed(request, signal)
 
     def cancel(self, request_id: int) -> None:
         """Calls a request off; nothing happens if it has ended."""
@@ -235,8 +261,12 @@ class Session:
     async def _work(self, line: Line) -> None:
         while True:
             result = await line.receive()
+            if result.can_return:
+                self._scheduler.note_returns()
             outcomes = self._scheduler.result(result.number, result.rows)
-            self._note_result(result, len(outcomes))
+            self._note_result(result, sum(outcome.embedded is None for outcome in outcomes))
+            if prefilled := self._scheduler.take_prefilled():
+                self._requests.note_prefilled(prefilled)
             try:
                 await self._send_ready()
             finally:  # also where the line breaks just now: what came of it counts
@@ -252,10 +282,17 @@ class Session:
         if line is None or self._is_leaving or self._sending.locked():
             return
         async with self._sending:
-            while line is self._line and not self._is_leaving and (frame := self._scheduler.next_frame()) is not None:
+            while line is self._line and not self._is_leaving:
+                if voids := self._scheduler.take_voids():
+                    await line.call_void(voids)
+                    continue
+                frame = self._scheduler.next_frame()
+                if frame is None:
+                    break
                 if frame.starts:
                     self._requests.note_starts(frame)
-                self._timings.sent(frame.number, is_decode_of_one=frame.is_decode and len(frame.tokens) == 1)
+                is_lone = frame.is_decode and len(frame.tokens) == 1
+                self._timings.sent(frame.number, is_decode_of_one=is_lone, follows=frame.follows)
                 self.frames.sent(frame, time.monotonic())
                 await line.send(frame)
 
@@ -264,9 +301,14 @@ class Session:
 
     def _note_result(self, result: LineResult, n_generated: int) -> None:
         now_s = time.monotonic()
-        frame = self.frames.received(result.number, result.stages, now_s, n_generated)
-        if frame is not None and frame.n_tokens:
+        has_rows = bool(result.rows)
+        frame = self.frames.received(result.number, result.stages, now_s, n_generated, has_rows=has_rows)
+        if frame is None:
+            return
+        self.tally.note_frame(frame)
+        if frame.n_tokens:
             self._timings.received(frame.number, frame.computed_s, now_s)
+        if frame is not None and frame.n_tokens and not frame.is_embedding:
             self._scheduler.pace.observe(frame.n_tokens, frame.computed_s, frame.beside_s, frame.chunk_at)
 
     # ---- the end ----
@@ -297,7 +339,7 @@ class Session:
         except Exception as error:
             # Nothing may hang because of a fault of ours: all requests end, and the log has the place.
             _LOG.exception("the session failed")
-            worker = "" if self._line is None else self._line.last_worker
+            worker = "" if self._line is None else self._line.workers[-1]
             self.give_up(EngineError(f"the session failed: {error}", worker=worker), for_good=True)
 
     def _suspend(self, line: Line) -> None:

@@ -161,7 +161,7 @@ class Slots:
         return not slot.is_busy and not slot.tokens
 
 
-def n_common_tokens(some: Sequence[int], others: Sequence[int]) -> int:
+def n_common_tokens(some: Sequence[int | None], others: Sequence[int | None]) -> int:
     """How many tokens both begin with."""
     n_same, n_end = 0, min(len(some), len(others))
     # Slices are compared in C; halving the span costs no more than twice one comparison.

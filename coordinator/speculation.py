@@ -148,6 +148,7 @@ class Speculation:
         """These guesses go down the line, after what was sent of the sequence, or after its last token."""
         start = max(len(sequence.cached), len(sequence.text))
         sequence.drafted.append(Drafted(start, start + len(draft.tokens), draft.n_matched))
+        sequence.n_drafted += len(draft.tokens)
 
     def note_result(self, sequence: RunningSequence, position: int, *, is_right: bool) -> None:
         """What was guessed at that position of the text is right, or not: then all later guesses are void."""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from coordinator.plan import size
 from coordinator.workers import CardFigures
+from protos.sizes import size
 
 
 def used(card: CardFigures) -> str:

@@ -9,7 +9,7 @@ that character the longest counts.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
@@ -68,8 +68,20 @@ class TextStream:
         return TextPart(text[: len(text) - n_held])
 
     def _find_stop(self, text: str) -> int | None:
-        found = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        found = _first_stop(text, self._stop)
+        return None if found is None else found[0]
+
+
+def stop_in(pieces: Iterable[bytes], stop: Sequence[str]) -> str:
+    """The one of the texts that ended these bytes; empty: none did."""
+    found = _first_stop(b"".join(pieces).decode("utf-8", "replace"), stop)
+    return "" if found is None else found[1]
+
+
+def _first_stop(text: str, stop: Sequence[str]) -> tuple[int, str] | None:
+    """Where the one begins that counts, and which that is; None: there is none."""
+    found = [(start + len(each), start, each) for each in stop if (start := text.find(each)) >= 0]
+    return min(found)[1:] if found else None
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -41,18 +41,27 @@ class TokenTimings:
         self._tokens: deque[tuple[tuple[float, ...], float]] = deque(maxlen=_MOST)
         self._n_received = 0
         self._received_s = 0.0
-        self._is_lone = False
+        self._lone: set[int] = set()
         self._was_lone = False
 
-    def sent(self, number: int, *, is_decode_of_one: bool) -> None:
-        """A frame goes into the line."""
-        self._is_lone = is_decode_of_one and number == self._n_received + 1
+    def sent(self, number: int, *, is_decode_of_one: bool, follows: int = 0) -> None:
+        """A frame goes into the line.
+
+        Args:
+            follows: The number of the frame that it waits for.
+        """
+        if not is_decode_of_one or number - 1 not in (self._n_received, follows):
+            self._lone.clear()
+        else:
+            self._lone.add(number)
 
     def received(self, number: int, stage_s: Sequence[float], now_s: float) -> None:
         """Its result came back, with the seconds that each stage computed."""
-        if self._is_lone and self._was_lone:
+        is_lone = number in self._lone
+        if is_lone and self._was_lone:
             self._tokens.append((tuple(stage_s), now_s - self._received_s))
-        self._was_lone, self._is_lone = self._is_lone, False
+        self._was_lone = is_lone
+        self._lone.discard(number)
         self._n_received, self._received_s = number, now_s
 
     def measured(self) -> MeasuredTokens | None:

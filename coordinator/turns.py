@@ -6,6 +6,7 @@ The scheduler's; pure. What is best is of `pace` and `prefill`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from coordinator.pace import Pace
 from coordinator.prefill import Turns
@@ -16,6 +17,13 @@ _BUSY_CHUNK = 4
 
 _WHOLE = 0.999
 """Of a chunk that is due after so many decode frames: what thirds add up to."""
+
+
+class Prompt(Protocol):
+    """What is to be computed beside the decode frames: `cached` is what was sent of it."""
+
+    @property
+    def cached(self) -> Sequence[int]: ...
 
 
 class TurnTaking:
@@ -31,15 +39,19 @@ class TurnTaking:
         self._turns_for = 0
         self._n_due = 0.0
 
-    def n_lanes(self, n_decoding: int, prompts: Sequence[RunningSequence]) -> int:
+    def n_lanes(self, n_decoding: int, prompts: Sequence[Prompt]) -> int:
         """Decode frames that so many sequences are spread over, while these prompts are to be computed."""
         return self._now(n_decoding, prompts).n_lanes if prompts else self._pace.n_lanes(n_decoding)
 
-    def note_lane(self, n_decoding: int, prompts: Sequence[RunningSequence]) -> None:
+    def note_lane(self, n_decoding: int, prompts: Sequence[Prompt]) -> None:
         """A decode frame was sent."""
         if prompts:
             turns = self._now(n_decoding, prompts)
             self._n_due = min(turns.n_chunks, self._n_due + turns.n_chunks / turns.n_lanes)
+
+    def note_ahead(self) -> None:
+        """A decode frame was sent before its turn: the prompt that comes next goes right after it."""
+        self._n_due = 1.0
 
     def is_chunk_due(self, n_decoding: int) -> bool:
         """Whether a chunk may go, as far as decode frames are concerned."""
@@ -60,7 +72,21 @@ class TurnTaking:
         self._n_due = max(0.0, self._n_due - 1)
         self._turns = None
 
-    def _now(self, n_decoding: int, prompts: Sequence[RunningSequence]) -> Turns:
+    def note_uncut(self, n_tokens: int, n_decoding: int, prompt: Prompt) -> None:
+        """A frame of so many tokens was sent, which could not be cut as a chunk is: the next one is due when the decode
+        frames have had what they would have had beside so many chunks.
+
+        Args:
+            prompt: That it was of.
+        """
+        n_chunks = 1.0
+        if n_decoding:
+            seconds = self._now(n_decoding, [prompt]).chunk_s
+            n_chunks = n_tokens / self._pace.n_tokens_of_chunk(seconds, self._n_largest, _BUSY_CHUNK, 0)
+        self.note_chunk()
+        self._n_due -= max(0.0, n_chunks - 1)
+
+    def _now(self, n_decoding: int, prompts: Sequence[Prompt]) -> Turns:
         """How the next chunk takes turns with the frames of so many sequences."""
         if self._turns is None or self._turns_for != n_decoding:
             start = len(prompts[0].cached)

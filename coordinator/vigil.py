@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-from coordinator.control import Health, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.statuses import Callee, silent
+from coordinator.workers import Health
 
 _T = TypeVar("_T")
 

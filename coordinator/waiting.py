@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 
 from coordinator.errors import ClientLimitError, OverloadedError
-from coordinator.frames import Request
+from coordinator.frames import EmbeddingRequest, Request
 
 AGEING_TURNS = 8
 """Slots, of which one goes by age alone: an eighth of the line is what a low priority costs the others at most."""
@@ -58,7 +58,9 @@ class Clients:
             del self._counts[client]
 
 
-_Queue = OrderedDict[int, Request]
+_Waiting = Request | EmbeddingRequest
+
+_Queue = OrderedDict[int, _Waiting]
 """By request id, in the order in which they came."""
 
 
@@ -95,7 +97,7 @@ class WaitingRoom:
         """Requests that wait."""
         return len(self._by_age)
 
-    def enter(self, request: Request, *, is_slot_free: bool) -> None:
+    def enter(self, request: _Waiting, *, is_slot_free: bool) -> None:
         """A new request waits from now on, if only until the caller takes it out for a free slot.
 
         Raises:
@@ -112,7 +114,7 @@ class WaitingRoom:
         self._by_age[request.id] = request
         self._classes[request.priority][request.client][request.id] = request
 
-    def take(self) -> Request:
+    def take(self) -> _Waiting:
         """The one that gets the next slot (one waits); it counts as running from now on."""
         request = self._chosen()
         self._remove(request)
@@ -121,7 +123,7 @@ class WaitingRoom:
         client.turn = self._next_turn()
         return request
 
-    def leave(self, request: Request) -> None:
+    def leave(self, request: _Waiting) -> None:
         """A request that waits or runs has ended."""
         client = self._clients[request.client]
         if request.id in self._by_age:
@@ -132,7 +134,7 @@ class WaitingRoom:
             del self._clients[request.client]
         self._all_clients.leave(request.client)
 
-    def _chosen(self) -> Request:
+    def _chosen(self) -> _Waiting:
         if len(self) > 1:
             self._n_contended += 1
             if self._n_contended % AGEING_TURNS == 0:
@@ -141,7 +143,7 @@ class WaitingRoom:
         name = min(queues, key=lambda name: (self._clients[name].n_running, self._clients[name].turn))
         return next(iter(queues[name].values()))
 
-    def _remove(self, request: Request) -> None:
+    def _remove(self, request: _Waiting) -> None:
         del self._by_age[request.id]
         queues = self._classes[request.priority]
         del queues[request.client][request.id]

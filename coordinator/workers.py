@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who is there: workers as the coordinator came to know them. Plain values, made by `line` (what a worker says of
+"""Who is there: workers as the coordinator came to know them. Plain values, made by `control` (what a worker says of
 itself) and `discovery` (whether it can take part), read by the planner and by people.
 """
 
@@ -184,3 +184,19 @@ class LeftOutWorker:
     def reason(self) -> str:
         """Why, as a sentence."""
         return str(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAnswer:
+    """What a worker has of a model: its header, and which tensors, a bit for each as in the contract."""
+
+    has_header: bool
+    held_tensors: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Which session and epoch a worker has; none: "" and 0."""
+
+    session_id: str
+    epoch: int

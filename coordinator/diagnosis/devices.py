@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.diagnosis.finding import Finding, Verdict
-from coordinator.plan import size
 from coordinator.telemetry import figures_text
 from coordinator.workers import CardFigures
+from protos.sizes import size
 
 
 class ListingError(Exception):

@@ -9,21 +9,22 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.cache import cache_folder
 from coordinator.control import WorkerClient
 from coordinator.diagnosis.devices import ListingError, device_findings, listed_devices
 from coordinator.diagnosis.finding import Finding, Verdict
 from coordinator.diagnosis.graphics import graphics_cards, unused_cards
 from coordinator.diagnosis.multicast import multicast_finding
+from coordinator.diagnosis.reaching import opening_of, reaching_findings
 from coordinator.discovery import discover
-from coordinator.errors import CaravanError, IdentityError
+from coordinator.errors import CaravanError, IdentityError, WorkerLostError
 from coordinator.membership import own_channels, strangers_text
-from coordinator.plan import size
 from coordinator.telemetry import figures_text
-from coordinator.workers import FoundWorker
+from coordinator.workers import FoundWorker, LeftOutWorker
 from native import LibraryMismatchError, versions
+from protos.cache_folder import cache_folder
 from protos.channels import Channels
 from protos.cluster import cluster_path
+from protos.sizes import size
 
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _LITTLE_DISK_BYTES = 1 << 30
@@ -124,10 +125,8 @@ async def _network(addresses: Sequence[str], channels: Channels, timeout_s: floa
             )
         ]
     findings = [await _worker(worker, channels) for worker in seen.found]
-    findings += [
-        Finding(left_out.name, Verdict.BAD, left_out.reason, f"look at the worker at {left_out.address}")
-        for left_out in seen.left_out
-    ]
+    findings += await reaching_findings(seen.found, channels)
+    findings += [_left_out(worker) for worker in seen.left_out]
     if seen.n_strangers:
         text = strangers_text(seen.n_strangers, channels)
         findings.append(Finding("strangers", Verdict.NOTE, text, "`caravan cluster show` there tells which it is in"))
@@ -145,13 +144,21 @@ async def _network(addresses: Sequence[str], channels: Channels, timeout_s: floa
     ]
 
 
+def _left_out(worker: LeftOutWorker) -> Finding:
+    remedy = f"look at the worker at {worker.address}"
+    if isinstance(worker.error, WorkerLostError):
+        host = worker.address.rpartition(":")[0]
+        remedy = f"is it running there? If it is, {opening_of(host, worker.address)}"
+    return Finding(worker.name, Verdict.BAD, worker.reason, remedy)
+
+
 async def _worker(worker: FoundWorker, channels: Channels) -> Finding:
     client = WorkerClient(worker.address, channels, worker.name)
     try:
         await client.echo(_PING_BYTES)  # connects
         round_trip_s = await client.echo(_PING_BYTES)
     except CaravanError as error:
-        return Finding(worker.name, Verdict.BAD, str(error), f"is the port of {worker.address} open in its firewall?")
+        return Finding(worker.name, Verdict.BAD, str(error), opening_of(worker.host_name, worker.address))
     finally:
         await client.close()
     cards = "; ".join(f"{card.device}: {', '.join(told)}" for card in worker.telemetry if (told := figures_text(card)))

@@ -6,13 +6,13 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.diagnosis.devices import Listing
 from coordinator.diagnosis.finding import Finding, Verdict
-from native import versions
+from native import DeviceKind, versions
 
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 
@@ -60,11 +60,11 @@ _METAL = _Build("MTL", "-DGGML_METAL=on", "Xcode's command line tools", "system_
 _SYCL = _Build("SYCL", "-DGGML_SYCL=on", "oneAPI", "sycl-ls")
 _BUILDS = {build.backend: build for build in (_CUDA, _VULKAN, _ROCM, _METAL, _SYCL)}
 
-_APPLE = "apple"
+_APPLE, _INTEL = "apple", "0x8086"
 _VENDORS = {
     "0x10de": "an NVIDIA card",
     "0x1002": "an AMD card",
-    "0x8086": "an Intel graphics device",
+    _INTEL: "an Intel graphics device",
     _APPLE: "the Mac's GPU",
 }
 
@@ -75,6 +75,19 @@ def graphics_cards(pci: Path = _PCI_DEVICES) -> list[GraphicsCard]:
         return [GraphicsCard("", _APPLE)]
     folders = [folder for folder in sorted(pci.glob("*")) if _text(folder / "class").startswith(_DISPLAY_CLASS)]
     return [GraphicsCard(folder.name, _text(folder / "vendor")) for folder in folders]
+
+
+def neglected_card(used: Collection[DeviceKind], cards: Sequence[GraphicsCard]) -> str | None:
+    """A sentence about a card where llama.cpp uses no GPU at all; None: it does, or there is no card that is worth a
+    word. (Nearly every processor of Intel's has graphics, which workers leave alone.)
+
+    Args:
+        used: Kinds of the devices that llama.cpp has.
+    """
+    vendor = next((card.vendor for card in cards if card.vendor in _VENDORS.keys() - {_INTEL}), None)
+    if vendor is None or not {DeviceKind.GPU, DeviceKind.INTEGRATED_GPU}.isdisjoint(used):
+        return None
+    return f"the installed llama.cpp does not use {_VENDORS[vendor]} of this machine: `caravan doctor` tells what to do"
 
 
 def unused_cards(listing: Listing, cards: Sequence[GraphicsCard]) -> list[Finding]:

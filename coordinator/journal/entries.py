@@ -182,6 +182,7 @@ def _part(part: StoredPart) -> dict[str, Any]:
 def _part_of(part: Mapping[str, Any]) -> StoredPart:
     sampling = dict(part["sampling"])
     sampling["logit_bias"] = tuple((token, bias) for token, bias in sampling["logit_bias"])
+    sampling["visible_tokens"] = tuple(sampling.get("visible_tokens", ()))
     request = AdmittedRequest(
         tuple(part["prompt"]),
         part["max_tokens"],

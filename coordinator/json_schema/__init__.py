@@ -19,6 +19,8 @@ from collections.abc import Mapping
 
 from coordinator.errors import SchemaError
 from coordinator.json_schema.conversion import Conversion
+from coordinator.json_schema.grammar import ROOT
+from coordinator.json_schema.work import Work
 
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}
 """What `response_format` calls a JSON object."""
@@ -28,8 +30,17 @@ _CACHED = 64
 """Grammars that are kept: clients send the same schema with every request."""
 
 
-def grammar_of(schema: Mapping[str, object] | bool) -> str:
+def grammar_of(schema: Mapping[str, object] | bool, *, root: str = ROOT, work: Work | None = None) -> str:
     """The grammar, in llama.cpp's GBNF, of all that is valid by a JSON schema. Takes up to about a second.
+
+    >>> held = SamplingParams(grammar=grammar_of({"enum": ["yes", "no"]}))
+    >>> mesh.generate("A llama is an animal: ", sampling=held).wait().text in ('"yes"', '"no"')
+    True
+
+    Args:
+        schema: a document by itself: what it refers to is in it.
+        root: name of the rule to begin at; another than "root" for rules that go beside those of other schemas.
+        work: what may be done for all of them.
 
     Raises:
         SchemaError: the schema is none, nothing can satisfy it, or no grammar can keep it.
@@ -40,15 +51,19 @@ def grammar_of(schema: Mapping[str, object] | bool) -> str:
         raise SchemaError("it is not JSON", "#") from None
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise SchemaError(f"it is larger than {MAX_SCHEMA_CHARACTERS >> 10} KiB: make it smaller", "#")
-    return _grammar_of(text)
+    grammar, n_steps = _grammar_of(text, root)
+    if work is not None:
+        work.spend(n_steps)
+    return grammar
 
 
 @functools.lru_cache(_CACHED)
-def _grammar_of(text: str) -> str:
+def _grammar_of(text: str, root: str) -> tuple[str, int]:
     try:
-        return Conversion(json.loads(text)).text()
+        conversion = Conversion(json.loads(text), root)
+        return conversion.text(), conversion.n_steps
     except RecursionError:
         raise SchemaError("its parts lie too deep in one another: make it flatter", "#") from None
 
 
-__all__ = ["ANY_OBJECT", "SchemaError", "grammar_of"]
+__all__ = ["ANY_OBJECT", "ROOT", "SchemaError", "Work", "grammar_of"]

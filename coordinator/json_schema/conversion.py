@@ -24,7 +24,7 @@ from coordinator.json_schema.automaton import (
 from coordinator.json_schema.checking import Checker, conditions, is_free, nodes_of_item
 from coordinator.json_schema.containers import Containers, Counts, Member
 from coordinator.json_schema.expression import Expression, Reference, Text, choice, sequence
-from coordinator.json_schema.grammar import Grammar
+from coordinator.json_schema.grammar import ROOT, Grammar
 from coordinator.json_schema.literals import literal, literals
 from coordinator.json_schema.numbers import INTEGER, NUMBER, decimals, integer_ends, integers
 from coordinator.json_schema.patterns import Patterns
@@ -45,18 +45,24 @@ class Conversion:
 
     Args:
         document: the schema.
+        root: name of the grammar's first rule.
     """
 
-    def __init__(self, document: Json) -> None:
+    def __init__(self, document: Json, root: str = ROOT) -> None:
         self._work = Work()
         self._reader = Reader(document, self._work)
         self._patterns = Patterns(self._work)
         self._checker = Checker(self._reader, self._patterns)
-        self._grammar = Grammar(self._work)
+        self._grammar = Grammar(self._work, root)
         self._strings = Strings(self._grammar, self._patterns)
         self._containers = Containers(self._grammar)
         self._rules: dict[tuple[Node, ...], Reference] = {}
         self._waiting: list[tuple[Node, ...]] = []
+
+    @property
+    def n_steps(self) -> int:
+        """The work that it took."""
+        return self._work.spent
 
     def text(self) -> str:
         """The grammar.

@@ -44,10 +44,13 @@ class Grammar:
 
     Args:
         work: what the conversion may do.
+        root: name of the rule that it begins at, which the names of all others begin with, unless it is ROOT.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, root: str = ROOT) -> None:
         self.work = work
+        self._root = root
+        self._prefix = "" if root == ROOT else f"{root}-"
         self._rules: dict[str, Expression] = {}
         self._places: dict[str, str] = {}
         self._names: dict[Expression, str] = {}
@@ -62,7 +65,7 @@ class Grammar:
         """
         if len(self._places) >= MAX_RULES:
             raise SchemaError(f"the schema makes a grammar of more than {MAX_RULES} rules: make it smaller", place)
-        name = f"{prefix}{len(self._places)}"
+        name = f"{self._prefix}{prefix}{len(self._places)}"
         self._places[name] = place
         return Reference(name)
 
@@ -83,17 +86,17 @@ class Grammar:
         return self.rule(prefix, expression, place) if isinstance(expression, Choice) else expression
 
     def text(self, root: Expression) -> str:
-        """The whole grammar, beginning at `root`.
+        """The whole grammar, beginning at the expression `root`.
 
         Raises:
             SchemaError: too large, or a rule that never comes to an end.
         """
-        self._rules[ROOT] = root
-        self._places.setdefault(ROOT, "#")
+        self._rules[self._root] = root
+        self._places.setdefault(self._root, "#")
         self._check_ends()
         lines: list[str] = []
         n_characters, done = 0, 0
-        names = [ROOT, *(name for name in self._rules if name != ROOT)]
+        names = [self._root, *(name for name in self._rules if name != self._root)]
         while done < len(names):
             name = names[done]
             n_known = len(self._rules)

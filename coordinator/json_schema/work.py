@@ -13,7 +13,13 @@ class Work:
     """Counts the steps of one conversion."""
 
     def __init__(self, limit: int = MAX_WORK) -> None:
+        self._limit = limit
         self._left = limit
+
+    @property
+    def spent(self) -> int:
+        """Steps so far."""
+        return self._limit - self._left
 
     def spend(self, n_steps: int) -> None:
         """Raises SchemaError when all is spent."""

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from coordinator.control import Peer, StageSources
 from coordinator.errors import SourceError, WeightsError
+from coordinator.orders import Peer, StageSources
 from coordinator.weights.giving import Giving, Receiver
 from coordinator.weights.hashes import TensorHashes
 from coordinator.weights.source import WeightSource

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from coordinator.cache import cache_folder, key_of
+from coordinator.cache import key_of
 from coordinator.errors import SourceError
-from coordinator.plan import size
 from coordinator.weights.errand import Errand, FetchStep
 from coordinator.weights.http_file import FileFacts, HttpFile
 from coordinator.weights.patience import Patience
+from protos.cache_folder import cache_folder
+from protos.sizes import size
 
 try:
     import fcntl

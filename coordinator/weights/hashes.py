@@ -15,9 +15,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from coordinator.cache import bound_folder, cache_folder, key_of
+from coordinator.cache import bound_folder, key_of
 from coordinator.errors import ModelError
 from coordinator.weights.source import WeightReader, WeightSource
+from protos.cache_folder import cache_folder
 from protos.weights import HASH_BYTES
 
 _CHUNK_BYTES = 4 << 20

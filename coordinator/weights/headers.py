@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coordinator.cache import bound_folder, cache_folder, key_of
+from coordinator.cache import bound_folder, key_of
 from coordinator.errors import ModelError, SourceError
 from native import ModelFileError, ModelLayout, NativeError, header_size, read_layout
 from native.header_limits import MAX_HEADER_BYTES
+from protos.cache_folder import cache_folder
 
 _FOLDER = "headers"
 _REFERENCES = "references"

@@ -18,10 +18,11 @@ import httpx2
 
 from coordinator.errors import CaravanError, ModelNotFoundError, SourceError
 from coordinator.weights.cancellation import Cancellation
-from coordinator.weights.patience import PassingError, Patience, wait_asked_for
+from coordinator.weights.patience import Patience, wait_asked_for
 from protos.http_ranges import (
     MAX_FILE_BYTES,
     KnownFile,
+    PassingError,
     WrongAnswerError,
     check_answer,
     conditions,

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from coordinator.weights.cancellation import Cancellation
 from coordinator.weights.http_file import PASSING, HttpFile, woken
-from coordinator.weights.patience import PassingError, Patience
+from coordinator.weights.patience import Patience
+from protos.http_ranges import PassingError
 
 _TRIES = 6
 """In a row without a byte; with the waits between them about 15 seconds."""

@@ -30,10 +30,11 @@ from coordinator.weights.headers import what_was
 from coordinator.weights.http_file import HttpError, HttpFile, http_client
 from coordinator.weights.local import LocalSource
 from coordinator.weights.other_programs import hub_file_elsewhere
-from coordinator.weights.patience import PassingError, Patience, wait_asked_for
+from coordinator.weights.patience import Patience, wait_asked_for
 from coordinator.weights.references import HubReference, part_names
 from coordinator.weights.remote import RemotePart, open_kept, open_remote
 from coordinator.weights.source import WeightSource
+from protos.http_ranges import PassingError
 
 _LOG = logging.getLogger(__name__)
 

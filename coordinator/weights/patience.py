@@ -10,18 +10,11 @@ from collections.abc import Callable
 
 from coordinator.errors import SourceError
 from coordinator.weights.cancellation import Cancellation
+from protos.http_ranges import PassingError
 
 _FIRST_WAIT_S = 0.5
 _MAX_WAIT_S = 120.0
 """Who asks us to wait longer (Retry-After) is told of as an error."""
-
-
-class PassingError(Exception):
-    """What may go better the next time; `wait_s` if the server said when."""
-
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
 
 
 class Patience:

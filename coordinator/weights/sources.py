@@ -49,7 +49,7 @@ def model_name(reference: str | Path) -> str:
 
 
 async def open_source(
-    reference: str | Path, on_step: Callable[[FetchStep], None], max_bytes_per_s: int | None = None
+    reference: str | Path, on_step: Callable[[FetchStep], object], max_bytes_per_s: int | None = None
 ) -> WeightSource:
     """The source that is meant, its headers read; to be closed.
 

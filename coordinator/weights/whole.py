@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from coordinator.cache import cache_folder, key_of
+from coordinator.cache import key_of
 from coordinator.errors import SourceError
 from coordinator.weights.errand import Errand, FetchStep
 from coordinator.weights.local import LocalSource
 from coordinator.weights.source import WeightSource
+from protos.cache_folder import cache_folder
 
 _CHUNK_BYTES = 8 << 20
 
