@@ -11,14 +11,17 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
+from coordinator.chat_output import Reading
 from coordinator.errors import CancelledError, CaravanError, DeadlineError
 from coordinator.generation import AsyncGeneration, FinishReason, Rereading, Token, TokenStream, Usage, nothing
-from coordinator.http.forms import ChatForm, CompletionForm, Form, Heading
+from coordinator.http.chat_form import ChatForm
+from coordinator.http.forms import CompletionForm, Form, Heading
+from coordinator.http.llama_answer import Asked
 from coordinator.http.rejection import RejectedError
 from coordinator.journal.entries import StoredAnswer, StoredPart
 from coordinator.journal.journal import Entry, Journal
@@ -41,7 +44,10 @@ class About:
         kind: "chatcmpl" or "cmpl".
         echoes: Of a completion, as in its form.
         n_choices: Answers to one prompt.
+        reading: Of a chat, how its answers are read, as a record; None: they are text.
         owner: A hash of the key of whom it is for; empty: it was asked for without one.
+        is_timed: Whether each chunk tells what the answer took until then.
+        asked: For `verbose`, of each answer, as a record; empty: it was not asked for.
     """
 
     kind: str
@@ -51,12 +57,17 @@ class About:
     include_usage: bool
     echoes: Sequence[str] = ()
     owner: str = ""
+    reading: Mapping[str, Any] | None = None
+    is_timed: bool = False
+    asked: Sequence[Mapping[str, Any]] = ()
 
     def form(self) -> Form:
         """A fresh one: forms of streams count."""
+        asked = [Asked(**each) for each in self.asked]
         if self.kind == "chatcmpl":
-            return ChatForm(self.heading, self.with_logprobs)
-        return CompletionForm(self.heading, self.with_logprobs, self.echoes)
+            reading = None if self.reading is None else Reading.from_record(self.reading)
+            return ChatForm(self.heading, self.with_logprobs, reading, self.is_timed, asked)
+        return CompletionForm(self.heading, self.with_logprobs, self.echoes, self.is_timed, asked)
 
     def as_record(self) -> dict[str, Any]:
         """For the journal."""

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The application: routes, and what becomes of every error. Built by `server`, runs on its event loop.
 
-One request: `body` reads and checks it, `translate` turns it into sampling parameters, the mesh begins a
-generation for each answer, then `streaming` or `collecting` tells the tokens in the form of `forms`.
+One request: `body` reads and checks it, `beginning` lays it out and has the mesh begin a generation for each answer,
+then `streaming` or `collecting` tells the tokens in the form of `forms`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -20,31 +19,38 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from coordinator.admission import RequestOptions
 from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration
 from coordinator.http.access import Access
+from coordinator.http.aliases import Aliases
+from coordinator.http.answer_counts import AnswerCounts
 from coordinator.http.answers import About, Answers, KeptAnswer, seen_of
+from coordinator.http.beginning import Beginning, verbose_of
 from coordinator.http.body import read_body
 from coordinator.http.clients import client_of
-from coordinator.http.collecting import ClientGoneError, collect, until_begun
+from coordinator.http.collecting import ClientGoneError, collect, until_begun, while_connected
+from coordinator.http.embedding import answer_of, check_pools, embed
 from coordinator.http.errors import error_response
 from coordinator.http.forms import heading
 from coordinator.http.host_check import HostCheck
 from coordinator.http.key_check import IS_KNOWN, KEY, KeyCheck
 from coordinator.http.line_status import is_asked, line_status, window_of
+from coordinator.http.llama_completions import add_llama_completion_routes
+from coordinator.http.llama_embeddings import add_llama_embedding_routes, llama_response
+from coordinator.http.llama_server import add_llama_server_routes
 from coordinator.http.openapi import document
 from coordinator.http.page_files import PageFiles
 from coordinator.http.rejection import RejectedError
+from coordinator.http.reports import health_of, model_info
+from coordinator.http.responding import chat_of, respond, telling_of
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest, Prompt
-from coordinator.http.schemas.sampling import SamplingFields
+from coordinator.http.schemas.embeddings import EmbeddingsRequest
+from coordinator.http.schemas.llama_server import ModelRequest, Success
+from coordinator.http.schemas.response_request import ResponseRequest
 from coordinator.http.schemas.status import ModelList
 from coordinator.http.service import Service, ServicePhase
-from coordinator.http.streaming import EventStream, events_of
-from coordinator.http.translate import messages_of, options_of, options_of_choice, sampling_of
-from coordinator.json_schema import grammar_of
-from coordinator.mesh import AsyncMesh
+from coordinator.http.streaming import EventStream, events_of, written_response
 from coordinator.plan_data import plan_as_data
 from native import Vocabulary, versions
 
@@ -64,18 +70,24 @@ def create_app(service: Service, access: Access) -> FastAPI:
     app.openapi = functools.partial(document, app)  # type: ignore[method-assign]
     # The last one is the first that a request meets.
     app.add_middleware(KeyCheck, keys=access.keys)
+    app.add_middleware(Aliases)
     app.add_middleware(PageFiles)
     if access.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     app.add_middleware(HostCheck, allowed_names=access.names, is_local=access.is_local)
+    app.add_middleware(AnswerCounts, counts=service.answer_counts)
     app.add_exception_handler(Exception, _answer_unexpected)
     for kind in (CaravanError, RejectedError, HTTPException, ClientGoneError):
         app.add_exception_handler(kind, _answer_error)
+    beginning = Beginning(tells_thoughts_apart=service.tells_thoughts_apart)
     _add_status_routes(app, service)
-    _add_generation_routes(app, service)
+    _add_generation_routes(app, service, beginning)
     _add_kept_answers(app, service)
+    add_llama_server_routes(app, service, beginning)
+    add_llama_completion_routes(app, service, beginning)
+    add_llama_embedding_routes(app, service)
     return app
 
 
@@ -85,72 +97,111 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
         status = HTTPStatus.OK if service.phase is ServicePhase.READY else HTTPStatus.SERVICE_UNAVAILABLE
         if not request.scope[IS_KNOWN]:
             return JSONResponse({"status": service.phase.value}, status)
-        return _json(service.health(), status, exclude_none=True)
+        return _json(health_of(service), status, exclude_none=True)
 
     @app.get("/line")
     async def line(request: Request) -> Response:
-        window_s, mesh = window_of(request.query_params.get("window_s")), service.mesh()
-        workers = service.workers.look(mesh) if is_asked(request.query_params.get("devices")) else {}
-        events = tuple(service.events)
-        return _json(await asyncio.to_thread(line_status, service.name, mesh, window_s, events, workers))
+        query = request.query_params
+        window_s, model = window_of(query.get("window_s")), service.name_of(query.get("model"))
+        mesh = service.mesh(model)
+        workers = service.workers[model].look(mesh) if is_asked(query.get("devices")) else {}
+        events = tuple(service.chronicle.events)
+        return _json(await asyncio.to_thread(line_status, model, mesh, window_s, events, workers))
 
     @app.get("/plan")
-    async def plan() -> Response:
-        plans = service.mesh().plans
+    async def plan(request: Request) -> Response:
+        plans = service.mesh(request.query_params.get("model")).plans
         return JSONResponse({"plans": [plan_as_data(each) | {"text": each.explain()} for each in plans]})
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return _json(ModelList(data=[service.model_info()]))
+        data = [model_info(service, name) for name in service.catalogue.names]
+        return _json(ModelList(data=data), exclude_none=True)
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
-        if model != service.name:
-            message = f"there is no model {model[:200]!r} here, only {service.name!r}"
-            raise RejectedError(HTTPStatus.NOT_FOUND, message, param="model", code="model_not_found")
-        return _json(service.model_info())
+        return _json(model_info(service, service.known(model)), exclude_none=True)
+
+    async def order(request: Request, what: Callable[[str], None]) -> Success:
+        asked = await read_body(request, ModelRequest)
+        service.check_serving()
+        what(service.known(asked.model))
+        return Success()
+
+    @app.post("/v1/models/load")
+    async def load(request: Request) -> Success:
+        return await order(request, service.catalogue.load)
+
+    @app.post("/v1/models/unload")
+    async def unload(request: Request) -> Success:
+        return await order(request, service.catalogue.unload)
 
 
-def _add_generation_routes(app: FastAPI, service: Service) -> None:
-    # One at a time: they take a processor.
-    converting = asyncio.Semaphore(1)
-
+def _add_generation_routes(app: FastAPI, service: Service, beginning: Beginning) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         asked = await read_body(request, ChatRequest)
-        grammar = await _schema_grammar(service, asked, converting)
-        mesh = service.mesh()
-        generations = _begin_chat(mesh, asked, client_of(request), grammar)
+        async with service.served(request, asked) as served:
+            begun = await beginning.chat(served.mesh, served.within_time(asked), client_of(request))
+            verbose = await verbose_of(served.mesh, asked, begun.generations)
         about = About(
             "chatcmpl",
-            heading("chatcmpl", service.name, versions().llama_cpp),
+            heading("chatcmpl", served.name, versions().llama_cpp),
             bool(asked.logprobs),
             asked.n_choices,
             asked.include_usage,
+            reading=None if begun.reading is None else begun.reading.as_record(),
+            is_timed=bool(asked.timings_per_token),
+            asked=verbose,
         )
-        return await _answer(request, service.answers, about, generations, is_stream=bool(asked.stream))
+        return await _answer(request, service.answers, about, begun.generations, is_stream=bool(asked.stream))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         asked = await read_body(request, CompletionRequest)
-        grammar = await _schema_grammar(service, asked, converting)
-        mesh = service.mesh()
-        echoes = _echoes(mesh.vocabulary, asked)
-        generations = _begin_completions(mesh, asked, client_of(request), grammar)
+        async with service.served(request, asked) as served:
+            asked = served.within_time(asked)
+            echoes = _echoes(served.mesh().vocabulary, asked)
+            generations = await beginning.completions(served.mesh, asked, asked.logprobs, client_of(request))
+            verbose = await verbose_of(served.mesh, asked, generations)
         about = About(
             "cmpl",
-            heading("cmpl", service.name, versions().llama_cpp),
+            heading("cmpl", served.name, versions().llama_cpp),
             asked.logprobs is not None,
             asked.n_choices,
             asked.include_usage,
             echoes,
+            is_timed=bool(asked.timings_per_token),
+            asked=verbose,
         )
         return await _answer(request, service.answers, about, generations, is_stream=bool(asked.stream))
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        asked = await read_body(request, EmbeddingsRequest)
+        async with service.served(request, asked) as served:
+            mesh = served.mesh()
+            if asked.input is not None:
+                check_pools(mesh)
+            made = await while_connected(request, embed(mesh, served.within_time(asked), client_of(request)))
+        if asked.input is None:
+            return await llama_response(made)
+        body = await asyncio.to_thread(answer_of, made, asked, served.name)
+        return Response(body, media_type="application/json")
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        asked = await read_body(request, ResponseRequest)
+        chat = chat_of(asked)
+        async with service.served(request, chat) as served:
+            begun = await beginning.chat(served.mesh, served.within_time(chat), client_of(request))
+        telling = telling_of(asked, served.name, begun, is_timed=bool(chat.timings_per_token))
+        return await respond(request, telling, begun.generations[0], is_stream=bool(asked.stream))
 
 
 def _add_kept_answers(app: FastAPI, service: Service) -> None:
     async def again(request: Request, kind: str, answer_id: str) -> Response:
-        service.mesh()
+        service.check_serving()
         if service.answers is None:
             message = "answers are not kept here: start caravan serve with --journal auto"
             raise RejectedError(HTTPStatus.NOT_FOUND, message, code="no_journal")
@@ -173,57 +224,6 @@ def _add_kept_answers(app: FastAPI, service: Service) -> None:
         return await again(request, "cmpl", answer_id)
 
 
-async def _schema_grammar(service: Service, asked: SamplingFields, converting: asyncio.Semaphore) -> str:
-    """The grammar of the JSON schema that the answer must be valid by, made in a thread; empty if there is none."""
-    if asked.wanted_schema is None:
-        return ""
-    service.mesh()
-    async with converting:
-        return await asyncio.to_thread(grammar_of, asked.wanted_schema)
-
-
-def _begin_chat(mesh: AsyncMesh, asked: ChatRequest, client: str, grammar: str) -> list[AsyncGeneration]:
-    n_top_logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-    sampling = sampling_of(asked, n_top_logprobs=n_top_logprobs, grammar=grammar)
-    messages, variables, options = messages_of(asked), asked.chat_template_kwargs, options_of(asked, sampling, client)
-    with _all_or_none() as generations:
-        generations.append(mesh.chat(messages, template_variables=variables, **options))
-        _begin_other_choices(mesh, asked, options, generations)
-    return generations
-
-
-def _begin_completions(mesh: AsyncMesh, asked: CompletionRequest, client: str, grammar: str) -> list[AsyncGeneration]:
-    sampling = sampling_of(asked, n_top_logprobs=asked.logprobs, grammar=grammar)
-    options = options_of(asked, sampling, client)
-    with _all_or_none() as generations:
-        for prompt in asked.prompt:
-            generations.append(mesh.generate(prompt, **options))
-            _begin_other_choices(mesh, asked, options, generations)
-    return generations
-
-
-def _begin_other_choices(
-    mesh: AsyncMesh, asked: SamplingFields, options: RequestOptions, generations: list[AsyncGeneration]
-) -> None:
-    """Further answers to the prompt of the last generation, from its tokens: it is not tokenized again."""
-    tokens = generations[-1].prompt_tokens
-    for choice in range(1, asked.n_choices):
-        own = options_of_choice(options, choice)
-        generations.append(mesh.generate(tokens, **own))
-
-
-@contextlib.contextmanager
-def _all_or_none() -> Iterator[list[AsyncGeneration]]:
-    """A list for generations; if one cannot begin, those that did are cancelled."""
-    generations: list[AsyncGeneration] = []
-    try:
-        yield generations
-    except BaseException:
-        for generation in generations:
-            generation.cancel()
-        raise
-
-
 async def _answer(
     request: Request,
     answers: Answers | None,
@@ -240,7 +240,7 @@ async def _answer(
         await until_begun(request, generations)
         events = events_of(about.form(), generations, about.n_choices, include_usage=about.include_usage)
         return EventStream(events, generations)
-    return _json(await collect(request, about.form(), generations, about.n_choices))
+    return written_response(await collect(request, about.form(), generations, about.n_choices))
 
 
 async def _tell(
@@ -252,7 +252,7 @@ async def _tell(
         if not is_stream:
             whole = await collect(request, about.form(), generations, about.n_choices)
             answers.leave(answer)
-            return _json(whole)
+            return written_response(whole)
         await until_begun(request, generations)
     except BaseException:
         answers.leave(answer)
@@ -276,8 +276,12 @@ def _echoes(vocabulary: Vocabulary, asked: CompletionRequest) -> list[str]:
 def _prompt_text(vocabulary: Vocabulary, prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
-    known = (token for token in prompt if token < vocabulary.n_tokens)
-    return b"".join(vocabulary.piece(token) for token in known).decode("utf-8", "replace")
+    n_tokens = vocabulary.n_tokens
+    pieces = (
+        part.encode() if isinstance(part, str) else vocabulary.piece(part) if part < n_tokens else b""
+        for part in prompt
+    )
+    return b"".join(pieces).decode("utf-8", "replace")
 
 
 def _json(body: BaseModel, status: int = HTTPStatus.OK, *, exclude_none: bool = False) -> Response:

@@ -2,8 +2,8 @@
 """Whose a request is, for fairness and limits: the machine that it came from.
 
 Nothing that a client may write as it likes counts, or a limit would be evaded with a new name each time: neither
-OpenAI's `user` field, nor an API key as long as keys are not checked, nor X-Forwarded-For (unless `server` was told
-whom to believe). Called by the routes, for each request.
+OpenAI's `user` field nor X-Forwarded-For (unless `server` was told whom to believe). Nor does an API key, which several
+machines may share. Called by the routes, for each request.
 """
 
 from __future__ import annotations

@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel
 
 from coordinator.errors import CancelledError
 from coordinator.generation import AsyncGeneration, FinishReason
-from coordinator.http.forms import Finished, Form
+from coordinator.http.forms import Form
 from coordinator.http.merge import merged
-from coordinator.http.schemas.answer import Answer, CompletionTokensDetails, PromptTokensDetails, Usage
+from coordinator.http.pieces import Finished
+from coordinator.http.schemas.answer import CompletionTokensDetails, PromptTokensDetails, Usage
+
+Made = TypeVar("Made")
 
 
 class ClientGoneError(Exception):
     """The client left before its answer was finished; its generations are cancelled."""
 
 
-async def collect(request: Request, form: Form, generations: Sequence[AsyncGeneration], n_choices: int) -> Answer:
+async def collect(request: Request, form: Form, generations: Sequence[AsyncGeneration], n_choices: int) -> BaseModel:
     """The whole answer, once all generations have ended.
 
     Args:
@@ -33,16 +37,33 @@ async def collect(request: Request, form: Form, generations: Sequence[AsyncGener
         CaravanError: a generation failed; the others are cancelled.
         ClientGoneError: nobody is left to read the answer.
     """
+    await until_ended(request, generations)
+    answers = [finished_of(index, generation) for index, generation in enumerate(generations)]
+    return form.whole(answers, usage_of(generations, n_choices))
+
+
+def finished_of(index: int, generation: AsyncGeneration) -> Finished:
+    """A generation that has ended, as the answer with that number.
+
+    Raises:
+        CancelledError: As `reason_of`.
+    """
+    reason = reason_of(generation)
+    return Finished(index, generation.tokens, generation.text, reason, generation.usage, generation.stream.slot)
+
+
+async def until_ended(request: Request, generations: Sequence[AsyncGeneration]) -> None:
+    """Returns when all of them have ended.
+
+    Raises:
+        CaravanError: one failed; the others are cancelled.
+        ClientGoneError: nobody is left to read the answer.
+    """
     try:
-        await _while_connected(request, _run_to_end(generations))
+        await while_connected(request, _run_to_end(generations))
     finally:
         for generation in generations:  # a reading task that never began cannot end them
             generation.cancel()
-    answers = [
-        Finished(index, generation.tokens, generation.text, reason_of(generation))
-        for index, generation in enumerate(generations)
-    ]
-    return form.whole(answers, usage_of(generations, n_choices))
 
 
 async def until_begun(request: Request, generations: Sequence[AsyncGeneration]) -> None:
@@ -53,11 +74,34 @@ async def until_begun(request: Request, generations: Sequence[AsyncGeneration]) 
         ClientGoneError: nobody is left to read the answer; they are cancelled.
     """
     try:
-        await _while_connected(request, _first_of(generations))
+        await while_connected(request, _first_of(generations))
     except BaseException:
         for generation in generations:
             generation.cancel()
         raise
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Made]) -> Made:
+    """What the work gives.
+
+    Args:
+        request: its body has been read.
+        work: cancelled if the client leaves before it is done.
+
+    Raises:
+        ClientGoneError: nobody is left to read the answer.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def usage_of(generations: Sequence[AsyncGeneration], n_choices: int) -> Usage:
@@ -106,21 +150,6 @@ async def _first_of(generations: Sequence[AsyncGeneration]) -> None:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Does the work, unless the client leaves before it is done."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError
-        working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

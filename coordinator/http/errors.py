@@ -60,12 +60,15 @@ MEANINGS: Mapping[type[errors.CaravanError], HttpMeaning] = {
     errors.InvalidRequestError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "invalid_request"),
     errors.SchemaError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "invalid_json_schema"),
     errors.PromptTooLongError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "context_length_exceeded"),
+    errors.InputTooLongError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "context_length_exceeded"),
+    errors.NotMadeForError: HttpMeaning(HTTPStatus.BAD_REQUEST, _INVALID, "not_supported"),
     errors.OverloadedError: HttpMeaning(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "overloaded"),
     errors.ClientLimitError: HttpMeaning(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "client_limit"),
     # 504 as with Anthropic, Gemini and Mistral; OpenRouter's 408 invites clients to send it again (RFC 9110, 15.5.9).
     errors.DeadlineError: HttpMeaning(HTTPStatus.GATEWAY_TIMEOUT, "timeout_error", "timeout"),
     errors.SlowReaderError: HttpMeaning(HTTPStatus.GATEWAY_TIMEOUT, "timeout_error", "slow_reader"),
     errors.CancelledError: HttpMeaning(_UNAVAILABLE, _SERVER, "cancelled"),
+    errors.UnloadedError: HttpMeaning(_UNAVAILABLE, _SERVER, "model_unloaded"),
     errors.ClosedError: HttpMeaning(_UNAVAILABLE, _SERVER, "closed"),
 }
 

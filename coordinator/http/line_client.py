@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Asks a running `caravan serve` what its lines do. For `caravan top`, blocking; a thin client of `GET /line`."""
+"""Asks a running `caravan serve` what its lines do. For `caravan top` and `caravan chat --server`, blocking; a thin
+client of `GET /line`.
+"""
 
 from __future__ import annotations
 
 import http.client
-import urllib.parse
 from http import HTTPStatus
 
 from pydantic import ValidationError
 
 from coordinator.http.schemas.line import LineStatus
 from coordinator.http.schemas.status import ErrorBody
+from coordinator.http.server_address import ServerAddress
 
 _TIMEOUT_S = 5.0
 """For the connection, and for each read: the answer takes milliseconds."""
@@ -24,25 +26,12 @@ class NoLineError(Exception):
 
 
 class LineClient:
-    """A server's `/line`.
+    """A server's `/line`."""
 
-    Args:
-        url: `http://HOST:PORT` or https, with a path if the server lies behind one (a last `/v1` is left out).
-        key: An API key, where one is wanted.
-
-    Raises:
-        ValueError: It is no such address.
-    """
-
-    def __init__(self, url: str, key: str | None = None) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8080")
-        self.url = url
-        self._headers = {"Accept": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
-        self._is_secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname, parts.port
-        self._path = parts.path.rstrip("/").removesuffix("/v1") + "/line"
+    def __init__(self, address: ServerAddress) -> None:
+        self.url = address.url
+        self._address = address
+        self._path = address.path + "/line"
 
     def ask(self, window_s: float) -> LineStatus:
         """What the lines do, by the last so many seconds.
@@ -62,10 +51,9 @@ class LineClient:
             raise NoLineError(f"answers {status} with something else than a line: is it a caravan serve?") from None
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=_TIMEOUT_S)
+        connection = self._address.connection(_TIMEOUT_S)
         try:
-            connection.request("GET", path, headers=self._headers)
+            connection.request("GET", path, headers=self._address.headers)
             response = connection.getresponse()
             return response.status, response.read(_MOST_BYTES)
         finally:

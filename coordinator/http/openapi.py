@@ -14,11 +14,27 @@ from pydantic import BaseModel
 
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest
+from coordinator.http.schemas.embeddings import EmbeddingsRequest
+from coordinator.http.schemas.llama_completion import LlamaCompletionRequest
+from coordinator.http.schemas.llama_server import DetokenizeRequest, ModelRequest, TokenizeRequest
+from coordinator.http.schemas.response_request import ResponseRequest
 from coordinator.http.schemas.status import ErrorBody
 
 _BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingsRequest,
+    "/v1/chat/completions/input_tokens": ChatRequest,
+    "/apply-template": ChatRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+    "/v1/responses": ResponseRequest,
+    "/completion": LlamaCompletionRequest,
+    "/completions": LlamaCompletionRequest,
+    "/embedding": EmbeddingsRequest,
+    "/embeddings": EmbeddingsRequest,
+    "/v1/models/load": ModelRequest,
+    "/v1/models/unload": ModelRequest,
 }
 _REFERENCE = "#/components/schemas/{model}"
 _VERSION = "1"
@@ -28,7 +44,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     """What FastAPI knows of the routes, with their bodies and the form of errors."""
     told = get_openapi(title=app.title, version=_VERSION, routes=app.routes)
     schemas = told.setdefault("components", {}).setdefault("schemas", {})
-    models: list[type[BaseModel]] = [*_BODIES.values(), ErrorBody]
+    models: list[type[BaseModel]] = [*dict.fromkeys(_BODIES.values()), ErrorBody]
     for model in models:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})

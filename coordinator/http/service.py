@@ -1,25 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""What the application serves: the mesh, and how far it is. Used on the server's event loop only."""
+"""What the application serves: models, each with its mesh when it is loaded, and how far that is. Used on the server's
+event loop only.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import deque
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from enum import Enum
 from http import HTTPStatus
+from typing import TypeVar
 
-from coordinator.errors import CaravanError
-from coordinator.events import LineEvent, LoadEvent, LoadPhase
+from fastapi import Request
+
+from coordinator.catalogue import MOST_LOADED, SWAP_TIMEOUT_S, Catalogue, OnModelEvent, OnModelProgress
+from coordinator.errors import CaravanError, ClosedError
+from coordinator.events import LineEvent, LoadEvent
 from coordinator.http.answers import Answers
-from coordinator.http.errors import RETRY_AFTER_S, error_info
+from coordinator.http.chronicle import Chronicle
+from coordinator.http.collecting import while_connected
+from coordinator.http.errors import RETRY_AFTER_S
 from coordinator.http.rejection import RejectedError
-from coordinator.http.schemas.line import EventInfo
-from coordinator.http.schemas.status import Health, LoadInfo, ModelInfo, StageInfo
+from coordinator.http.schemas.sampling import RequestModel
 from coordinator.http.worker_watch import WorkerWatch
 from coordinator.mesh import AsyncMesh
+from coordinator.resident import KnownModel, MeshOpener, Opener
+from coordinator.shelf import Lease
 
-_REMEMBERED_EVENTS = 50
-"""For `/line`: more than go on a screen."""
+_LEAST_S = 0.001
+"""Of a request's time, when loading has taken all of it."""
+
+Asked = TypeVar("Asked", bound=RequestModel)
 
 
 class ServicePhase(str, Enum):
@@ -31,131 +44,216 @@ class ServicePhase(str, Enum):
     STOPPING = "stopping"
 
 
+class Served:
+    """The model that a request is for, loaded."""
+
+    def __init__(self, service: Service, lease: Lease, limit_s: float | None) -> None:
+        self._service = service
+        self._lease = lease
+        self._limit_s = limit_s
+        self.name = lease.name
+
+    def mesh(self) -> AsyncMesh:
+        """Its mesh, ready to generate.
+
+        Raises:
+            RejectedError: 503, stopping.
+            CaravanError: why the line is gone.
+        """
+        self._service.check_serving()
+        return _standing(self._lease.mesh)
+
+    def within_time(self, asked: Asked) -> Asked:
+        """The request with what is left of its time: part of that may have gone to loading."""
+        if self._limit_s is None or not self._lease.waited_s:
+            return asked
+        return asked.model_copy(update={"timeout": max(_LEAST_S, self._limit_s - self._lease.waited_s)})
+
+
 class Service:
-    """One model over one mesh, from the first moment of loading to the last answer.
+    """The models of a server, from the first moment of loading to the last answer.
 
     Args:
-        name: by which clients know the model.
+        models: as `Catalogue` has them.
+        most_loaded: as there.
+        swap_timeout_s: as there.
+        tells_thoughts_apart: whether thoughts are no part of the text, where a request does not say.
+        on_progress: told as well how loading goes.
+        on_event: told as well what becomes of models and lines.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._created = int(time.time())
-        self._mesh: AsyncMesh | None = None
+    def __init__(
+        self,
+        models: Sequence[KnownModel],
+        opener: Opener | None = None,
+        *,
+        most_loaded: int = MOST_LOADED,
+        swap_timeout_s: float = SWAP_TIMEOUT_S,
+        tells_thoughts_apart: bool = True,
+        on_progress: OnModelProgress = lambda _name, _event: None,
+        on_event: OnModelEvent = lambda _name, _event: None,
+    ) -> None:
+        self.tells_thoughts_apart = tells_thoughts_apart
+        self.catalogue = Catalogue(
+            models,
+            opener or MeshOpener(),
+            most_loaded=most_loaded,
+            swap_timeout_s=swap_timeout_s,
+            on_progress=self._note_progress,
+            on_event=self.note_event,
+        )
+        self._models = {model.name: model for model in models}
+        self.created = int(time.time())
+        self._on_progress = on_progress
+        self._on_event = on_event
         self.answers: Answers | None = None
-        self._error: Exception | None = None
-        self._stopping = False
-        self._loads: dict[str, LoadInfo] = {}
-        self._doing = ""
-        self.events: deque[EventInfo] = deque(maxlen=_REMEMBERED_EVENTS)
-        self.workers = WorkerWatch()
+        self._is_starting = True
+        self._is_stopping = False
+        self.chronicle = Chronicle(self._models)
+        self.answer_counts: Counter[tuple[str, str]] = Counter()
+        self.workers = {model.name: WorkerWatch() for model in models}
+
+    # ---- how far it is ----
 
     @property
     def phase(self) -> ServicePhase:
-        if self._stopping:
+        if self._is_stopping:
             return ServicePhase.STOPPING
-        if self.error is not None:
-            return ServicePhase.FAILED
-        return ServicePhase.LOADING if self._mesh is None else ServicePhase.READY
+        if self._is_starting:
+            return ServicePhase.LOADING
+        return ServicePhase.READY if self.error is None else ServicePhase.FAILED
 
     @property
-    def error(self) -> Exception | None:
-        """Why nothing can be generated any more; None while that is not so."""
-        return self._error or (self._mesh.error if self._mesh is not None else None)
+    def error(self) -> CaravanError | None:
+        """Why nothing can be generated: the models are loaded and their lines are gone for now; None while one is
+        not."""
+        errors = [mesh.error for mesh in self.meshes()]
+        return errors[0] if len(errors) == len(self._models) and all(errors) else None
 
     @property
     def n_requests(self) -> int:
         """Generations that run or wait."""
-        return 0 if self._mesh is None else self._mesh.n_running + self._mesh.n_waiting
+        return sum(mesh.n_running + mesh.n_waiting for mesh in self.meshes())
 
-    def note_progress(self, event: LoadEvent) -> None:
-        """Follows the loading, for `/health`."""
-        self._doing = event.message
-        if event.phase is LoadPhase.LOADING and event.worker is not None and event.layers is not None:
-            self._loads[event.worker] = LoadInfo(
-                worker=event.worker,
-                layer_start=event.layers.start,
-                layer_end=event.layers.end,
-                fraction=event.fraction,
-            )
-
-    def note_event(self, event: LineEvent) -> None:
-        """Remembers what became of a line, for `/line`."""
-        told = EventInfo(
-            at_s=time.time(),
-            change=event.change,
-            message=event.message,
-            worker=event.worker,
-            n_streams=event.n_streams,
-            pause_s=event.pause_s,
-        )
-        self.events.append(told)
-
-    def begin(self, mesh: AsyncMesh, answers: Answers | None = None) -> None:
-        """From now on `mesh` answers requests; it stays the caller's to close, as do `answers`, which keep what it says
-        if somebody does."""
-        self.answers = answers
-        self._mesh = mesh
-
-    def fail(self, error: Exception) -> None:
-        """Loading failed; requests are told why."""
-        self._error = error
-
-    def stop(self) -> None:
-        """New requests are turned away from now on; those that run go on."""
-        self._stopping = True
-
-    def mesh(self) -> AsyncMesh:
-        """The mesh, ready to generate.
+    async def start(self, name: str) -> AsyncMesh:
+        """Loads the first model; until then requests are turned away.
 
         Raises:
-            RejectedError: 503, loading or stopping.
-            CaravanError: why the line is gone.
+            CaravanError: why it cannot be loaded.
         """
-        if self._stopping:
+        with self.catalogue.lease(name) as lease:
+            return await lease.arrived()
+
+    def begin(self, answers: Answers | None = None) -> None:
+        """From now on requests are answered.
+
+        Args:
+            answers: keep what is said, if somebody does.
+        """
+        self.answers = answers
+        self._is_starting = False
+
+    def stop(self) -> None:
+        """New requests are turned away from now on, and those that wait for a model; those that run go on."""
+        self._is_stopping = True
+        self.catalogue.stop()
+
+    def check_serving(self) -> None:
+        """Raises RejectedError, 503, while it starts or stops."""
+        if self._is_stopping:
             raise RejectedError(
                 HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping: ask another one", code="stopping"
             )
-        if isinstance(self.error, CaravanError):
-            raise self.error
-        if self._mesh is None or self.error is not None:
+        if self._is_starting:
             raise RejectedError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "the model is still loading: try again when /health says ready",
                 code="loading",
                 retry_after_s=RETRY_AFTER_S,
             )
-        return self._mesh
 
-    def model_info(self) -> ModelInfo:
-        """The model and its line; no stages while loading."""
-        return ModelInfo(id=self.name, created=self._created, stages=self._stages())
+    # ---- what a request is for ----
 
-    def health(self) -> Health:
-        """How far it is, with what there is to say of that."""
-        phase, mesh = self.phase, self._mesh
-        health = Health(status=phase.value, model=self.name)
-        if phase is ServicePhase.LOADING:
-            loads = list(self._loads.values())
-            health.fraction = sum(load.fraction for load in loads) / max(1, len(loads))
-            health.doing, health.loads = self._doing, loads
-        if phase is ServicePhase.READY and mesh is not None:
-            health.stages = self._stages()
-            health.n_running, health.n_waiting, health.n_paused = mesh.n_running, mesh.n_waiting, mesh.n_paused
-        if self.error is not None:
-            health.error = error_info(self.error)
-        return health
+    @property
+    def name(self) -> str:
+        """Of the model that is meant where none is named."""
+        return self.catalogue.default
 
-    def _stages(self) -> list[StageInfo]:
-        if self._mesh is None:
-            return []
-        return [
-            StageInfo(
-                worker=stage.worker,
-                address=stage.address,
-                layer_start=stage.layers.start,
-                layer_end=stage.layers.end,
-            )
-            for plan in self._mesh.plans
-            for stage in plan.stages
-        ]
+    def name_of(self, asked: str | None) -> str:
+        """The model that is meant. One model is meant by any name.
+
+        Raises:
+            RejectedError: 404, there is none of that name.
+        """
+        if asked is None or not asked or len(self._models) == 1:
+            return self.catalogue.default
+        return self.known(asked)
+
+    def known(self, asked: str) -> str:
+        """The same name. Raises RejectedError, 404, if there is none."""
+        if asked not in self._models:
+            names = ", ".join(repr(name) for name in self._models)
+            there = f"only {names}" if len(self._models) == 1 else f"but {names}"
+            message = f"there is no model {asked[:200]!r} here, {there}"
+            raise RejectedError(HTTPStatus.NOT_FOUND, message, param="model", code="model_not_found")
+        return asked
+
+    @contextlib.asynccontextmanager
+    async def served(self, request: Request, asked: RequestModel) -> AsyncIterator[Served]:
+        """The model that a request names, loaded if it is not, and not unloaded while this lasts.
+
+        Args:
+            asked: its body, with `model`, and perhaps `timeout`.
+
+        Raises:
+            RejectedError: 404, there is none; 503, starting or stopping.
+            CaravanError: why it is not loaded.
+            ClientGoneError: nobody waits for it any more.
+        """
+        self.check_serving()
+        name = self.name_of(getattr(asked, "model", None))
+        limits = (getattr(asked, "timeout", None), self._models[name].options.get("request_timeout"))
+        limit_s = min((limit for limit in limits if limit is not None), default=None)
+        with self.catalogue.lease(name) as lease:
+            if not lease.has_arrived:
+                try:
+                    await while_connected(request, lease.arrived(limit_s))
+                except ClosedError:
+                    self.check_serving()
+                    raise
+            yield Served(self, lease, limit_s)
+
+    def mesh(self, asked: str | None = None) -> AsyncMesh:
+        """The mesh of a model, to be looked at: it is not loaded for that.
+
+        Raises:
+            RejectedError: 404, there is none of that name; 503, starting or stopping, or it is not loaded.
+            CaravanError: why the line is gone.
+        """
+        self.check_serving()
+        name = self.name_of(asked)
+        mesh = self.catalogue.mesh(name)
+        if mesh is None:
+            message = f"{name} is not loaded: POST /models/load, or any request to it, loads it"
+            raise RejectedError(HTTPStatus.SERVICE_UNAVAILABLE, message, param="model", code="not_loaded")
+        return _standing(mesh)
+
+    def meshes(self) -> list[AsyncMesh]:
+        """Of all models that are loaded."""
+        return [mesh for name in self.catalogue.names if (mesh := self.catalogue.mesh(name)) is not None]
+
+    def note_event(self, name: str, event: LineEvent) -> None:
+        """Remembers what became of a line or a model; that the server starts is none of it."""
+        if not self._is_starting:
+            self.chronicle.note_event(name, event)
+            self._on_event(name, event)
+
+    def _note_progress(self, name: str, event: LoadEvent) -> None:
+        self.chronicle.note_progress(name, event)
+        self._on_progress(name, event)
+
+
+def _standing(mesh: AsyncMesh) -> AsyncMesh:
+    if mesh.error is not None:
+        raise mesh.error
+    return mesh

@@ -11,15 +11,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import anyio
 from pydantic import BaseModel
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from coordinator.errors import CaravanError
 from coordinator.generation import AsyncGeneration, Token
-from coordinator.http.collecting import reason_of, usage_of
+from coordinator.http.collecting import finished_of, usage_of
 from coordinator.http.errors import error_info
-from coordinator.http.forms import Form, Piece
+from coordinator.http.forms import Form
+from coordinator.http.measures import timings_of
 from coordinator.http.merge import merged
+from coordinator.http.pieces import Piece
 from coordinator.http.schemas.answer import Answer
 from coordinator.http.schemas.status import ErrorBody
 
@@ -79,11 +81,17 @@ async def events_of(
 
     try:
         async for index, chunk in _chunks(form, generations):
-            if is_new(index):
-                yield _event(chunk, exclude={"usage"} if not include_usage else None, number=number())
+            if index is None:
+                if not any(seen or ()):
+                    yield _event(chunk, with_usage=include_usage)
+            elif is_new(index):
+                yield _event(chunk, with_usage=include_usage, number=number())
         if include_usage and is_new(-1):
-            yield _event(form.usage(usage_of(generations, n_choices)), number=number())
-        yield _DONE
+            last = form.usage(usage_of(generations, n_choices), timings_of(generations[0].usage))
+            if last is not None:
+                yield _event(last, number=number())
+        if form.says_done:
+            yield _DONE
     except CaravanError as error:
         yield _event(ErrorBody(error=error_info(error)))
     except Exception as error:
@@ -91,9 +99,11 @@ async def events_of(
         yield _event(ErrorBody(error=error_info(error)))
 
 
-async def _chunks(form: Form, generations: Sequence[AsyncGeneration]) -> AsyncGenerator[tuple[int, Answer], None]:
+async def _chunks(
+    form: Form, generations: Sequence[AsyncGeneration]
+) -> AsyncGenerator[tuple[int | None, BaseModel], None]:
     """Chunks as tokens come, each with the number of its generation; tokens that bring no text yet wait for one that
-    does."""
+    does. What is told of prompts has no number: it is no part of the answer."""
     for index in range(len(generations)):
         opening = form.opening(index)
         if opening is not None:
@@ -103,17 +113,36 @@ async def _chunks(form: Form, generations: Sequence[AsyncGeneration]) -> AsyncGe
     try:
         async for event in source:
             index, token, tokens = event.index, event.token, waiting[event.index]
+            if event.progress is not None:
+                yield None, form.progress(index, event.progress)
+                continue
             if token is not None:
                 tokens.append(token)
             if tokens and (token is None or token.text):
-                yield index, form.chunk(Piece(index, tuple(tokens), "" if token is None else token.text))
+                timings = timings_of(generations[index].usage) if form.is_timed else None
+                for chunk in form.chunks(Piece(index, tuple(tokens), "" if token is None else token.text, timings)):
+                    yield index, chunk
                 tokens.clear()
             if token is None:
-                yield index, form.closing(index, reason_of(generations[index]))
+                for chunk in form.closing(finished_of(index, generations[index])):
+                    yield index, chunk
     finally:
         await source.aclose()
 
 
-def _event(body: BaseModel, exclude: set[str] | None = None, number: str | None = None) -> bytes:
+def _written(body: BaseModel, *, with_usage: bool = True) -> bytes:
+    """An answer, or a chunk of one, without what it does not tell."""
+    exclude = body.absent if isinstance(body, Answer) else set()
+    if not with_usage:
+        exclude.add("usage")
+    return body.model_dump_json(by_alias=True, exclude=exclude).encode()
+
+
+def written_response(body: BaseModel) -> Response:
+    """A whole answer."""
+    return Response(_written(body), media_type="application/json")
+
+
+def _event(body: BaseModel, *, with_usage: bool = True, number: str | None = None) -> bytes:
     head = b"" if number is None else b"id: " + number.encode() + b"\n"
-    return head + b"data: " + body.model_dump_json(exclude=exclude).encode() + b"\n\n"
+    return head + b"data: " + _written(body, with_usage=with_usage) + b"\n\n"

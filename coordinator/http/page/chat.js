@@ -2,8 +2,10 @@
 // The conversation on the screen: what is sent, what is answered, and what is done again.
 
 import { Answering, Phase } from "./answering.js";
-import { announce, byId } from "./dom.js";
+import { announce, byId, put } from "./dom.js";
+import { embeddingsOf } from "./embeddings.js";
 import { doing, MessageView } from "./message.js";
+import { loadOf, noteOn } from "./models.js";
 import { request } from "./settings.js";
 import { begin, conversation, save } from "./store.js";
 
@@ -11,8 +13,11 @@ const NEAR_PX = 60; // of the end: then the view follows it
 const HEARD_CHARACTERS = 600; // of an answer that screen readers are told at its end; the rest is on the page
 
 export class Chat extends EventTarget {
-  constructor() {
+  constructor(models) {
     super();
+    this.#models = models;
+    models.addEventListener("change", () => this.#showModel());
+    models.addEventListener("choose", (event) => this.#choose(event.detail));
     byId("composer").addEventListener("submit", (event) => { event.preventDefault(); this.#send(); });
     byId("stop").addEventListener("click", () => this.stop());
     byId("text").addEventListener("keydown", (event) => this.#onKey(event));
@@ -21,7 +26,9 @@ export class Chat extends EventTarget {
     this.show(begin());
   }
 
+  #models;
   #current;
+  #shownModel = null;
   #views = [];
   #answering = new Map(); // by conversation: the answer that is on its way there
   #edited = null; // the number of the message that is being edited
@@ -63,6 +70,12 @@ export class Chat extends EventTarget {
     this.#current = shown;
     this.#edited = null;
     this.#follows = true;
+    const last = shown.messages.at(-1);
+    if (last?.underWay && !last.needsKey && !this.isAnswering) {
+      this.#goOn();
+      return;
+    }
+    this.#showModel();
     this.#lay();
     this.#tell();
   }
@@ -73,7 +86,10 @@ export class Chat extends EventTarget {
 
   /** Sends what was refused once more, now that there is a key. */
   retryRefused() {
-    if (this.#current.messages.at(-1)?.needsKey && !this.isAnswering) this.#again();
+    const last = this.#current.messages.at(-1);
+    if (!last?.needsKey || this.isAnswering) return;
+    if (last.underWay) this.#goOn();
+    else this.#again();
   }
 
   #onKey(event) {
@@ -88,7 +104,7 @@ export class Chat extends EventTarget {
 
   #send() {
     const text = byId("text").value.trim();
-    if (!text || this.isAnswering) return;
+    if (!text || this.isAnswering || !this.#canChat) return;
     if (this.#edited !== null) this.#current.messages.length = this.#edited;
     this.#edited = null;
     byId("text").value = "";
@@ -119,20 +135,33 @@ export class Chat extends EventTarget {
     grow();
   }
 
-  async #answer() {
-    const kept = this.#current;
+  #answer() {
+    const { messages } = this.#current;
     const message = { role: "assistant", content: "" };
-    const answer = new Answering(message, request(kept.messages));
-    kept.messages.push(message);
+    if (this.#models.areSeveral) this.#current.model = message.model = this.#models.of(this.#current).id;
+    const answer = new Answering(message, request(messages, message.model ?? null));
+    messages.push(message);
+    this.#run(this.#current, answer);
+  }
+
+  /** With the last answer, which the page was left in the middle of. */
+  #goOn() {
+    this.#run(this.#current, new Answering(this.#current.messages.at(-1), null));
+  }
+
+  async #run(kept, answer) {
+    const { message } = answer;
     this.#answering.set(kept.id, { conversation: kept, answer });
     this.#follows = true;
     this.#keep(kept);
+    this.#showModel();
     this.#lay();
     this.#tell();
-    let wasLaying = false;
+    let wasDelayed = false;
     answer.addEventListener("change", () => {
-      if (answer.isLaying && !wasLaying) announce(doing(answer));
-      wasLaying = answer.isLaying;
+      const isDelayed = answer.isLaying || answer.away !== null;
+      if (isDelayed && !wasDelayed) announce(doing(answer));
+      wasDelayed = isDelayed;
       this.#drawSoon(kept);
     });
     announce("The model answers.");
@@ -149,6 +178,37 @@ export class Chat extends EventTarget {
   /** Keeps all conversations that are on their way; the page may be about to go. */
   keepAll() {
     for (const { conversation: kept } of this.#answering.values()) this.#keep(kept);
+  }
+
+  /** Whether the model makes text. */
+  get #canChat() {
+    return this.#models.of(this.#current)?.writes ?? true;
+  }
+
+  /** Another model is to answer from now on. */
+  #choose(id) {
+    this.#current.model = id;
+    if (this.#current.messages.length > 0) this.#keep(this.#current);
+    this.#showModel();
+  }
+
+  /** What follows from the model that this conversation is with, and from its state. */
+  #showModel() {
+    const model = this.#models.of(this.#current);
+    const isOther = model?.id !== this.#shownModel?.id || model?.writes !== this.#shownModel?.writes;
+    this.#shownModel = model;
+    this.#models.show(model);
+    for (const { conversation: kept, answer } of this.#answering.values()) {
+      answer.load = loadOf(this.#models.of(kept));
+      this.#drawSoon(kept);
+    }
+    this.#showNotice();
+    if (!isOther) return;
+    document.body.classList.toggle("no-text", !this.#canChat);
+    byId("slogan").hidden = !this.#canChat;
+    byId("embeddings").hidden = this.#canChat;
+    byId("embeddings").replaceChildren(...(this.#canChat ? [] : embeddingsOf(model)));
+    this.#lay();
   }
 
   #keep(kept) {
@@ -174,10 +234,11 @@ export class Chat extends EventTarget {
     const { messages } = this.#current;
     const on = this.#answering.get(this.#current.id);
     const lastUser = messages.findLastIndex((message) => message.role === "user");
+    const canChange = on === undefined && this.#canChat;
     this.#views = messages.map((message, number) => {
       const actions = {};
-      if (on === undefined && number === lastUser) actions.edit = () => this.#edit(number);
-      if (on === undefined && number === messages.length - 1) actions.again = () => this.#again();
+      if (canChange && number === lastUser) actions.edit = () => this.#edit(number);
+      if (canChange && number === messages.length - 1) actions.again = () => this.#again();
       const view = new MessageView(message, actions);
       if (on?.answer.message === message) view.show(actions, on.answer);
       return view;
@@ -197,8 +258,10 @@ export class Chat extends EventTarget {
     const texts = [];
     if (this.#edited !== null) texts.push("You are editing your last message; Esc leaves it as it was.");
     if (this.isKept === false) texts.push("This browser keeps no more: conversations are lost with this tab. Delete some.");
-    byId("notice").textContent = texts.join(" ");
-    byId("notice").hidden = texts.length === 0;
+    const model = this.#models.of(this.#current);
+    if (model !== null && !this.isAnswering) texts.push(noteOn(model, this.#current.messages.length > 0));
+    put(byId("notice"), texts.filter(Boolean).join(" "));
+    byId("notice").hidden = !byId("notice").textContent;
   }
 
   #scroll() {

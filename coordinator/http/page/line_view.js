@@ -28,17 +28,21 @@ export class LineView {
   #plan;
   #parts = [];
   #toldEvent = null;
+  #shownAt = null;
   #model = "";
 
   /** What `Poll` was told. */
-  show({ health, status, lineError, error }) {
-    if (health?.model) this.#model = health.model;
-    this.#showHead(health, status, error ?? lineError);
-    this.#showLoading(health);
+  show({ health, model, status, lineError, error }) {
+    if (health?.model) this.#model = model?.id ?? health.model;
+    const isThere = (model?.state ?? "loaded") === "loaded";
+    this.#showHead(health, status, error ?? lineError, isThere);
+    this.#showLoading(health?.status === "loading" ? health : model?.load);
+    this.#lines.hidden = this.#plan.node.hidden = !isThere || this.#parts.length === 0;
     if (error || lineError || (health && health.status !== "ready")) this.#lines.classList.add("old");
     if (!status) return;
-    this.#plan.node.hidden = false;
+    this.#lines.hidden = this.#plan.node.hidden = false;
     this.#lines.classList.remove("old");
+    this.#shownAt = new Date();
     while (this.#parts.length > status.lines.length) this.#parts.pop().node.remove();
     while (this.#parts.length < status.lines.length) {
       const part = new OneLine();
@@ -48,25 +52,27 @@ export class LineView {
     const lost = status.events?.findLast((event) => event.change === "lost")?.worker ?? null;
     this.#parts.forEach((part, number) => part.show(status.lines[number], number, status.lines.length, lost));
     this.#showEvents(status.events ?? []);
-    this.#plan.follow(status.lines.map((line) => line.stages.map((stage) => [stage.worker, stage.layer_start]).join()).join());
+    const marks = status.lines.map((line) => line.stages.map((stage) => [stage.worker, stage.layer_start]).join());
+    this.#plan.follow(model?.id ?? null, [status.model, ...marks].join());
   }
 
-  #showHead(health, status, error) {
+  #showHead(health, status, error, isThere) {
     let text = this.#model;
-    if (error) text = error.message;
+    if (error) text = this.#shownAt ? `${error.message} What is below is of ${this.#shownAt.toLocaleTimeString()}.` : error.message;
     else if (health && health.model === undefined) text = "The line is shown to those who have an API key.";
+    else if (!isThere) text = `${this.#model} is not loaded, so it has no line now.`;
     else if (status) text = `${status.model}, by the last ${status.window_s} seconds`;
     put(this.#head, text);
     this.#head.classList.toggle("error", Boolean(error));
   }
 
-  #showLoading(health) {
-    this.#loading.hidden = health?.status !== "loading";
-    if (this.#loading.hidden) return;
-    const bars = (health.loads ?? []).map((load) => element("div", {},
+  #showLoading(told) {
+    this.#loading.hidden = !told;
+    if (!told) return;
+    const bars = (told.loads ?? []).map((load) => element("div", {},
       element("p", {}, `${load.worker}, ${layers(load)}`),
       element("progress", { max: "1", value: load.fraction, "aria-label": `${load.worker} has loaded` })));
-    const doing = bars.length === 0 && health.doing ? capital(health.doing) : "The model is loading.";
+    const doing = bars.length === 0 && told.doing ? capital(told.doing) : "The model is loading.";
     this.#loading.replaceChildren(element("p", {}, doing), ...bars);
   }
 
@@ -89,7 +95,7 @@ export class LineView {
 /** One line of the mesh; there are several where there are replicas. */
 class OneLine {
   constructor() {
-    this.#title = element("h3", { hidden: true });
+    this.#title = element("h3");
     this.#broken = element("p", { class: "laying", hidden: true }, "A worker was lost: the line is being laid again.");
     this.#figures = element("dl", { class: "figures" });
     this.#machines = new Machines();
@@ -109,8 +115,8 @@ class OneLine {
   #waterfall;
 
   show(line, number, nLines, lost) {
-    this.#title.hidden = nLines === 1;
-    this.#title.textContent = `Line ${number + 1} of ${nLines}`;
+    this.#title.classList.toggle("unseen", nLines === 1);
+    put(this.#title, nLines === 1 ? "Machines" : `Line ${number + 1} of ${nLines}`);
     this.#broken.hidden = !line.is_suspended;
     this.#showFigures(line);
     this.#machines.show(line, line.is_suspended ? lost : null);
@@ -122,10 +128,12 @@ class OneLine {
   #showFigures(line) {
     const share = line.n_prompt_tokens ? Math.round((100 * line.n_reused_tokens) / line.n_prompt_tokens) : 0;
     const figures = [
-      ["generated", `${rate(line.generated_per_s)} tokens/s`],
-      ["requests", `${line.n_running} of ${line.n_slots} slots, ${line.n_waiting}\u00a0waiting`],
+      ["written", `${rate(line.generated_per_s)} tokens/s`],
+      ["read", `${rate(line.prompt_tokens_per_s)} tokens/s`],
+      ["requests", `${line.n_running} of ${line.n_slots}`],
+      ["waiting", count(line.n_waiting)],
       ["frames under way", count(line.n_in_flight)],
-      ["prompts from cache", `${share} %`],
+      ["read from cache", `${share} %`],
     ];
     this.#figures.replaceChildren(...figures.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
   }

@@ -7,6 +7,7 @@ import { capital, share } from "./figures.js";
 import { prepareHistory } from "./history.js";
 import { prepareKeyDialog } from "./key_dialog.js";
 import { LineView } from "./line_view.js";
+import { Models } from "./models.js";
 import { Poll } from "./poll.js";
 import { prepareSettings } from "./settings.js";
 import { begin, read, write } from "./store.js";
@@ -15,8 +16,9 @@ const WIDE = window.matchMedia("(min-width: 68rem)");
 const MIDDLE = window.matchMedia("(min-width: 48rem)");
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 
-const chat = new Chat();
-const poll = new Poll(() => !byId("line").hidden);
+const models = new Models();
+const chat = new Chat(models);
+const poll = new Poll(() => !byId("line").hidden, () => (models.areSeveral ? models.of(chat.current) : null));
 const line = new LineView(byId("line"));
 const askKey = prepareKeyDialog(() => {
   poll.begin();
@@ -25,12 +27,17 @@ const askKey = prepareKeyDialog(() => {
 
 function prepareButtons() {
   byId("menu").append(icon("menu"));
-  byId("menu").addEventListener("click", () => showHistory(!document.body.classList.contains("shows-history")));
+  byId("menu").addEventListener("click", () => {
+    const shows = !document.body.classList.contains("shows-history");
+    if (shows && !MIDDLE.matches) showLine(false);
+    showHistory(shows);
+  });
   byId("new").prepend(icon("plus"));
   byId("new").addEventListener("click", () => { chat.show(begin()); chosen(); });
   byId("open-settings").append(icon("gear"));
   byId("show-line").addEventListener("click", () => {
     const shows = byId("line").hidden;
+    if (!MIDDLE.matches) showHistory(false);
     if (WIDE.matches) write("line", shows);
     showLine(shows);
   });
@@ -98,7 +105,8 @@ function nameTheme() {
 /** What the server is doing, beside the name and where there is no message yet. */
 function showHealth({ health, error }) {
   const model = health?.model ?? "";
-  const about = error ? "not reachable" : [model, health.status === "ready" ? "" : health.status].filter(Boolean).join(" · ");
+  const name = models.areSeveral ? "" : model; // the choice says it
+  const about = error ? "not reachable" : [name, health.status === "ready" ? "" : health.status].filter(Boolean).join(" · ");
   put(byId("model"), about);
   byId("model").className = error || health.status === "failed" ? "bad" : health.status === "ready" ? "good" : "busy";
   document.title = model ? `${model} – Caravan` : "Caravan";
@@ -132,12 +140,15 @@ document.addEventListener("keydown", (event) => {
   }
 });
 window.addEventListener("pagehide", () => chat.keepAll());
+document.addEventListener("visibilitychange", () => { if (document.hidden) chat.keepAll(); });
 chat.addEventListener("key", askKey);
 poll.addEventListener("said", (event) => {
+  if (event.detail.models) models.note(event.detail.models, event.detail.health.models ?? []);
   showHealth(event.detail);
   line.show(event.detail);
 });
 poll.addEventListener("key", askKey);
+models.addEventListener("choose", () => poll.begin());
 
 prepareButtons();
 MIDDLE.addEventListener("change", fit);

@@ -3,7 +3,7 @@
 
 import { element } from "./dom.js";
 import { capital, layers, range, rate, size, time } from "./figures.js";
-import { askData } from "./server.js";
+import { askData, ofModel } from "./server.js";
 
 export class PlanView {
   constructor() {
@@ -12,11 +12,14 @@ export class PlanView {
   }
 
   #body;
+  #model = null;
   #mark = null;
   #shown = null;
 
-  /** The line is this one now; if it is another than the plan is of, that is asked for anew. */
-  follow(mark) {
+  /** The line is this one now, of this model if there are several; if it is another than the plan is of, that is asked for
+   *  anew. */
+  follow(model, mark) {
+    this.#model = model;
     this.#mark = mark;
     if (this.node.open) this.#load();
   }
@@ -25,7 +28,7 @@ export class PlanView {
     if (!this.node.open || this.#shown === this.#mark) return;
     this.#shown = this.#mark;
     try {
-      const { plans } = await askData("plan");
+      const { plans } = await askData(ofModel("plan", this.#model));
       this.#body.replaceChildren(...plans.flatMap(plan));
     } catch (error) {
       this.#shown = null;
@@ -41,7 +44,7 @@ function plan(data) {
   return [
     ...sentences, element("p", {}, about), table(data),
     data.prediction && element("p", {}, `Predicted: ${speeds(data.prediction)}.`),
-    data.alternatives.length > 0 && element("h4", {}, "Or"),
+    data.alternatives.length > 0 && element("h4", {}, "Alternatives"),
     data.alternatives.length > 0 && element("ul", {}, data.alternatives.map(alternative)),
     notes.length > 0 && element("h4", {}, "To be known"),
     notes.length > 0 && element("ul", {}, notes),

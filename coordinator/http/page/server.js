@@ -3,7 +3,10 @@
 
 import { read, remove, write } from "./store.js";
 
+export const CONNECTION_LOST = "connection_lost"; // code of an error, where no server is to be heard
+
 const LOST = "The server does not answer. Is caravan serve still running, and can this computer reach it?";
+const BROKE = "The connection to the server broke in the middle of the answer.";
 
 /** What the server, or the way to it, says is wrong. `status` is 0 where there was no answer. */
 export class ServerError extends Error {
@@ -55,10 +58,15 @@ export async function ask(path, options = {}) {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError(LOST);
+    throw new ServerError(LOST, 0, CONNECTION_LOST);
   }
   if (!response.ok && !options.takesAny) throw await refusal(response);
   return response;
+}
+
+/** The path of what is asked of one of several models; `model` is its name, or nothing where there is one. */
+export function ofModel(path, model) {
+  return model ? `${path}${path.includes("?") ? "&" : "?"}model=${encodeURIComponent(model)}` : path;
 }
 
 /** A JSON answer. */
@@ -75,7 +83,8 @@ async function refusal(response) {
   }
 }
 
-/** The chunks of a streamed chat answer.
+/** What came of a streamed chat answer, one event after another: {chunk, number}. The number counts them where the server
+ *  keeps its answers, so that the rest can be had by `chatAgain` when the connection breaks; else it is null.
  *  @throws ServerError; AbortError when `signal` says so. */
 export async function* chat(body, signal) {
   const response = await ask("v1/chat/completions", {
@@ -84,19 +93,31 @@ export async function* chat(body, signal) {
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
     signal,
   });
-  for await (const data of events(response.body)) {
+  yield* chunks(response);
+}
+
+/** The same of an answer that was begun before, after the event of this number. */
+export async function* chatAgain(id, number, signal) {
+  const path = `v1/chat/completions/${encodeURIComponent(id)}?stream=true&starting_after=${encodeURIComponent(number)}`;
+  yield* chunks(await ask(path, { signal }));
+}
+
+async function* chunks(response) {
+  for await (const { data, number } of events(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new ServerError(chunk.error.message, response.status, chunk.error.code ?? "");
-    yield chunk;
+    yield { chunk, number };
   }
-  throw new ServerError("The stream ended before the answer did. What came until then is above.");
+  throw new ServerError(BROKE, 0, CONNECTION_LOST);
 }
 
-/** The data of server-sent events, one after another. Source: "Server-sent events" in the HTML standard. */
+/** Server-sent events, one after another: their data, and their id or null. Source: "Server-sent events" in the HTML
+ *  standard. */
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let number = null;
   try {
     for (;;) {
       const { done, value } = await reader.read();
@@ -104,12 +125,13 @@ async function* events(stream) {
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
-        if (line.startsWith("data:")) yield line.slice(5).trim();
+        if (line.startsWith("id:")) number = line.slice(3).trim();
+        else if (line.startsWith("data:")) yield { data: line.slice(5).trim(), number };
       }
     }
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError("The connection to the server broke. What came until then is above.");
+    throw new ServerError(BROKE, 0, CONNECTION_LOST);
   } finally {
     reader.cancel().catch(() => {});
   }

@@ -7,10 +7,10 @@ import { read, write } from "./store.js";
 
 const NUMBERS = ["temperature", "top_p", "max_tokens", "seed"];
 
-/** The body of a request for the answer to these messages. */
-export function request(messages) {
+/** The body of a request for the answer to these messages; `model` is a name, or null where there is only one. */
+export function request(messages, model) {
   const settings = read("settings", {});
-  const body = {};
+  const body = model === null ? {} : { model };
   for (const name of NUMBERS) {
     if (typeof settings[name] === "number") body[name] = settings[name];
   }

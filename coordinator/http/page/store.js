@@ -39,7 +39,7 @@ export function remove(name) {
   }
 }
 
-/** All conversations, the latest first: {id, title, changed}. */
+/** All conversations, the latest first: {id, title, changed, model}; the model is the one that was chosen for it, if any. */
 export function conversations() {
   return read("conversations", []).sort((one, other) => other.changed - one.changed);
 }
@@ -47,7 +47,7 @@ export function conversations() {
 /** One with its messages, {role, content, ...}; an empty one if it is not there. */
 export function conversation(id) {
   const entry = conversations().find((each) => each.id === id);
-  return { id, title: entry?.title ?? DEFAULT_TITLE, messages: read(`conversation.${id}`, []) };
+  return { id, title: entry?.title ?? DEFAULT_TITLE, model: entry?.model, messages: read(`conversation.${id}`, []) };
 }
 
 /** A fresh one, which is kept once there is something in it. */
@@ -62,7 +62,7 @@ export function save(kept) {
   const first = kept.messages.find((message) => message.role === "user");
   if (kept.title === DEFAULT_TITLE && first) kept.title = titleOf(first.content);
   const others = conversations().filter((each) => each.id !== kept.id);
-  const listed = write("conversations", [{ id: kept.id, title: kept.title, changed: Date.now() }, ...others]);
+  const listed = write("conversations", [{ id: kept.id, title: kept.title, model: kept.model, changed: Date.now() }, ...others]);
   return write(`conversation.${kept.id}`, kept.messages) && listed;
 }
 

@@ -8,6 +8,7 @@ const ROWS = 20;
 const ROW = 9;
 const GAP = 2;
 const WIDTH = 1000; // of the drawing's own units; it is stretched to the room that there is
+const PAUSE_S = 1; // with nothing in the line: what was before that is another story, and would squeeze this one
 const LEAST = 3; // of a span that took no time to speak of
 
 export class Waterfall {
@@ -26,7 +27,7 @@ export class Waterfall {
   #shown = "";
 
   show(line) {
-    const frames = line.frames.slice(-ROWS);
+    const frames = sinceLastPause(line.frames.slice(-ROWS));
     this.#none.hidden = frames.length > 0;
     for (const part of [this.#scale, this.#legend]) part.hidden = frames.length === 0;
     this.#drawing.classList.toggle("empty", frames.length === 0);
@@ -38,17 +39,29 @@ export class Waterfall {
     const x = (seconds) => ((seconds - startS) / lengthS) * WIDTH;
     this.#drawing.setAttribute("viewBox", `0 0 ${WIDTH} ${frames.length * (ROW + GAP)}`);
     this.#drawing.style.height = `${frames.length * (ROW + GAP)}px`;
-    this.#drawing.setAttribute("aria-label", `The last ${frames.length} frames, ${time(lengthS)} from left to right`);
+    const about = `${frames.length === 1 ? "1 frame" : `${frames.length} frames`}, ${time(lengthS)} from left to right`;
+    this.#drawing.setAttribute("aria-label", about);
     this.#drawing.replaceChildren(...frames.flatMap((frame, row) => spans(frame, row, x, line.stages)));
-    this.#scale.textContent = `${frames.length} frames, ${time(lengthS)} from left to right`;
+    this.#scale.textContent = about;
     this.#showLegend(line.stages);
   }
 
   #showLegend(stages) {
     const computing = stages.map((stage, number) => key(`computing hue-${number % 6}`, `${stage.worker} computes`));
-    const others = [key("hop", "hop"), key("waiting", "waits for a worker"), key("held", "held there")];
+    const others = [key("hop", "hop"), key("waiting", "waits for a worker"), key("held", "held back there")];
     this.#legend.replaceChildren(...computing, ...others);
   }
+}
+
+/** The frames, oldest first, without those from before the line had nothing to do. */
+function sinceLastPause(frames) {
+  let receivedS = -Infinity;
+  let first = 0;
+  frames.forEach((frame, number) => {
+    if (frame.sent_s > receivedS + PAUSE_S) first = number;
+    receivedS = Math.max(receivedS, frame.received_s);
+  });
+  return frames.slice(first);
 }
 
 function spans(frame, row, x, stages) {
@@ -59,7 +72,8 @@ function spans(frame, row, x, stages) {
     const width = Math.max(isComputing ? LEAST : 0, x(span.end_s) - x(span.start_s));
     const kind = isComputing ? `computing hue-${span.stage % 6}` : span.kind;
     const who = stages[span.stage]?.worker ?? "the coordinator";
-    const what = `${frame.is_decode ? "decode" : "prompt"}, ${frame.n_tokens} tokens: ${span.kind} ${isComputing ? "on" : "at"} ${who}, ${time(span.end_s - span.start_s)}`;
+    const work = frame.n_tokens ? `${frame.is_decode ? "decode" : "prompt"}, ${frame.n_tokens} tokens` : "void";
+    const what = `${work}: ${span.kind} ${isComputing ? "on" : "at"} ${who}, ${time(span.end_s - span.start_s)}`;
     return drawn("rect", { class: kind, x: x(span.start_s).toFixed(1), y: y + (ROW - height) / 2, width: width.toFixed(1), height },
       drawn("title", {}, what));
   });

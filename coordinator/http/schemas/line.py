@@ -151,10 +151,11 @@ class LineInfo(BaseModel):
 
 
 class EventInfo(BaseModel):
-    """What became of a line."""
+    """What became of a line, or of its model."""
 
     at_s: float
     """Seconds since 1970."""
+    model: str = ""
     change: LineChange
     message: str
     worker: str | None
@@ -166,10 +167,10 @@ class EventInfo(BaseModel):
 
 
 class LineStatus(BaseModel):
-    """All lines of the mesh; one, unless there are replicas."""
+    """All lines of a model; one, unless there are replicas."""
 
     model: str
     window_s: float
     lines: list[LineInfo]
     events: list[EventInfo] = []
-    """Of all lines, oldest first; the last 50 since the server was started."""
+    """Of all lines of all models, oldest first; the last 50 since the server was started."""

@@ -38,28 +38,25 @@ def _sampler_off(name: str) -> Refusal:
     return Refusal(_none_or(0, 0.0), sentence)
 
 
-_NO_TOOLS = "tool calls are not supported yet: leave out {}"
+_NO_TOOLS = "tools are for /v1/chat/completions: leave out {}"
+_OLD_FORM = "{} is OpenAI's old form: send `{}`"
 
 REFUSED: Mapping[str, Refusal] = {
     "tools": Refusal(_none_or([]), _NO_TOOLS.format("`tools`")),
-    "functions": Refusal(_none_or([]), _NO_TOOLS.format("`functions`")),
+    "functions": Refusal(_none_or([]), _OLD_FORM.format("functions", "tools")),
     "tool_choice": Refusal(_none_or("none", "auto"), _NO_TOOLS.format("`tool_choice`")),
-    "function_call": Refusal(_none_or("none", "auto"), _NO_TOOLS.format("`function_call`")),
+    "function_call": Refusal(_none_or("none", "auto"), _OLD_FORM.format("function_call", "tool_choice")),
     "modalities": Refusal(_none_or(["text"]), "only text can be generated: leave out `modalities`"),
     "audio": Refusal(_none_or(), "audio is not supported: leave out `audio`"),
     "web_search_options": Refusal(_none_or(), "there is no web search here: leave out `web_search_options`"),
     "suffix": Refusal(_none_or(""), "infill is not supported: leave out `suffix`"),
     "best_of": Refusal(_none_or(1), "best_of is not supported: leave it out, and choose among `n` answers yourself"),
-    "ignore_eos": Refusal(_none_or(False), "ignore_eos is not supported: forbid the token with `logit_bias` instead"),
     "samplers": Refusal(_none_or([]), "the order of the samplers is fixed: leave out `samplers`"),
+    "post_sampling_probs": Refusal(
+        _none_or(False),
+        "post_sampling_probs is not supported, probabilities are those before sampling: leave it out",
+    ),
     "lora": Refusal(_none_or([]), "LoRA adapters are not supported: leave out `lora`"),
-    "continue_final_message": Refusal(
-        _none_or(False), "continue_final_message is not supported: use /v1/completions with the whole prompt"
-    ),
-    "add_generation_prompt": Refusal(
-        _none_or(True),
-        "add_generation_prompt cannot be turned off: use /v1/completions with the whole prompt",
-    ),
     "mirostat": _sampler_off("mirostat"),
     "dynatemp_range": _sampler_off("dynatemp_range"),
     "xtc_probability": _sampler_off("xtc_probability"),

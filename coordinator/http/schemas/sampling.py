@@ -21,6 +21,7 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 """Every piece of text is held back while a stop string may be starting, so they stay short."""
 MAX_LOGIT_BIAS = 4096
+MAX_BIASED_CHARACTERS = 256
 MAX_GRAMMAR_CHARACTERS = 256 * 1024
 MAX_TOP_LOGPROBS = 20
 """As many as a line reports with each token (protos: SamplingParams.n_top_logprobs)."""
@@ -51,28 +52,34 @@ def _as_stops(value: object) -> object:
 
 
 def _as_logit_bias(value: object) -> object:
-    """OpenAI's map and llama-server's list of pairs, as pairs; `false` forbids the token."""
+    """OpenAI's map and llama-server's list of pairs, as pairs; `false` forbids the token. Names of the map are ids
+    where they are numbers, else texts, as those in pairs are."""
     pairs: list[Any]
     if value is None:
         return ()
     if isinstance(value, Mapping):
-        pairs = list(value.items())
+        pairs = [(_id_or_text(name), bias) for name, bias in value.items()]
     elif isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         pairs = value
     else:
-        raise refusal("logit_bias maps token ids to numbers")
-    return tuple((_token_id(token), float("-inf") if bias is False else bias) for token, bias in pairs)
+        raise refusal("logit_bias maps token ids, or texts, to numbers")
+    return tuple((_checked(token), float("-inf") if bias is False else bias) for token, bias in pairs)
 
 
-def _token_id(token: object) -> int:
-    if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 10:
-        token = int(token)
+def _id_or_text(name: object) -> object:
+    is_id = isinstance(name, str) and name.isascii() and name.isdigit() and len(name) <= 10
+    return int(name) if is_id else name  # type: ignore[call-overload]
+
+
+def _checked(token: object) -> int | str:
+    if isinstance(token, str) and len(token) <= MAX_BIASED_CHARACTERS:
+        return token
     if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 1 << 31:
-        raise refusal("logit_bias maps token ids to numbers; use ids, not text")
+        raise refusal(f"logit_bias maps token ids, or texts of up to {MAX_BIASED_CHARACTERS} characters, to numbers")
     return token
 
 
-def _finite_or_forbidden(pairs: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+def _finite_or_forbidden(pairs: tuple[tuple[int | str, float], ...]) -> tuple[tuple[int | str, float], ...]:
     if any(not (bias == float("-inf") or -1e6 <= bias <= 1e6) for _, bias in pairs):
         raise refusal("logit_bias values are numbers, or false to forbid the token")
     return pairs
@@ -81,7 +88,7 @@ def _finite_or_forbidden(pairs: tuple[tuple[int, float], ...]) -> tuple[tuple[in
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stops = Annotated[tuple[StopString, ...], Field(max_length=MAX_STOPS), BeforeValidator(_as_stops)]
 LogitBias = Annotated[
-    tuple[tuple[int, Annotated[float, Field(allow_inf_nan=True)]], ...],
+    tuple[tuple[int | str, Annotated[float, Field(allow_inf_nan=True)]], ...],
     Field(max_length=MAX_LOGIT_BIAS),
     BeforeValidator(_as_logit_bias),
     AfterValidator(_finite_or_forbidden),
@@ -117,6 +124,10 @@ class SamplingFields(RequestModel):
     cache_prompt: bool | None = True
     priority: int | None = Field(None, le=MAX_PRIORITY)
     timeout: float | None = Field(None, gt=0, le=MAX_TIMEOUT_S)
+    ignore_eos: bool | None = False
+    timings_per_token: bool | None = False
+    return_progress: bool | None = False
+    verbose: bool | None = False
 
     @model_validator(mode="after")
     def _nothing_refused(self) -> SamplingFields:

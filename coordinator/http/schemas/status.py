@@ -17,18 +17,42 @@ class StageInfo(BaseModel):
     layer_end: int
 
 
+class ModelArchitecture(BaseModel):
+    """What a model takes and makes, in the form of llama-server's router."""
+
+    input_modalities: list[Literal["text"]] = ["text"]
+    output_modalities: list[Literal["text", "embeddings"]]
+
+
+class ModelStatusInfo(BaseModel):
+    """As llama-server tells it.
+
+    `failed`, with why in `message`: it could not be loaded the last time, or has no line for now. `unloading`: new
+    requests wait until it is loaded again.
+    """
+
+    value: Literal["unloaded", "loading", "loaded"]
+    failed: Literal[True] | None = None
+    message: str | None = None
+    unloading: Literal[True] | None = None
+
+
 class ModelInfo(BaseModel):
-    """The model that is served."""
+    """A model that is served."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["caravan"] = "caravan"
+    status: ModelStatusInfo
     stages: list[StageInfo]
+    """None while it is not loaded."""
+    architecture: ModelArchitecture | None = None
+    """Known when it is loaded."""
 
 
 class ModelList(BaseModel):
-    """OpenAI's list form; we serve one model."""
+    """OpenAI's list form."""
 
     object: Literal["list"] = "list"
     data: list[ModelInfo]
@@ -58,16 +82,28 @@ class LoadInfo(BaseModel):
     fraction: float
 
 
+class ModelHealth(BaseModel):
+    """A model, and how far it is loaded."""
+
+    id: str
+    status: ModelStatusInfo
+    fraction: float | None = None
+    doing: str | None = None
+    loads: list[LoadInfo] | None = None
+
+
 class Health(BaseModel):
     """`status` is loading (with the fraction done), ready (with stages), failed (with why), stopping."""
 
     status: Literal["loading", "ready", "failed", "stopping"]
     model: str
+    """That is meant where none is named: the one that was used last, else the first."""
+    models: list[ModelHealth] = []
     fraction: float | None = None
     doing: str | None = None
-    """What it does while it loads, in words."""
+    """What is done while one of them loads, in words."""
     loads: list[LoadInfo] | None = None
-    """While it loads, each worker that does."""
+    """While one loads, each worker that does."""
     stages: list[StageInfo] | None = None
     n_running: int | None = None
     """Requests that have a sequence of their own."""
