@@ -6,20 +6,34 @@ command parses its own options; the command `worker` hands its table on, `doctor
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import click
 import platformdirs
 
+from coordinator.cli.options import LineOptions
 from coordinator.toml import TomlError, parse_toml, read_text
 from protos.options import OptionTable, OptionTableError, nearest, options_by_name
 
 SHARED = "caravan"
 """A table by the root command's name says the same as the top of the file. `worker` is an option and a command: TOML
 has room for one of them at the top, and the other one goes elsewhere."""
+
+MODELS = "models"
+"""The table of tables for models, one each: `[models.NAME]`."""
+
+MODEL = "model"
+"""In such a table, what model it is."""
+
+OF_A_MODEL = frozenset(each.name for each in fields(LineOptions)) - {"insecure_workers"} | {
+    "queue",
+    "client_limit",
+    "request_timeout",
+}
+"""Options that it may set, as click calls them: those of its line, and of the requests to it."""
 
 PASSED_ON = "worker"
 """A program of its own, which checks its table itself."""
@@ -37,11 +51,13 @@ class Config:
     Attributes:
         shared: Options for every command that has them.
         tables: Options for one command, by its name.
+        models: Models that `caravan serve` has, by their names.
     """
 
     path: Path
     shared: OptionTable
     tables: dict[str, OptionTable]
+    models: dict[str, OptionTable] = field(default_factory=dict)
 
     def defaults_for(self, name: str, root: click.Context) -> dict[str, object]:
         """What click takes as the `default_map` of command `name`.
@@ -66,15 +82,10 @@ class Config:
 
     def faults(self, root: click.Context) -> list[str]:
         """What is wrong with the file, one sentence each, at most one for a command."""
-        faults = (self._fault(name, root) for name in _names(root))
+        checks = [lambda name=name: self.defaults_for(name, root) for name in _names(root)]
+        checks += [lambda table=table: own_options(table, _command(root, "serve")) for table in self.models.values()]
+        faults = map(_fault, checks)
         return list(dict.fromkeys(fault for fault in faults if fault is not None))
-
-    def _fault(self, name: str, root: click.Context) -> str | None:
-        try:
-            self.defaults_for(name, root)
-        except OptionTableError as error:
-            return error.message
-        return None
 
     def _check_known(self, option: str, root: click.Context) -> None:
         """Raises OptionTableError unless some command has the option, and a file may set it."""
@@ -90,6 +101,27 @@ class Config:
         self.shared.fail(
             option, f"no command has an option of that name{hint}; those of `caravan worker` go below [worker]"
         )
+
+
+def own_options(table: OptionTable, serve: click.Command) -> dict[str, object]:
+    """What a model's table sets of the options of `caravan serve`, as `OptionTable.defaults_for` gives it.
+
+    Raises:
+        OptionTableError: It says what cannot be, or what is the whole server's.
+    """
+    for name, option in options_by_name(serve).items():
+        if name in table.values and option.name not in OF_A_MODEL:
+            table.fail(name, "it is the server's, and not of one model: write it below [serve]")
+    own = {name: value for name, value in table.values.items() if name != MODEL}
+    return OptionTable(table.where, own).defaults_for(serve, "caravan serve")
+
+
+def _fault(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except OptionTableError as error:
+        return error.message
+    return None
 
 
 def read_config(path: Path | None, root: click.Context) -> Config | None:
@@ -119,6 +151,7 @@ def read_config(path: Path | None, root: click.Context) -> Config | None:
 
 def _sorted_out(path: Path, content: dict[str, Any], names: Collection[str]) -> Config:
     """The content by who it is for."""
+    models = _models(path, content.pop(MODELS, {}))
     top = {key: value for key, value in content.items() if not isinstance(value, dict)}
     tables = {key: OptionTable.of(f"{path}: [{key}]", value) for key, value in content.items() if key not in top}
     shared = OptionTable.of(f"{path}:", top)
@@ -133,7 +166,16 @@ def _sorted_out(path: Path, content: dict[str, Any], names: Collection[str]) -> 
         raise OptionTableError(f"{path}: [{table}] is no command's table: {remedy}")
     for key in sorted(top.keys() & set(names) - {PASSED_ON}):
         shared.fail(key, f"{key} is a command: write its options below [{key}]")
-    return Config(path, shared, tables)
+    return Config(path, shared, tables, models)
+
+
+def _models(path: Path, content: object) -> dict[str, OptionTable]:
+    """The tables of models."""
+    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
+        raise OptionTableError(
+            f'{path}: [{MODELS}] has a table for each model: write [{MODELS}.NAME], and model = "..."'
+        )
+    return {name: OptionTable.of(f"{path}: [{MODELS}.{name}]", table) for name, table in content.items()}
 
 
 def _remedy(text: str) -> str:

@@ -12,6 +12,11 @@ import click
 from coordinator.cli.foreign_flags import hint
 from coordinator.errors import CaravanError, NoWorkersError, WorkerError
 
+_MODELS = (
+    "It is a GGUF file or its https:// address, hf:OWNER/REPO[:QUANT], ollama:NAME, or demo, the small model that "
+    "ships inside."
+)
+
 
 class ExitCode(IntEnum):
     """What the shell sees."""
@@ -20,6 +25,8 @@ class ExitCode(IntEnum):
     USER_ERROR = 1
     USAGE = 2
     START_FAILED = 3
+    DISAGREES = 4
+    """Of `verify`: a worker computes something else than llama.cpp does."""
     INTERRUPTED = 130
     """Ctrl-C, as shells count it: 128 and the signal's number."""
     TERMINATED = 143
@@ -64,6 +71,8 @@ def sentence_of(error: Exception, typed: Sequence[str]) -> str | None:
         return error.message
     if isinstance(error, click.NoSuchOption) and (sentence := hint(error, typed)):
         return sentence
+    if isinstance(error, click.MissingParameter) and error.param is not None and error.param.name == "model":
+        return f"{error.format_message()} {_MODELS}"
     if isinstance(error, click.ClickException):
         return error.format_message()
     return str(error) if isinstance(error, StartError | UserError) else None

@@ -37,8 +37,12 @@ _OURS = {
     "--spec-draft-model": "--draft",
     "-np": "--parallel",
     "--n-parallel": "--parallel",
+    "--embedding": "--embeddings",
     "--n-cpu-moe": "--ram",
     "-ncmoe": "--ram",
+    # llama-bench's
+    "--n-prompt": "--prompt-tokens",
+    "--n-gen": "--gen-tokens",
     # vLLM's
     "--max-model-len": "--context",
     "--max-num-seqs": "--parallel",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Ctrl-C: the first ends a command in order, the second at once.
 
-`interruptible` is for commands that block (run, demo), `on_stop_signals` for those on an event loop (serve).
+`interruptible` is for commands that block (run, demo), with `first_interrupt` for what is a smaller thing to stop (an
+answer in a chat), `on_stop_signals` for those on an event loop (serve).
 Both are used on the main thread only, as signals are.
 """
 
@@ -47,6 +48,28 @@ def interruptible() -> Iterator[None]:
     stopping = _Stopping(stop)
     with _handlers(lambda number, _frame: stopping(number)):
         yield
+
+
+@contextlib.contextmanager
+def first_interrupt(stop: Callable[[], object]) -> Iterator[None]:
+    """Within `interruptible`: the first SIGINT calls `stop` in the main thread, which ends something smaller than the
+    command; the next is the command's first."""
+    outer = signal.getsignal(signal.SIGINT)
+    n_interrupts = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal n_interrupts
+        n_interrupts += 1
+        if n_interrupts == 1:
+            stop()
+        elif callable(outer):
+            outer(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 @contextlib.contextmanager

@@ -15,14 +15,15 @@ from coordinator.cli.console import emit, say
 from coordinator.cli.options import LineOptions
 from coordinator.cli.progress import layers_text, load_progress
 from coordinator.corrections import MIN_TOKENS
-from coordinator.events import LineEvent
-from coordinator.generation import Generation
+from coordinator.events import LineEvent, OnLineEvent
+from coordinator.generation import Generation, Usage
 from coordinator.last_plan import keep_plan
 from coordinator.mesh import Mesh
-from coordinator.plan import Plan, in_ram, size
+from coordinator.plan import Plan, in_ram
 from coordinator.search import Objective
 from coordinator.wishes import Distribution
-from native import FlashAttention
+from native import FlashAttention, Pooling
+from protos.sizes import size
 
 
 def open_arguments(line: LineOptions) -> dict[str, Any]:
@@ -46,8 +47,11 @@ def open_arguments(line: LineOptions) -> dict[str, Any]:
         "ubatch": line.ubatch,
         "context_shift": line.context_shift,
         "draft": line.draft,
+        "draft_on": line.draft_on,
         "draft_device": line.draft_device,
         "draft_threads": line.draft_threads,
+        "embeddings": line.embeddings,
+        "pooling": None if line.pooling is None else Pooling[line.pooling.upper()],
         "main": line.main,
         "gpu_layers": line.gpu_layers,
         "kv_type_k": line.kv_type,
@@ -66,11 +70,16 @@ def opened(
     *,
     starting: str | None = None,
     json_progress: bool = False,
+    on_event: OnLineEvent | None = None,
     **arguments: Any,  # noqa: ANN401 -- those of Mesh.open
 ) -> Iterator[Mesh]:
-    """A mesh, its loading and its line told on stderr; closed at the end, with all it started."""
+    """A mesh, its loading and its line told on stderr; closed at the end, with all it started.
+
+    Args:
+        on_event: Takes what becomes of the line, instead of stderr.
+    """
     with load_progress(starting, as_json=json_progress) as progress:
-        mesh = Mesh.open(model, on_progress=progress, on_event=tell_event, **arguments)
+        mesh = Mesh.open(model, on_progress=progress, on_event=on_event or tell_event, **arguments)
     with mesh:
         tell_lines(mesh.plans)
         yield mesh
@@ -95,7 +104,7 @@ def _tell_line(plan: Plan) -> None:
         hosted = f", {in_ram(stage.n_cpu_moe)}" if stage.n_cpu_moe else ""
         taken = f"{size(stage.memory.total_bytes)} on {stage.device}{hosted}"
         tell(f"{stage.worker:<{width}}  {stage.address}  {layers}, {taken}")
-    if plan.prediction is not None:
+    if plan.prediction is not None and plan.demand.writes:
         tell(f"predicted: {plan.prediction.tokens_per_s:.1f} tokens per second for one stream")
     for note in plan.sentences:
         tell(note)
@@ -124,10 +133,13 @@ def note_speed(mesh: Mesh, generation: Generation) -> None:
 
 def tell_speed(generation: Generation) -> None:
     """A line on stderr: how much was read and written, and how fast."""
-    usage = generation.usage
+    say(speed_text(generation.usage), style="dim")
+
+
+def speed_text(usage: Usage) -> str:
+    """How much was read and written, and how fast."""
     ttft_ms = (usage.queued_s + usage.prefill_s) * 1000
-    say(
+    return (
         f"{usage.completion_tokens} tokens, {usage.decode_tokens_per_s:.1f} tokens per second; "
-        f"{usage.prompt_tokens} prompt tokens, TTFT {ttft_ms:.0f} ms",
-        style="dim",
+        f"{usage.prompt_tokens} prompt tokens, TTFT {ttft_ms:.0f} ms"
     )

@@ -114,7 +114,7 @@ def _waterfall(line: LineInfo, width: int, n_rows: int) -> Iterator[Text]:
         return
     last_s = line.frames[-1].received_s
     frames = [frame for frame in line.frames if frame.received_s > last_s - _SHOWN_S][-n_rows:]
-    labels = [f"{'decode' if frame.is_decode else 'prompt'} {frame.n_tokens:>4} " for frame in frames]
+    labels = [f"{_kind(frame)} {frame.n_tokens:>4} " for frame in frames]
     start_s = frames[0].sent_s
     n_columns = max(10, width - max(map(len, labels)) - 1)
     column_s = max(1e-6, (last_s - start_s) / n_columns)
@@ -125,6 +125,12 @@ def _waterfall(line: LineInfo, width: int, n_rows: int) -> Iterator[Text]:
             text.append(mark, style)
         yield text
     yield Text("")
+
+
+def _kind(frame: FrameInfo) -> str:
+    if not frame.n_tokens:
+        return "void  "
+    return "decode" if frame.is_decode else "prompt"
 
 
 def _marks(frame: FrameInfo, start_s: float, column_s: float, n_columns: int) -> Iterator[tuple[str, str]]:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from coordinator.cli.console import say
 from coordinator.cli.exits import UserError
 from coordinator.inventory.quantities import parse_bandwidth
 from coordinator.options import LEAST_WORKER_TIMEOUT_S
-from native import LayerRange, SamplingParams
+from native import LayerRange, Pooling, SamplingParams
 from protos.cluster import Cluster
 from protos.joining import JoinCode, OtherClusterError, join
 from protos.secret_file import SecretFileError
@@ -55,8 +56,11 @@ class LineOptions:
     ubatch: int | None
     context_shift: bool
     draft: str
+    draft_on: str | None
     draft_device: str | None
     draft_threads: int | None
+    embeddings: bool
+    pooling: str | None
     layers: LayersOption
     only: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -145,6 +149,17 @@ option = functools.partial(click.option, show_envvar=True, show_default=True)
 """Every option tells its environment variable and its default."""
 
 
+def model_argument(*, required: bool = True, several: bool = False) -> Callable[[Command], Command]:
+    """Adds the argument MODEL, or any number of them; a shell completes it to files."""
+
+    def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+    if several:
+        return click.argument("model", nargs=-1, shell_complete=files)
+    return click.argument("model", required=required, shell_complete=files)
+
+
 worker_option = option(
     "--worker",
     "-w",
@@ -199,11 +214,17 @@ def line_options(command: Command) -> Command:
                help="When its context is full, a request goes on without half of the tokens that it need not keep."),
         option("--draft", default="off", metavar="off|lookup|MODEL",
                help="Guess tokens, so that one trip through the workers can bring several: from text that repeats"
-               " itself, or with a small model of its vocabulary on this machine; what is written stays the same."),
+               " itself, or with a small model of its vocabulary; what is written stays the same."),
+        option("--draft-on", metavar="WORKER",
+               help="The worker that such a model runs on, beside its layers if it has some.  [default: this machine]"),
         option("--draft-device", metavar="NAME",
                help="The device of this machine that such a model lies on.  [default: CPU]"),
         option("--draft-threads", type=click.IntRange(1, 512), metavar="N",
                help="Threads of such a model on the CPU.  [default: half of the cores]"),
+        option("--embeddings", is_flag=True,
+               help="Embed texts too; models that were made for that do in any case."),
+        option("--pooling", type=click.Choice([each.name.lower() for each in Pooling]),
+               help="What an embedding is made of.  [default: as the model was made, else the last token]"),
         option("--flash-attention", default="off", type=click.Choice(["auto", "on", "off"]),
                help="llama.cpp's flash attention: quicker on most devices, and rounds otherwise than without."),
         option("--kv-type", default="f16", type=click.Choice(KV_TYPES),
@@ -258,18 +279,18 @@ def sampling_options(command: Command) -> Command:
         max_tokens, stop, grammar = given.pop("max_tokens"), given.pop("stop"), given.pop("grammar_file")
         seed = given.pop("seed")
         params = SamplingParams(
-            **{name: given.pop(name) for name in _DEFAULTS},
+            **{name: given.pop(name) for name in SAMPLING},
             seed=secrets.randbits(32) if seed is None else seed,
             grammar="" if grammar is None else _read_grammar(grammar),
         )
         return command(sampling=SamplingOptions(params, max_tokens, stop), **given)
 
     options = [
-        option("--max-tokens", "-n", type=click.IntRange(min=1), metavar="N",
+        option("--max-tokens", "-n", type=MAX_TOKENS, metavar="N",
                help="How many tokens to generate at most.  [default: to the end of the context]"),
         *(option("--" + name.replace("_", "-"), default=default, type=kind, metavar="X", help=text)
-          for name, (default, kind, text) in _DEFAULTS.items()),
-        option("--seed", type=click.IntRange(0, 0xFFFF_FFFF), metavar="N",
+          for name, (default, kind, text) in SAMPLING.items()),
+        option("--seed", type=SEED, metavar="N",
                help="The same seed gives the same text.  [default: random]"),
         option("--stop", multiple=True, metavar="TEXT", show_default=False,
                help="End when this appears; it is not printed. May be given several times."),
@@ -279,7 +300,10 @@ def sampling_options(command: Command) -> Command:
     return _with_options(options, with_sampling)  # type: ignore[return-value]
 
 
-_DEFAULTS: dict[str, tuple[float, click.ParamType[Any], str]] = {
+MAX_TOKENS: click.ParamType[Any] = click.IntRange(min=1)
+SEED: click.ParamType[Any] = click.IntRange(0, 0xFFFF_FFFF)
+
+SAMPLING: dict[str, tuple[float, click.ParamType[Any], str]] = {
     "temperature": (0.8, click.FloatRange(0), "How freely to choose; 0: always the likeliest token."),
     "top_k": (40, click.IntRange(min=-1), "Choose among this many likeliest tokens; 0: all."),
     "top_p": (
@@ -305,7 +329,7 @@ _DEFAULTS: dict[str, tuple[float, click.ParamType[Any], str]] = {
     "presence_penalty": (0.0, click.FloatRange(-100, 100), "Taken off the logits of tokens that were there."),
     "repeat_last_n": (64, click.IntRange(min=-1), "How many last tokens the penalties look at; -1: all."),
 }
-"""llama-server's defaults and meanings."""
+"""By the names of SamplingParams: llama-server's defaults and meanings."""
 
 
 def _join(cluster: Cluster | None) -> None:

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from coordinator.cli.console import emit
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line import open_arguments
-from coordinator.cli.options import LayersOption, LineOptions, line_options, option
+from coordinator.cli.options import LayersOption, LineOptions, line_options, model_argument, option
 from coordinator.cli.progress import load_progress
 from coordinator.cli.settings import debug_option, source_of
 from coordinator.inventory import plan_inventory
@@ -31,7 +31,7 @@ _NO_NAMES: dict[str, Any] = {"only": (), "exclude": (), "layers": LayersOption()
 
 
 @click.command("plan")
-@click.argument("model", required=False)
+@model_argument(required=False)
 @option("--last", is_flag=True, help="Show the plan that `caravan run` or `demo` last ran by, and how right it was.")
 @option("--json", "as_json", is_flag=True, help="Print JSON; progress too, on stderr.")
 @option(

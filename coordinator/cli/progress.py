@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from coordinator.cli.console import say, stderr
 from coordinator.events import LoadEvent, LoadPhase
-from coordinator.plan import size
 from coordinator.weights.progress import Transfer, WeightOrigin, WeightShare
+from protos.sizes import size
 
 _TOTAL = "all workers"
 _ELSEWHERE = (WeightOrigin.PEER, WeightOrigin.INTERNET, WeightOrigin.COORDINATOR)
@@ -70,6 +70,10 @@ class LoadProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Shows no bars any more; safe to repeat."""
         self._bars.stop()
 
     def _wait_for(self, what: str | None) -> None:
@@ -124,6 +128,41 @@ class JsonProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def end(self) -> None:
+        """Nothing is shown that would have to go."""
+
+
+class StepProgress:
+    """One bar on a terminal for steps that follow each other, from the first on; a context manager around them. May be
+    called from any thread."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            console=stderr,
+            transient=True,
+            disable=not stderr.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __call__(self, what: str, fraction: float) -> None:
+        """What is under way, and how much of it is done, 0 to 1."""
+        if self._task is None:
+            self._bars.start()
+            self._task = self._bars.add_task(what, total=1.0)
+        self._bars.update(self._task, description=what, completed=fraction)
+
+    def __enter__(self) -> StepProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
 
 
 def load_progress(starting: str | None = None, *, as_json: bool = False) -> LoadProgress | JsonProgress:

@@ -22,16 +22,21 @@ from coordinator.cli.settings import Settings
 from protos.options import name_variables
 
 _COMMANDS = {
+    "bench": "Measure how fast a model is over a line of workers, and what limits it.",
     "cache": "See, check and prune the weights that this machine keeps.",
+    "chat": "Talk with a model, over a line of workers.",
     "cluster": "See and change which computers are one cluster.",
+    "completion": "Print a script that has a shell complete commands and options.",
     "demo": "Print a story through two worker processes on this machine.",
     "doctor": "Look for what is wrong on this machine and between it and the workers.",
+    "embed": "Print what a model makes of texts, as vectors.",
     "keys": "Make and remove the API keys of caravan serve.",
     "nodes": "List the workers on the network.",
     "plan": "Show which worker would hold which layers of a model; loads nothing.",
     "run": "Print what a model says to a prompt.",
     "serve": "Serve a model over OpenAI's HTTP API.",
     "top": "Show what a served model's line does, live, and what limits its speed.",
+    "verify": "Compare a line with llama.cpp alone, and name the worker that disagrees.",
     "worker": "Let this machine hold layers.",
 }
 
@@ -73,7 +78,7 @@ class _Commands(click.Group):
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 something to mend that a sentence tells, 2 wrong usage, 3 something could not be "
-    "started or reached, 130 Ctrl-C, 143 SIGTERM.",
+    "started or reached, 4 of verify: a worker disagrees, 130 Ctrl-C, 143 SIGTERM.",
 )
 @click.option(
     "--config",
@@ -113,8 +118,9 @@ def _run(args: list[str], settings: Settings) -> int:
         code = root.main(args, prog_name="caravan", standalone_mode=False, obj=settings)
     except StoppedError as stopped:
         return stopped.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return ExitCode.INTERRUPTED
+    except (KeyboardInterrupt, click.Abort) as error:
+        # Click takes a StoppedError for the KeyboardInterrupt that it also is.
+        return error.__cause__.exit_code if isinstance(error.__cause__, StoppedError) else ExitCode.INTERRUPTED
     except ReaderGoneError:
         _forget_stdout()
         return ExitCode.OK

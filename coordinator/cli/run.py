@@ -17,6 +17,7 @@ from coordinator.cli.options import (
     json_progress_option,
     line_options,
     local_option,
+    model_argument,
     option,
     sampling_options,
 )
@@ -26,7 +27,7 @@ from coordinator.mesh import Mesh
 
 
 @click.command("run")
-@click.argument("model")
+@model_argument()
 @click.argument("prompt")
 @option("--chat", is_flag=True, help="Give the prompt to the model's chat template, as a user's message.")
 @option("--system", metavar="TEXT", help="With --chat: the system's message before it.")

@@ -14,13 +14,13 @@ from rich.live import Live
 from rich.text import Text
 
 from coordinator.cli.console import emit
-from coordinator.cli.exits import StartError, UserError
+from coordinator.cli.exits import StartError
 from coordinator.cli.interrupts import interruptible
 from coordinator.cli.line_view import drawn, printed
 from coordinator.cli.options import option
+from coordinator.cli.server_options import api_key_file_option, key_in, server_address
 from coordinator.cli.settings import debug_option
 from coordinator.frame_log import KEPT_S
-from coordinator.http.api_keys import read_keys
 from coordinator.http.line_client import LineClient, NoLineError
 from coordinator.waterfall import LEAST_WINDOW_S, WINDOW_S
 
@@ -33,12 +33,7 @@ _ROWS = 30
 
 @click.command("top")
 @option("--url", default="http://127.0.0.1:8080", metavar="URL", help="Where caravan serve listens.")
-@option(
-    "--api-key-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Where the server wants an API key: a file whose first line is one.",
-)
+@api_key_file_option
 @option(
     "--window",
     "window_s",
@@ -58,14 +53,7 @@ def command(url: str, api_key_file: Path | None, window_s: float, once: bool, as
     \b
     caravan top --url http://127.0.0.1:8080
     """  # fmt: skip
-    try:
-        key = None if api_key_file is None else read_keys(api_key_file)[0]
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
-    try:
-        client = LineClient(url, key)
-    except ValueError as error:
-        raise click.UsageError(f"--url: {error}") from None
+    client = LineClient(server_address("--url", url, key_in(api_key_file)))
     with interruptible():
         try:
             status = client.ask(window_s)
