@@ -3,12 +3,15 @@
 
 import functools
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import psutil
@@ -19,11 +22,33 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 # What a test started may take this long to end after it returned.
-_GRACE_S = 5.0
+_GRACE_S = 20.0
 
 
+# Variables that move a user's folders, or change what a command does or whom it asks; ours for the tests alone stay.
+_STEERING = re.compile(
+    r"XDG_(CACHE|CONFIG|DATA|STATE)_HOME$|HF_|HUGGING_FACE_|LLAMA_CACHE$|OLLAMA_|.*_PROXY$|CARAVAN_(?!TEST_|WIRE_LIBRARY$)",
+    re.IGNORECASE,
+)
+
+# Where `ip` and `tc` are, which not every user has among theirs.
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+# These hear each other's workers, by multicast.
+_MULTICAST = {
+    "tests/line/test_finding.py",
+    "tests/line/test_joining.py",
+    "tests/security/test_rogues.py",
+    "tests/worker/test_announce.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        # Where pytest-xdist spreads tests over processes: by files, as fixtures are.
+        file = item.path.relative_to(item.config.rootpath).as_posix()
+        item.add_marker(pytest.mark.xdist_group("multicast" if file in _MULTICAST else file))
         if item.get_closest_marker("netns") and not _has_network_namespaces():
             item.add_marker(pytest.mark.skip(reason="this user may not make network namespaces here"))
         if item.get_closest_marker("gpu") and not _gpus():
@@ -32,13 +57,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps what tests measure out of the user's own cache, and the user's own configuration and cluster out of the
-    tests."""
+    """Keeps what tests measure and write out of the user's home, and the user's own configuration, cluster, models,
+    tokens and proxies out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
+        # It says in which checkouts git may be used.
+        patch.setenv("GIT_CONFIG_GLOBAL", os.environ.get("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig")))
+        for name in [name for name in os.environ if _STEERING.match(name)]:
+            patch.delenv(name)
+        patch.setenv("PATH", _PATH)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("CARAVAN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("CARAVAN_CONFIG", os.devnull)
         patch.setenv("CARAVAN_IDENTITY", str(tmp_path_factory.mktemp("identity")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """A shell that runs this in the background has it ignore SIGINT, and so all that it starts: many tests send one."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,7 +121,7 @@ def _left_since(threads: set[threading.Thread], children: set[psutil.Process]) -
 @functools.cache
 def _has_network_namespaces() -> bool:
     """Whether `unshare` may make one, as root or in a user namespace."""
-    if shutil.which("unshare") is None or shutil.which("ip") is None:
+    if any(shutil.which(program, path=_PATH) is None for program in ("unshare", "ip", "tc")):
         return False
     as_root = ["unshare", "--net", "true"]
     as_user = ["unshare", "--user", "--map-root-user", "--net", "true"]

@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
-from tests.model_kinds import KINDS, REFUSED, Kind, Size, Value
+from tests.model_kinds import ENCODERS, KINDS, REFUSED, Kind, Size, Value
 from tests.model_kinds.parts import N_CTX_TRAIN
 
 # llama.cpp's file types. Source: enum llama_ftype in include/llama.h.
@@ -39,33 +39,36 @@ def write_model(
     size: Size | None = None,
     quantisation: str = "f32",
     with_text: bool = False,
+    chat_template: str = CHAT_TEMPLATE,
     seed: int = 0,
 ) -> Path:
     """Writes a model of that kind and returns its path; the same arguments give the same bytes.
 
     Args:
         path: where; its folder must exist.
-        kind: a key of KINDS or REFUSED.
+        kind: a key of KINDS, ENCODERS or REFUSED.
         n_layer: how many layers, the kind's own number without it.
         size: layers, width and vocabulary, if the kind's own do not do; n_layer still wins.
         quantisation: a key of QUANTISATIONS, made of the f32 weights by llama.cpp itself; the kind's own size is
             widened to what blocks of 256 need.
         with_text: give it a SentencePiece vocabulary (bytes, letters, some English syllables, and fillers up to the
-            size's number of tokens), and CHAT_TEMPLATE; without it a model knows token ids only.
+            size's number of tokens), and the template; without it a model knows token ids only.
+        chat_template: of a model with text.
         seed: of the weights.
     """
-    described = KINDS.get(kind) or REFUSED[kind]
+    described = (KINDS | ENCODERS | REFUSED)[kind]
     if size is None:
         is_blocked = quantisation not in ("f32", "f16")
         size = replace(described.size, n_embd=_QUANTISED_N_EMBD) if is_blocked else described.size
     size = replace(size, n_layer=n_layer or size.n_layer)
     if with_text:
         size = replace(size, n_vocab=len(_spm_pieces(size.n_vocab)))
+    template = chat_template if with_text else None
     if quantisation == "f32":
-        _write(path, described, size, with_text, seed)
+        _write(path, described, size, template, seed)
         return path
     unquantised = path.with_suffix(".f32.gguf")
-    _write(unquantised, described, size, with_text, seed)
+    _write(unquantised, described, size, template, seed)
     _quantise(unquantised, path, QUANTISATIONS[quantisation])
     unquantised.unlink()
     return path
@@ -95,7 +98,7 @@ def split_model(path: Path, prefix: Path) -> list[Path]:
     return parts
 
 
-def _write(path: Path, kind: Kind, size: Size, with_text: bool, seed: int) -> None:
+def _write(path: Path, kind: Kind, size: Size, chat_template: str | None, seed: int) -> None:
     writer = GGUFWriter(path, kind.architecture)
     common = {
         "vocab_size": size.n_vocab,
@@ -107,11 +110,11 @@ def _write(path: Path, kind: Kind, size: Size, with_text: bool, seed: int) -> No
     writer.add_string("general.name", f"tiny {kind.architecture}")
     for key, value in (common | kind.metadata(size)).items():
         _add(writer, f"{kind.architecture}.{key}", value)
-    if with_text:
-        _add_spm(writer, size.n_vocab)
+    if chat_template is not None:
+        _add_spm(writer, size.n_vocab, chat_template)
     else:
         writer.add_string("tokenizer.ggml.model", "no_vocab")
-        _add(writer, "tokenizer.ggml.token_type_count", 2)
+    _add(writer, "tokenizer.ggml.token_type_count", 2)
     for name, ne in kind.tensors(size).items():
         writer.add_tensor(name, _weights(name, ne, seed))
     writer.write_header_to_file()
@@ -179,7 +182,7 @@ def _spm_pieces(n_vocab: int) -> list[tuple[str, float, int]]:
     return [*pieces, *fillers]
 
 
-def _add_spm(writer: GGUFWriter, n_vocab: int) -> None:
+def _add_spm(writer: GGUFWriter, n_vocab: int, chat_template: str) -> None:
     pieces = _spm_pieces(n_vocab)
     writer.add_string("tokenizer.ggml.model", "llama")
     writer.add_string("tokenizer.ggml.pre", "default")
@@ -189,4 +192,4 @@ def _add_spm(writer: GGUFWriter, n_vocab: int) -> None:
     for key, value in (("unknown", 0), ("bos", 1), ("eos", 2)):
         writer.add_uint32(f"tokenizer.ggml.{key}_token_id", value)
     writer.add_bool("tokenizer.ggml.add_bos_token", True)
-    writer.add_string("tokenizer.chat_template", CHAT_TEMPLATE)
+    writer.add_string("tokenizer.chat_template", chat_template)

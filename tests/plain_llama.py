@@ -7,14 +7,18 @@ ours takes part but the names of devices.
 import ctypes as c
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
+from numpy.typing import NDArray
 
-from native import Cards, ContextParams, FlashAttention, Split
+from native import Cards, ContextParams, FlashAttention, Pooling, Split
 from native.devices import buffer_type_of, cpu_handle, handle_of
 from tests.conformance.split_check import Logits, session_steps
+
+Vectors = NDArray[np.float32]
 
 
 class _Override(c.Structure):
@@ -32,6 +36,34 @@ def plain_session(path: Path, device: str | Cards, to_cpu: Sequence[str], params
     with _loaded(path, device, to_cpu) as model, _context(model, params) as context:
         n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         return np.concatenate([_step(context, n_vocab, *step) for step in session_steps(n_vocab)])
+
+
+def plain_embeddings(path: Path, params: ContextParams, batches: Sequence[Sequence[Sequence[int]]]) -> list[Vectors]:
+    """Embeddings by llama.cpp alone, as it loads a model by default: of each batch's inputs, which are decoded together
+    in a cache that is empty, a vector, or one for each token where `params.pooling` is NONE.
+    """
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+    assert model
+    assert params.pooling is not None
+    n_embd = llama_cpp.llama_model_n_embd_out(model)
+    vectors = []
+    with _context(model, params) as context:
+        for inputs in batches:
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+            seq_ids = [seq_id for seq_id, tokens in enumerate(inputs) for _ in tokens]
+            positions = [position for tokens in inputs for position in range(len(tokens))]
+            _decode(context, [*chain(*inputs)], positions, seq_ids)
+            start = 0
+            for seq_id, tokens in enumerate(inputs):
+                if params.pooling is Pooling.NONE:
+                    rows = [llama_cpp.llama_get_embeddings_ith(context, start + i) for i in range(len(tokens))]
+                    vectors.append(np.stack([np.ctypeslib.as_array(row, (n_embd,)).copy() for row in rows]))
+                else:
+                    pooled = llama_cpp.llama_get_embeddings_seq(context, seq_id)
+                    vectors.append(np.ctypeslib.as_array(pooled, (n_embd,)).copy())
+                start += len(tokens)
+    llama_cpp.llama_model_free(model)
+    return vectors
 
 
 @contextmanager
@@ -62,6 +94,8 @@ def _context(model: int, params: ContextParams) -> Iterator[int]:
     context_params.n_batch, context_params.n_ubatch = params.n_batch, params.n_ubatch
     context_params.n_threads = context_params.n_threads_batch = params.n_threads
     context_params.flash_attn_type = int(params.flash_attention is FlashAttention.ON)
+    if params.pooling is not None:
+        context_params.embeddings, context_params.pooling_type = True, params.pooling.value
     context = llama_cpp.llama_init_from_model(model, context_params)
     assert context
     yield context
@@ -71,6 +105,12 @@ def _context(model: int, params: ContextParams) -> Iterator[int]:
 def _step(
     context: int, n_vocab: int, tokens: Sequence[int], positions: Sequence[int], seq_ids: Sequence[int]
 ) -> Logits:
+    _decode(context, tokens, positions, seq_ids)
+    return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(tokens), n_vocab)).copy()
+
+
+def _decode(context: int, tokens: Sequence[int], positions: Sequence[int], seq_ids: Sequence[int]) -> None:
+    """One batch, all of whose rows are outputs."""
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     batch.n_tokens = len(tokens)
     for i, (token, position, seq_id) in enumerate(zip(tokens, positions, seq_ids, strict=True)):
@@ -78,4 +118,3 @@ def _step(
         batch.n_seq_id[i], batch.seq_id[i][0] = 1, seq_id
     assert llama_cpp.llama_decode(context, batch) == 0
     llama_cpp.llama_batch_free(batch)
-    return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (len(tokens), n_vocab)).copy()

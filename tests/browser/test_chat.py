@@ -11,6 +11,7 @@ import pytest
 
 from tests.browser.conftest import SERVE, Look, Open, answer_with, ask
 from tests.coordinator.caravan_command import caravan_here, family_of, served_url, started, wait_until
+from tests.ports import own_port
 
 _STORY = "Tell me a story about a llama."
 _ENDLESS = 'root ::= "ab " root'
@@ -200,7 +201,7 @@ def test_a_stream_goes_on_with_the_same_text_when_a_worker_is_killed(opened: Ope
         look(page, "worker-back")
         page.locator(".plan summary").click()
         page.get_by_text("sequences of 2048 tokens").wait_for()
-        page.locator(".plan summary").scroll_into_view_if_needed()
+        page.set_viewport_size({"width": 1280, "height": 1700})
         look(page, "events")
 
 
@@ -224,9 +225,7 @@ def test_a_server_that_wants_a_key_has_it_asked_for(opened: Open, look: Look) ->
 
 @pytest.mark.timeout(120)
 def test_while_the_model_loads_and_when_the_server_is_gone_the_page_says_so(opened: Open, look: Look) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host, port = free.getsockname()
+    host, port = "127.0.0.1", own_port()
     with started(*SERVE, "--listen", f"{host}:{port}") as process:
         wait_until(lambda: _listens(host, port))
         page = opened(f"http://{host}:{port}")

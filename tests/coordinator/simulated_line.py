@@ -37,6 +37,7 @@ class _Travelling:
     sent_s: float
     waited_s: float
     computed_s: list[float]
+    is_void: bool = False
 
 
 class SimulatedLine:
@@ -44,9 +45,10 @@ class SimulatedLine:
 
     Args:
         right: How likely each guess of the draft model is right.
+        hears_voids: Whether stages drop the frames that are said to be void; else they compute all.
     """
 
-    def __init__(self, limits: Limits, times: Times, right: float) -> None:
+    def __init__(self, limits: Limits, times: Times, right: float, *, hears_voids: bool = True) -> None:
         self._times = times
         self._right = right
         self._scheduler = Scheduler(limits, [_END])
@@ -63,6 +65,9 @@ class SimulatedLine:
         self._until = 0
         self._is_guessing = False
         self._token_times: list[float] = []
+        self._hears = hears_voids
+        self._voids: list[set[int]] = [set() for _ in range(limits.n_stages)]
+        self.n_dropped = 0
 
     def tokens_per_s(self, n_tokens: int) -> float:
         """Of one request, after its first token."""
@@ -81,6 +86,9 @@ class SimulatedLine:
     def _send(self) -> None:
         for context in self._scheduler.take_draft_contexts():
             self._take(context)
+        if (numbers := self._scheduler.take_voids()) and self._hears:
+            for stage, voids in enumerate(self._voids):
+                self._after((stage + 1) * self._times.link_s, lambda voids=voids: voids.update(numbers))  # type: ignore[misc]
         while (frame := self._scheduler.next_frame()) is not None:
             travelling = _Travelling(frame, self._now_s, 0.0, [])
             self._after(self._times.link_s, lambda travelling=travelling: self._arrive(travelling, 0))  # type: ignore[misc]
@@ -98,7 +106,9 @@ class SimulatedLine:
         if self._is_busy[stage] or not self._stages[stage]:
             return
         travelling, arrived_s = self._stages[stage].popleft()
-        seconds = self._times.stage_s * (1 + self._times.growth * (len(travelling.frame.tokens) - 1))
+        travelling.is_void |= travelling.frame.number in self._voids[stage]
+        n_more = len(travelling.frame.tokens) - 1
+        seconds = 0.0 if travelling.is_void else self._times.stage_s * (1 + self._times.growth * n_more)
         travelling.waited_s += self._now_s - arrived_s
         travelling.computed_s.append(seconds)
         self._is_busy[stage] = True
@@ -113,6 +123,11 @@ class SimulatedLine:
         frame = travelling.frame
         for operation in frame.operations:
             del self._cache[getattr(operation, "start", 0) :]
+        if travelling.is_void:
+            self.n_dropped += 1
+            self._scheduler.result(frame.number, [])
+            self._send()
+            return
         rows = []
         for row, token in enumerate(frame.tokens):
             self._cache.append(token)

@@ -2,15 +2,15 @@
 """The gate: what a caller asks for is refused with a sentence, or becomes the tokens that llama.cpp would see."""
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from coordinator.admission import RANDOM_SEED, Admission
 from coordinator.errors import ClosedError, InvalidRequestError, PromptTooLongError
 from coordinator.models import resolve_model
-from native import SamplingParams, Vocabulary
+from coordinator.prompts import Lease
+from native import ChatTemplate, SamplingParams, Vocabulary
 
 _N_CTX = 64
 
@@ -55,6 +55,13 @@ def test_a_chat_goes_through_the_models_own_template_with_at_most_one_bos(
     tokens = admission.chat_tokens(messages, None)
     assert list(tokens) == vocabulary.tokenize(text, add_special=False, parse_special=True)
     assert tokens.count(vocabulary.bos or -1) <= 1
+
+
+def test_a_chat_whose_template_writes_no_bos_gets_one_as_a_raw_prompt_does(admission: Admission) -> None:
+    admission._template = ChatTemplate("{{ messages[0].content }}", bos="", eos="")
+    messages = [{"role": "user", "content": "Once upon"}]
+    assert admission.chat_prompt(messages, None) == "Once upon"
+    assert admission.chat_tokens(messages, None) == admission.prompt_tokens("Once upon")
 
 
 def test_a_chat_without_messages_is_refused(admission: Admission) -> None:
@@ -142,13 +149,23 @@ def test_a_closed_gate_lets_nobody_in(admission: Admission) -> None:
         admission.admit((1,), {"max_tokens": 1})
 
 
-def test_who_is_inside_when_the_vocabulary_is_freed_comes_out_well(admission: Admission) -> None:
+def test_who_is_inside_when_the_vocabulary_is_freed_comes_out_well(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = "Once upon a time " * 50_000
     expected = len(admission.prompt_tokens(text))
     results: list[int] = []
+    is_inside = threading.Event()
+
+    def enter(enter: Callable[[], Lease] = admission.enter) -> Lease:
+        lease = enter()
+        is_inside.set()
+        return lease
+
+    monkeypatch.setattr(admission, "enter", enter)
     thread = threading.Thread(target=lambda: results.append(len(admission.prompt_tokens(text))))
     thread.start()
-    time.sleep(0.01)
+    assert is_inside.wait(60)
     admission.free()
     thread.join()
     assert results == [expected]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cache import bound_folder, cache_folder
+from coordinator.cache import bound_folder
 from coordinator.cost_store import ModelCosts, keep_costs, recalled_costs
 from coordinator.weights import download
 from native import ContextParams, measure_layers
+from protos.cache_folder import cache_folder
 from tests.models import write_model
 
 

@@ -129,7 +129,7 @@ def test_the_last_plan_shows_every_stage_and_teaches_the_next(tmp_path: Path, mo
     assert last_plan().explain().splitlines()[-3:] == [
         "  a computed 4.0 ms per token; predicted 4.0 ms",
         "  b computed 5.8 ms per token; predicted 4.0 ms",
-        "  hops and handing on took 4.5 ms per token; predicted 4.0 ms",
+        "  hops and handing on took 4.5 ms per token; predicted 3.0 ms",
     ]
     assert read_corrections("c0ffee")["attic CPU"].factor == pytest.approx(1.2)
     keep_plan(plan, 80.0)

@@ -10,10 +10,12 @@ import pytest
 
 from coordinator.diagnosis import Verdict
 from coordinator.diagnosis.devices import ListedDevice, Listing, device_findings, listed_devices, parse_listing
-from coordinator.diagnosis.graphics import GraphicsCard, graphics_cards, unused_cards
+from coordinator.diagnosis.graphics import GraphicsCard, graphics_cards, neglected_card, unused_cards
 from coordinator.diagnosis.multicast import heard_on
-from coordinator.workers import CardFigures
-from native import devices, versions
+from coordinator.diagnosis.reaching import reaching_findings
+from coordinator.workers import BuildVersions, CardFigures, FoundWorker, WorkerDevice
+from native import DeviceKind, devices, versions
+from protos.channels import PLAIN
 
 GIB = 1 << 30
 TOLD = CardFigures("CUDA0", 4 * GIB, 0.43, 61.0, 180.4, 350.0)
@@ -43,6 +45,19 @@ async def test_the_workers_program_tells_of_this_machines_devices() -> None:
     assert "CPU" in listing.backends
 
 
+async def test_a_closed_port_for_weights_is_named_with_its_machine_and_what_opens_it() -> None:
+    build, device = BuildVersions("", "", "", ""), WorkerDevice("CPU", "", "", "cpu", 0, 0, 0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        worker = FoundWorker("attic", "1", "127.0.0.1:1", "attic-pc", "1", build, device, weights_port=port)
+        (finding,) = await reaching_findings([worker], PLAIN)
+    assert finding.verdict is Verdict.BAD
+    assert f"its port for weights, 127.0.0.1:{port}, cannot be reached" in finding.text
+    assert f"on attic-pc let TCP port {port} in" in finding.remedy
+    assert "`caravan worker --listen 0.0.0.0:PORT` there keeps to PORT for calls and the next one" in finding.remedy
+
+
 def test_a_listing_that_is_none_is_an_error() -> None:
     for output in ("", "[]", '{"devices": []}', json.dumps({"devices": [{"name": "CPU"}], "backends": []})):
         with pytest.raises((ValueError, KeyError, TypeError)):
@@ -63,6 +78,15 @@ def test_with_rocm_installed_an_amd_card_is_for_rocm(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     (finding,) = unused_cards(Listing((CPU,), ("CPU",)), [AMD])
     assert 'HIPCXX="$(hipconfig -l)/clang" HIP_PATH="$(hipconfig -R)" CMAKE_ARGS=-DGGML_HIP=on' in finding.remedy
+
+
+def test_a_card_that_nothing_uses_is_told_where_a_worker_is_started_here() -> None:
+    told = neglected_card([DeviceKind.CPU], [INTEL, NVIDIA])
+    assert told is not None
+    assert "an NVIDIA card" in told
+    assert "caravan doctor" in told
+    assert neglected_card([DeviceKind.GPU, DeviceKind.CPU], [NVIDIA, AMD]) is None
+    assert neglected_card([DeviceKind.CPU], [INTEL]) is None
 
 
 def test_the_macs_gpu_is_for_metal() -> None:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Discovery's reading of mDNS records and of addresses without a worker. Real workers: tests/line/test_finding.py."""
 
-import socket
-
 import grpc.aio
 import pytest
 
 from coordinator.discovery import discover, records_of
 from coordinator.errors import VersionMismatchError, WorkerLostError
 from protos.discovery import WorkerRecord
+from tests.ports import nobodys_address
 
 _RECORD = WorkerRecord("attic", "instance-1", "10.0.0.2", 9000, "1", "build", "CPU")
 
@@ -29,9 +28,7 @@ def test_a_record_that_is_none_of_ours_is_ignored(properties: dict[bytes, bytes 
 
 
 async def test_an_address_where_nobody_listens_is_left_out_with_the_reason() -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with nobodys_address() as address:
         found = await discover([address], mdns=False)
     assert found.found == ()
     (left_out,) = found.left_out

@@ -55,15 +55,16 @@ def test_every_sampling_parameter_travels() -> None:
     changed = SamplingParams(
         temperature=0.25, top_k=3, top_p=0.5, min_p=0.125, typical_p=0.75, repeat_penalty=1.5, frequency_penalty=0.5,
         presence_penalty=0.25, repeat_last_n=-1, seed=9, grammar='root ::= "a"', logit_bias=((4, -1.0),),
-        logprobs=True, n_top_logprobs=2,
+        logprobs=True, n_top_logprobs=2, visible_tokens=(3, 5),
     )  # fmt: skip
     frame = encode_frame(PlannedFrame(1, starts=[Start(0, Request(1, (1,), 1, changed))]), "s", 1).frame
     sent = frame.sampler_operations[0].open.params
     default = SamplingParams()
     for name in SamplingParams.__slots__:
         assert getattr(changed, name) != getattr(default, name), f"{name} is not tried here"
-        if name != "logit_bias":
+        if name not in ("logit_bias", "visible_tokens"):
             assert getattr(sent, name) == getattr(changed, name), name
+    assert list(sent.visible_tokens) == [3, 5]
     assert [(bias.token, bias.bias) for bias in sent.logit_bias] == [(4, -1.0)]
 
 

@@ -54,22 +54,20 @@ def test_many_threads_may_use_it_at_once(thread: LoopThread) -> None:
 
 def test_an_interrupted_wait_cancels_the_work_and_lets_it_clean_up(thread: LoopThread) -> None:
     cleaned = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
 
     async def work() -> None:
+        signal.pthread_kill(main, signal.SIGINT)
         try:
             await asyncio.sleep(30)
         finally:
             await asyncio.sleep(0.05)
             cleaned.set()
 
-    main = threading.main_thread().ident
-    assert main is not None
-    interrupt = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT))
-    interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         thread.run(work())
     assert cleaned.is_set()
-    interrupt.join()
 
 
 def test_after_stopping_it_runs_nothing_and_has_ended() -> None:

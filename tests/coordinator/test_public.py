@@ -32,7 +32,7 @@ def test_both_faces_of_a_mesh_have_the_same_members_and_arguments() -> None:
 
     # The HTTP server's own, for requests as only generations of an event loop give them.
     assert members(AsyncMesh) - {"go_on"} == members(Mesh)
-    for name in ("open", "generate", "chat", "close"):
+    for name in ("open", "generate", "chat", "embed", "close"):
         theirs = inspect.signature(getattr(AsyncMesh, name)).parameters.values()
         ours = inspect.signature(getattr(Mesh, name)).parameters.values()
         assert [(p.name, p.kind, p.default) for p in theirs] == [(p.name, p.kind, p.default) for p in ours]

@@ -26,6 +26,14 @@ def test_over_three_stages_it_is_worth_half_as_much_again_as_waiting_for_verdict
     assert ahead >= 2 * _speed(replace(_LIMITS, n_drafts=0, has_draft_model=False), times, right)
 
 
+@pytest.mark.parametrize("right", [0.6, 0.8])
+@pytest.mark.parametrize("times", [Times(), Times(link_s=0.0005)])
+def test_stages_that_drop_what_is_void_are_no_slower(times: Times, right: float) -> None:
+    hearing, deaf = SimulatedLine(_LIMITS, times, right), SimulatedLine(_LIMITS, times, right, hears_voids=False)
+    assert hearing.tokens_per_s(_N_TOKENS) >= 0.99 * deaf.tokens_per_s(_N_TOKENS)
+    assert hearing.n_dropped > 20
+
+
 @pytest.mark.parametrize("n_stages", [1, 3])
 def test_a_draft_model_that_is_hardly_ever_right_costs_next_to_nothing(n_stages: int) -> None:
     limits = replace(_LIMITS, n_stages=n_stages)

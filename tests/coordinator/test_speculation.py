@@ -4,6 +4,7 @@ fewer trips bring them."""
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.drafting import Library, Lookup, Rates, n_worth
-from coordinator.frames import PlannedFrame, Remove, Request, SampledRow, Shift
+from coordinator.frames import Copy, Outcome, PlannedFrame, Remove, Request, SampledRow, Shift
 from coordinator.generation import FinishReason
 from coordinator.offers import DraftContext, Offer
 from coordinator.pace import Pace
@@ -29,44 +30,49 @@ def _pace(n_stages: int) -> Pace:
 
 
 class _Model:
-    """A line that samples what a rule says of the text so far; its last stage passes over drafts as a worker's does."""
+    """A line that samples what a rule says of the text so far; its last stage passes over drafts as a worker's does,
+    and each drops the frames that are void and that it has not begun."""
 
     def __init__(self, limits: Limits, *, repeats: int, seed: int) -> None:
         self._chance = random.Random(seed)
         self._table = [self._chance.randrange(1, 6) for _ in range(repeats)]
         self._surprises = {self._chance.randrange(8, 200): self._chance.randrange(1, 6) for _ in range(repeats % 5)}
-        self.caches: dict[int, list[int]] = {seq_id: [] for seq_id in range(limits.n_slots)}
-        self._last: dict[int, int] = {}
-        self.in_flight: deque[PlannedFrame] = deque()
+        self._n_slots = limits.n_slots
+        self.begin_line(limits.n_stages)
+        self.n_dropped = 0
         self.n_trips = 0
 
     def next_token(self, text: list[int]) -> int:
         """Repeats itself, but for some surprises."""
         return self._surprises.get(len(text), self._table[(len(text) + text[0]) % len(self._table)])
 
-    def break_line(self) -> None:
-        """All that is in it is lost."""
-        self.in_flight.clear()
-        self._last.clear()
-        for cache in self.caches.values():
-            cache.clear()
+    def begin_line(self, n_stages: int) -> None:
+        """One with empty caches; all that is in the one before is lost."""
+        self.in_flight: deque[PlannedFrame] = deque()
+        self._last: dict[int, int] = {}
+        self._n_computing: dict[int, int] = {}
+        self.stages: list[dict[int, list[int]]] = [{slot: [] for slot in range(self._n_slots)} for _ in range(n_stages)]
+
+    def hear(self, voids: Sequence[int]) -> None:
+        """These are void: the sooner one was sent, the more stages have begun it."""
+        n_most = len(self.stages)
+        for number in sorted(voids):
+            assert number not in self._n_computing
+            n_most = self._n_computing[number] = self._chance.randrange(n_most + 1)
 
     def answer(self) -> tuple[int, list[SampledRow]]:
         frame = self.in_flight.popleft()
         self.n_trips += 1
-        for operation in frame.operations:
-            assert not isinstance(operation, Shift)
-            if isinstance(operation, Remove):
-                del self.caches[operation.seq_id][operation.start :]
-            else:
-                self.caches[operation.target] = list(self.caches[operation.source])
+        n_computing = self._n_computing.pop(frame.number, len(self.stages))
+        for stage, caches in enumerate(self.stages):
+            self._pass_through(frame, caches, is_computed=stage < n_computing)
+        if n_computing < len(self.stages):
+            self.n_dropped += 1
+            return frame.number, []
         rows = []
-        for row, (token, position, seq_id) in enumerate(zip(frame.tokens, frame.positions, frame.seq_ids, strict=True)):
-            cache = self.caches[seq_id]
-            assert position == len(cache)
-            cache.append(token)
-            if row not in frame.outputs:
-                continue
+        for row in frame.outputs:
+            token, seq_id = frame.tokens[row], frame.seq_ids[row]
+            cache = self.stages[-1][seq_id][: frame.positions[row] + 1]
             last = self._last.pop(seq_id, None)
             if row in frame.drafts and token != last:
                 rows.append(SampledRow(seq_id, None))
@@ -74,6 +80,19 @@ class _Model:
             self._last[seq_id] = self.next_token(cache)
             rows.append(SampledRow(seq_id, self._last[seq_id]))
         return frame.number, rows
+
+    def _pass_through(self, frame: PlannedFrame, caches: dict[int, list[int]], *, is_computed: bool) -> None:
+        for operation in frame.operations:
+            assert not isinstance(operation, Shift)
+            if isinstance(operation, Remove):
+                del caches[operation.seq_id][operation.start :]
+            else:
+                caches[operation.target] = list(caches[operation.source])
+        if is_computed:
+            for token, position, seq_id in zip(frame.tokens, frame.positions, frame.seq_ids, strict=True):
+                assert position == len(caches[seq_id])
+                assert caches[seq_id] == self.stages[0][seq_id][:position], "a stage before holds another text"
+                caches[seq_id].append(token)
 
 
 class _DraftModel:
@@ -120,12 +139,20 @@ class _DraftModel:
 
 
 def _texts(
-    limits: Limits, requests: list[Request], *, repeats: int, seed: int, n_offers: int = 0, breaks: float = 0.0
+    limits: Limits,
+    requests: list[Request],
+    *,
+    repeats: int,
+    seed: int,
+    n_offers: int = 0,
+    breaks: float = 0.0,
+    ends: float = 0.0,
 ) -> tuple[dict[int, list[int]], int]:
     """What each request gets, and the trips it took; with up to so many offers before each result.
 
     Args:
         breaks: How likely the line breaks before each result, and another carries on.
+        ends: How likely a request is called off before each result.
     """
     scheduler = Scheduler(limits, [_END], _pace(limits.n_stages))
     model = _Model(limits, repeats=repeats, seed=seed)
@@ -134,6 +161,7 @@ def _texts(
     for request in requests:
         scheduler.submit(request)
     while True:
+        model.hear(scheduler.take_voids())
         while (frame := scheduler.next_frame()) is not None:
             assert len(frame.tokens) <= limits.n_batch
             assert max(frame.positions) < limits.n_ctx
@@ -153,8 +181,11 @@ def _texts(
         if chance.random() < breaks:
             n_stages = chance.randrange(1, 4)
             scheduler.restart(limits.with_stages(n_stages), _pace(n_stages))
-            model.break_line()
+            model.begin_line(n_stages)
             continue
+        if chance.random() < ends:
+            scheduler.end(chance.choice(requests).id)
+            model.hear(scheduler.take_voids())
         for outcome in scheduler.result(*model.answer()):
             assert outcome.row.token is not None
             texts[outcome.request_id].append(outcome.row.token)
@@ -208,6 +239,59 @@ def test_whatever_a_draft_model_offers_and_whenever_the_tokens_are_the_same(
 
 @settings(max_examples=150)
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 12), st.integers(0, 999), st.booleans())
+def test_whoever_is_called_off_among_guesses_the_others_get_theirs_and_it_gets_the_beginning(
+    n_requests: int, max_tokens: int, repeats: int, seed: int, has_draft_model: bool
+) -> None:
+    limits = replace(_LIMITS, has_draft_model=has_draft_model)
+    requests = _requests(n_requests, max_tokens)
+    n_offers = 2 if has_draft_model else 0
+    some, _ = _texts(limits, requests, repeats=repeats, seed=seed, n_offers=n_offers, ends=0.05)
+    whole, _ = _texts(replace(limits, n_drafts=0), requests, repeats=repeats, seed=seed)
+    assert all(text == whole[request_id][: len(text)] for request_id, text in some.items())
+
+
+def _with_a_wrong_guess_in_the_line(meanwhile: Sequence[Request] = ()) -> tuple[Scheduler, _Model, list[int]]:
+    """A text that has repeated itself for a while and now is about to surprise; the frames of guesses in the line."""
+    scheduler = Scheduler(replace(_LIMITS, n_drafts=3, n_slots=3), [_END], _pace(3))
+    model = _Model(replace(_LIMITS, n_slots=3), repeats=5, seed=2)
+    scheduler.submit(_requests(1, 200)[0])
+    while len(model.in_flight) < 3 or not all(frame.drafts for frame in model.in_flight):
+        while (frame := scheduler.next_frame()) is not None:
+            model.in_flight.append(frame)
+        if len(model.in_flight) < 3:
+            scheduler.result(*model.answer())
+    for request in meanwhile:
+        scheduler.submit(request)
+    while (frame := scheduler.next_frame()) is not None:
+        model.in_flight.append(frame)
+    ahead = [frame.number for frame in list(model.in_flight)[1:] if frame.is_decode]
+    number, rows = model.answer()
+    rows[-1].token = 6
+    scheduler.result(number, rows)
+    return scheduler, model, ahead
+
+
+def test_after_a_wrong_guess_the_stages_are_told_once_what_is_void() -> None:
+    scheduler, _, ahead = _with_a_wrong_guess_in_the_line()
+    assert len(ahead) >= 2
+    assert sorted(scheduler.take_voids()) == ahead
+    assert not scheduler.take_voids()
+
+
+def test_guesses_that_another_request_has_copied_are_not_void() -> None:
+    scheduler, model, _ = _with_a_wrong_guess_in_the_line()
+    # All but the surprise, and what was guessed in its place.
+    guessed = scheduler.running[0].text[:-1] + model.in_flight[0].tokens
+    copied = Request(9, (*guessed, 5), 1, SamplingParams())
+    scheduler, model, ahead = _with_a_wrong_guess_in_the_line([copied])
+    assert not set(ahead) & set(scheduler.take_voids())
+    while (frame := scheduler.next_frame()) is not None:
+        model.in_flight.append(frame)
+    assert any(isinstance(each, Copy) for frame in model.in_flight for each in frame.operations)
+
+
+@settings(max_examples=150)
+@given(st.integers(1, 4), st.integers(1, 60), st.integers(1, 12), st.integers(0, 999), st.booleans())
 def test_wherever_the_line_breaks_the_tokens_are_the_same(
     n_requests: int, max_tokens: int, repeats: int, seed: int, has_draft_model: bool
 ) -> None:
@@ -226,18 +310,22 @@ def test_a_text_that_repeats_itself_comes_in_a_third_of_the_trips() -> None:
     assert 3 * n_guessed < n_plain
 
 
-def test_guesses_go_ahead_of_the_results_of_those_before_them() -> None:
+def test_guesses_go_ahead_of_the_results_of_those_before_them_and_all_are_counted() -> None:
     scheduler = Scheduler(replace(_LIMITS, n_drafts=3), [_END], _pace(3))
     model = _Model(_LIMITS, repeats=5, seed=2)
     scheduler.submit(_requests(1, 200)[0])
-    most = 0
+    most = n_sent = 0
+    outcomes: list[Outcome] = []
     while (frame := scheduler.next_frame()) is not None or model.in_flight:
         if frame is not None:
             model.in_flight.append(frame)
             most = max(most, sum(bool(other.drafts) for other in model.in_flight))
+            n_sent += len(frame.drafts)
         else:
-            scheduler.result(*model.answer())
+            outcomes += scheduler.result(*model.answer())
     assert most >= 3
+    assert outcomes[-1].n_drafted == n_sent
+    assert 0 < sum(outcome.was_guessed for outcome in outcomes) <= n_sent
 
 
 def test_a_request_that_ends_among_its_guesses_leaves_a_slot_that_knows_what_it_holds() -> None:

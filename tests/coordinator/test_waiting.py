@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.errors import ClientLimitError, OverloadedError
-from coordinator.frames import Request
+from coordinator.frames import EmbeddingRequest, Request
 from coordinator.waiting import AGEING_TURNS, Clients, WaitingRoom
 from native import SamplingParams
 
@@ -25,7 +25,7 @@ def _room(*requests: Request, n_most: int = 100) -> WaitingRoom:
     return room
 
 
-def _taken(room: WaitingRoom) -> list[Request]:
+def _taken(room: WaitingRoom) -> list[Request | EmbeddingRequest]:
     """All that wait, in the order in which they get slots, of which there are enough."""
     return [room.take() for _ in range(len(room))]
 

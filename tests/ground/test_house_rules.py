@@ -100,6 +100,12 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
             assert (path.parent / target).exists(), f"{_name(path)} links to {target}"
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {path.name for path in own_files() if path.match("docs/*.md")} - {"index.md"}
+    assert {name for name in pages if f"]({name})" not in index} == set()
+
+
 def test_every_file_that_the_architecture_names_is_there() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:protos|native|worker|coordinator|tests|scripts)/[\w./-]+)`", text)

@@ -21,9 +21,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     built = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(built), str(source)], check=True, timeout=300)
-    (path,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(source)]
+    subprocess.run(command, check=True, timeout=300)
+    (path,) = built.glob("llama_caravan-*-py3-none-*.whl")
     return zipfile.ZipFile(path)
 
 
@@ -35,7 +36,7 @@ def test_a_wheel_holds_what_runs_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     assert "coordinator/models/demo.gguf" in names
     for path in own_files():
         name = path.relative_to(ROOT).as_posix()
-        if name.split("/")[0] in ROOMS and path.suffix in {".py", ".pyi", ".html", ".css", ".js", ".svg"}:
+        if name.split("/")[0] in ROOMS and path.suffix in {".py", ".pyi", ".typed", ".html", ".css", ".js", ".svg"}:
             assert name in names
     assert not [name for name in names if name.endswith((".cpp", ".h", ".proto", ".txt"))]
     entry_points = wheel.read("llama_caravan-0.1.0.dist-info/entry_points.txt").decode()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Streams that are begun anew when they end, for as long as something is done to their line; each is then held against
-one that nothing was done to."""
+"""Streams that the model does not end; and those that are begun anew when they end, for as long as something is done to
+their line, and are then held against one that nothing was done to."""
 
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from coordinator import Generation, Mesh, SamplingParams
+from coordinator import AsyncMesh, Generation, Mesh, SamplingParams
 from tests.line.near_ties import NEAR_OVER_BATCHES, check_same
 from tests.line.reference import Reference
 
@@ -16,6 +16,19 @@ PROMPTS = (
 )  # fmt: skip
 
 
+def ends_of(mesh: Mesh | AsyncMesh) -> list[int]:
+    """The tokens with which its model ends a text."""
+    vocabulary = mesh.vocabulary
+    return [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
+
+
+def endless(mesh: Mesh | AsyncMesh, **parameters: object) -> SamplingParams:
+    """Greedy unless told otherwise, without an end before `max_tokens`, and with what tells a near tie."""
+    bias = tuple((token, float("-inf")) for token in ends_of(mesh))
+    chosen: dict[str, object] = {"temperature": 0, "logprobs": True, "n_top_logprobs": 10, **parameters}
+    return SamplingParams(logit_bias=bias, **chosen)  # type: ignore[arg-type]
+
+
 class EndlessStreams:
     """Greedy ones of a mesh, one for each prompt, on threads of their own. Undisturbed ones go before."""
 
@@ -23,10 +36,7 @@ class EndlessStreams:
         self._mesh = mesh
         self._n_tokens = n_tokens
         self._prompts = prompts
-        vocabulary = mesh.vocabulary
-        self._ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
-        bias = tuple((token, float("-inf")) for token in self._ends)
-        self._sampling = SamplingParams(temperature=0, logit_bias=bias, logprobs=True, n_top_logprobs=10)
+        self._ends, self._sampling = ends_of(mesh), endless(mesh)
         undisturbed = [self._begin(number) for number in range(len(prompts))]
         self._undisturbed = [[token.id for token in generation.wait().tokens] for generation in undisturbed]
         self._ended: list[tuple[int, Generation]] = []

@@ -10,8 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.ports import own_port
+
 _ROOT = Path(__file__).parents[2]
-_STOP_TIMEOUT_S = 20
+_STOP_TIMEOUT_S = 60
 _THAW_S = 0.2
 
 
@@ -26,7 +28,8 @@ class WorkerProcess:
         module: Sequence[str] = ("worker",),
         cache: Path | None = None,
     ) -> None:
-        """Starts it, with one thread so that several share a small machine, and waits until it is ready.
+        """Starts it, with one thread so that several share a small machine, and waits until it is ready. When it
+        is gone, another one can be started with `--listen` and its address.
 
         Args:
             module: What to run, with arguments of its own.
@@ -35,8 +38,9 @@ class WorkerProcess:
         self.name = name
         self._is_frozen = False
         quiet = [] if announced else ["--no-mdns"]
+        listen = [] if "--listen" in arguments else ["--listen", f"127.0.0.1:{own_port()}"]
         command = [sys.executable, "-m", *module, "--json", "--name", name, "--parent-pid", str(os.getpid())]
-        command += ["--threads", "1", *quiet, *arguments]
+        command += ["--threads", "1", *quiet, *listen, *arguments]
         environment = os.environ if cache is None else {**os.environ, "CARAVAN_CACHE": str(cache)}
         self._process = subprocess.Popen(
             command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -3,6 +3,7 @@
 
 import secrets
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,16 @@ async def test_a_worker_of_another_build_is_left_out_with_the_command_that_fixes
         f"coordinator b9999-abcdef (llama-cpp-python 0.9.9), and a mesh runs one build: "
         f"on the worker's machine, pip install llama-cpp-python==0.9.9"
     )
+
+
+async def test_a_worker_compiled_without_git_is_one_of_us(workers: list[WorkerProcess]) -> None:
+    ours = versions()
+    number = ours.ggml.partition(" ")[0]
+    found = await discover([workers[0].address], mdns=False, own=replace(ours, ggml=f"{number} (unknown)"))
+    assert [worker.name for worker in found.found] == ["attic"]
+    other_package = Versions("0.9.9", ours.llama_cpp, f"{number}.1 (unknown)")
+    found = await discover([workers[0].address], mdns=False, own=other_package)
+    assert found.found == ()
 
 
 def test_a_mesh_finds_its_workers_by_itself(start_worker: StartWorker, unique: str) -> None:

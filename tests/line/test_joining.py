@@ -44,7 +44,7 @@ def start_far(tmp_path: Path) -> Iterator[StartFar]:
         worker.stop()
 
 
-def _wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
+def _wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline_s = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline_s, "it did not come to that"

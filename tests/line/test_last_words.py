@@ -5,7 +5,6 @@ it had ended: when, how, in which frame, and with which words."""
 import contextlib
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from coordinator import LineChange, LineEvent, Mesh
 from protos.slate import Activity
 from tests.line.aborting_worker import ASSERTION
+from tests.ports import own_port
 
 _ROOT = Path(__file__).parents[2]
 _PROMPT = "Once upon a time there was a llama"
@@ -24,7 +24,7 @@ _PROMPT = "Once upon a time there was a llama"
 def _supervised(due: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Its address, which it has again when it was started again."""
     command = [sys.executable, "-m", "tests.line.aborting_worker", str(due), "--json", "--no-mdns", "--threads", "1"]
-    command += ["--name", "cellar", "--listen", f"127.0.0.1:{_free_port()}", "--device", "CPU", "--insecure"]
+    command += ["--name", "cellar", "--listen", f"127.0.0.1:{own_port()}", "--device", "CPU", "--insecure"]
     process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         try:
@@ -32,13 +32,6 @@ def _supervised(due: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
             yield json.loads(process.stdout.readline())["address"], process
         finally:
             process.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def test_an_abort_in_a_frame_is_told_once_with_the_frame_and_the_reason(tmp_path: Path) -> None:

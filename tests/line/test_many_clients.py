@@ -86,7 +86,7 @@ def _check(crowd: Crowd, reference: Reference) -> None:
 
 def _check_all_free(url: str, n_slots: int, crowd: Crowd) -> None:
     with httpx.Client(base_url=url, timeout=60) as client:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (health := client.get("/health").json())["n_running"] or health["n_waiting"]:
             assert time.monotonic() < deadline, f"something is left: {health}"
             time.sleep(0.05)

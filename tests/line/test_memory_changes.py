@@ -83,7 +83,7 @@ def test_memory_that_shrinks_again_and_again_ends_in_a_sentence(
     model: Path, workers: list[WorkerProcess], free: Path
 ) -> None:
     on_progress, _ = _shrink_at_load(free, 105 * MIB, 10 * MIB)
-    with pytest.raises(DoesNotFitError, match=r"gamer: layers .* do not fit: they need .* 10 MiB is free"):
+    with pytest.raises(DoesNotFitError, match=r"gamer: layers .* do not fit: they need .* 10\.0 MiB is free"):
         _open(model, workers, on_progress)
     free.write_text(str(300 * MIB), encoding="ascii")
     with _open(model, workers, lambda _: None) as mesh:

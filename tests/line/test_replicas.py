@@ -8,6 +8,7 @@ import pytest
 
 from coordinator import Distribution, FinishReason, LayerRange, Mesh, PlanError, SamplingParams
 from tests.line.conftest import N_CTX, StartWorker, open_mesh
+from tests.line.endless_streams import endless
 from tests.line.processes import WorkerProcess
 from tests.line.reference import Reference
 
@@ -51,7 +52,7 @@ def test_each_line_says_what_llama_cpp_says_alone(two_lines: Mesh, reference: Re
 
 def test_requests_are_spread_over_the_lines(two_lines: Mesh) -> None:
     assert two_lines.parallel == 8
-    running = [two_lines.generate(PROMPT, sampling=_endless(two_lines)) for _ in range(8)]
+    running = [two_lines.generate(PROMPT, sampling=endless(two_lines)) for _ in range(8)]
     for generation in running:
         next(generation)
     assert [line.session.n_running for line in two_lines._mesh.lines] == [4, 4]
@@ -66,7 +67,7 @@ def test_a_line_that_loses_a_worker_goes_on_with_those_that_the_other_does_not_u
     with _open_two_lines(four) as two_lines:
         lost = two_lines.plans[0].stages[0].worker
         others = {stage.worker for stage in two_lines.plans[1].stages}
-        hit, other = (two_lines.generate(PROMPT, sampling=_endless(two_lines)) for _ in range(2))
+        hit, other = (two_lines.generate(PROMPT, sampling=endless(two_lines)) for _ in range(2))
         next(hit)
         next(worker for worker in four if worker.name == lost).kill()
         assert hit.wait().finish_reason is FinishReason.LENGTH
@@ -85,10 +86,3 @@ def test_layers_by_hand_are_for_one_line(workers: list[WorkerProcess]) -> None:
 def test_more_lines_than_workers_are_refused(workers: list[WorkerProcess]) -> None:
     with pytest.raises(PlanError, match="4 lines need 4 workers or more, and 3 can take part"):
         open_mesh(workers, replicas=4)
-
-
-def _endless(mesh: Mesh) -> SamplingParams:
-    """To the end of the context, whatever the model wants."""
-    vocabulary = mesh.vocabulary
-    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
-    return SamplingParams(temperature=0, logit_bias=tuple((token, float("-inf")) for token in ends))

@@ -17,21 +17,15 @@ from coordinator import (
     SamplingParams,
 )
 from tests.line.conftest import N_CTX, open_mesh
+from tests.line.endless_streams import endless
 from tests.line.processes import WorkerProcess
 
 GREEDY = SamplingParams(temperature=0)
 PROMPT = "Once upon a time"
 
 
-def _endless(mesh: Mesh | AsyncMesh) -> SamplingParams:
-    """Greedy, and never an end of its own."""
-    vocabulary = mesh.vocabulary
-    ends = [token for token in range(vocabulary.n_tokens) if vocabulary.is_end_of_generation(token)]
-    return SamplingParams(temperature=0, logit_bias=tuple((token, float("-inf")) for token in ends))
-
-
 def _wait_until_idle(mesh: Mesh) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while mesh.n_running or mesh.n_waiting:
         assert time.monotonic() < deadline, "a slot was not freed"
         time.sleep(0.01)
@@ -59,7 +53,7 @@ def test_a_stop_string_ends_it_and_is_not_shown(mesh: Mesh) -> None:
 
 
 def test_it_ends_where_the_context_does(mesh: Mesh) -> None:
-    generation = mesh.generate(PROMPT, sampling=_endless(mesh)).wait()
+    generation = mesh.generate(PROMPT, sampling=endless(mesh)).wait()
     assert generation.finish_reason is FinishReason.LENGTH
     assert generation.usage.prompt_tokens + generation.usage.completion_tokens == N_CTX
 
@@ -82,6 +76,15 @@ def test_a_grammar_is_kept(mesh: Mesh) -> None:
     assert generation.finish_reason is FinishReason.STOP
 
 
+def test_a_control_token_that_is_visible_is_part_of_the_text(mesh: Mesh) -> None:
+    (shown,) = mesh.special_tokens(["<|im_start|>", "of many tokens"])
+    grammar = 'root ::= "<|im_start|>yes"'
+    sampling = SamplingParams(temperature=0, grammar=grammar, logit_bias=((shown, 100.0),), visible_tokens=(shown,))
+    generation = mesh.generate("Is it?", sampling=sampling, max_tokens=20).wait()
+    assert generation.tokens[0].id == shown
+    assert generation.text == "<|im_start|>yes"
+
+
 def test_a_prompt_that_does_not_fit_is_refused_and_the_mesh_goes_on(mesh: Mesh) -> None:
     with pytest.raises(PromptTooLongError, match=f"and the context of a sequence {N_CTX}"):
         mesh.generate("a long story " * N_CTX)
@@ -92,7 +95,7 @@ def test_a_prompt_that_does_not_fit_is_refused_and_the_mesh_goes_on(mesh: Mesh) 
 
 def test_a_cancelled_request_frees_its_slot_for_one_that_waits(workers: list[WorkerProcess]) -> None:
     with open_mesh(workers[:2], parallel=1) as mesh:
-        first = mesh.generate(PROMPT, sampling=_endless(mesh))
+        first = mesh.generate(PROMPT, sampling=endless(mesh))
         waiting = mesh.generate(PROMPT, sampling=GREEDY, max_tokens=3)
         next(first)
         assert (mesh.n_running, mesh.n_waiting) == (1, 1)
@@ -105,7 +108,7 @@ def test_a_cancelled_request_frees_its_slot_for_one_that_waits(workers: list[Wor
 
 def test_a_request_that_waits_can_be_cancelled(workers: list[WorkerProcess]) -> None:
     with open_mesh(workers[:2], parallel=1) as mesh:
-        first = mesh.generate(PROMPT, sampling=_endless(mesh))
+        first = mesh.generate(PROMPT, sampling=endless(mesh))
         waiting = mesh.generate(PROMPT)
         waiting.close()
         assert (waiting.finish_reason, waiting.tokens) == (FinishReason.CANCELLED, ())
@@ -114,7 +117,7 @@ def test_a_request_that_waits_can_be_cancelled(workers: list[WorkerProcess]) -> 
 
 
 def test_a_dropped_request_is_cancelled(mesh: Mesh) -> None:
-    for _ in mesh.generate(PROMPT, sampling=_endless(mesh)):
+    for _ in mesh.generate(PROMPT, sampling=endless(mesh)):
         break
     gc.collect()
     _wait_until_idle(mesh)
@@ -122,7 +125,7 @@ def test_a_dropped_request_is_cancelled(mesh: Mesh) -> None:
 
 def test_requests_beyond_slots_and_queue_are_refused_at_once(workers: list[WorkerProcess]) -> None:
     with open_mesh(workers[:2], parallel=1, queue=1) as mesh:
-        running = [mesh.generate(PROMPT, sampling=_endless(mesh)) for _ in range(2)]
+        running = [mesh.generate(PROMPT, sampling=endless(mesh)) for _ in range(2)]
         with pytest.raises(OverloadedError):
             mesh.generate(PROMPT)
         running[0].close()
@@ -137,11 +140,11 @@ async def test_on_an_event_loop_requests_run_beside_each_other(workers: list[Wor
             *(mesh.generate(PROMPT, sampling=GREEDY, max_tokens=20)._run_to_end() for _ in range(4))
         )
         assert {generation.text for generation in together} == {expected.text}
-        endless = mesh.generate(PROMPT, sampling=_endless(mesh))
-        async for _ in endless:
+        running = mesh.generate(PROMPT, sampling=endless(mesh))
+        async for _ in running:
             break
-        await endless.aclose()
-        assert endless.finish_reason is FinishReason.CANCELLED
+        await running.aclose()
+        assert running.finish_reason is FinishReason.CANCELLED
         assert mesh.n_running == 0
         texts = [token.text async for token in mesh.generate(PROMPT, sampling=GREEDY, max_tokens=20)]
         assert "".join(texts) == expected.text
@@ -153,7 +156,7 @@ async def test_a_task_that_is_cancelled_while_it_waits_cancels_its_request(worke
         reading = asyncio.Event()
 
         async def read() -> None:
-            async for _ in mesh.generate(PROMPT, sampling=_endless(mesh)):
+            async for _ in mesh.generate(PROMPT, sampling=endless(mesh)):
                 reading.set()
 
         task = asyncio.get_running_loop().create_task(read())

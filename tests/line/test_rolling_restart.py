@@ -24,7 +24,7 @@ def _restart_each(team: dict[str, WorkerProcess], start_worker: StartWorker, mes
         worker.terminate()
         worker.stop()
         team[name] = start_worker(name, "--listen", worker.address)
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 60
         while is_used and len(mesh.recovered) == n_recovered:
             assert time.monotonic() < deadline_s, f"nothing came of ending {name}"
             time.sleep(0.02)

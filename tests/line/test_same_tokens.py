@@ -37,6 +37,9 @@ def test_greedy_text_is_what_llama_cpp_python_prints(
         for prompt in PROMPTS[:3]:
             generation = mesh.generate(prompt, sampling=GREEDY, max_tokens=60).wait()
             assert generation.text == reference.text(prompt, temperature=0, max_tokens=60)
+        following = [frame.is_following for frame in mesh.activity(60.0)[0].frames]
+        # Of the tokens of lone streams all but the first two go straight from the last worker to the first.
+        assert (sum(following) > 0.9 * len(following)) == (n_stages > 1)
 
 
 def test_the_main_worker_has_the_output_layer(workers: list[WorkerProcess], reference: Reference) -> None:

@@ -18,7 +18,7 @@ from tests.netns.hosts import Host
 
 _ROOT = Path(__file__).parents[2]
 _PORT = 50200
-_STOP_TIMEOUT_S = 20
+_STOP_TIMEOUT_S = 60
 _RUN_TIMEOUT_S = 240
 
 

@@ -17,6 +17,7 @@ from coordinator.http import body, patience
 from coordinator.http.access import Access
 from coordinator.http.server import HttpServer, ListenAddress, bind
 from coordinator.http.service import Service
+from coordinator.resident import KnownModel
 from protos.secret_file import IDENTITY_VARIABLE
 from tests.coordinator.caravan_command import ALONE, caravan_here, served_url, started
 
@@ -35,7 +36,7 @@ class Server:
     def client(self, key: str | None) -> httpx.Client:
         """With that key."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 # ---- keys ----
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo", "/line", "/docs", "/nowhere", "/health/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/models", "/line", "/metrics", "/slots", "/docs", "/nowhere", "/health/"]
+)
 def test_without_a_key_nothing_is_told(server: Server, path: str) -> None:
     with server.client(None) as client:
         refused = client.get(path)
@@ -62,8 +65,10 @@ def test_without_a_key_nothing_is_told(server: Server, path: str) -> None:
 
 def test_without_a_key_health_tells_how_far_it_is_and_no_more(server: Server) -> None:
     with server.client(None) as client, server.client(server.key) as known:
-        assert client.get("/health").json() == {"status": "ready"}
+        assert client.get("/health").json() == client.get("/v1/health").json() == {"status": "ready"}
         assert known.get("/health").json()["stages"]
+        assert client.get("/metrics").status_code == 401
+        assert 'route="other",status="401"' in known.get("/metrics").text
 
 
 def test_without_a_key_the_page_is_there_and_nothing_that_it_asks_for(server: Server) -> None:
@@ -197,7 +202,7 @@ async def _impatient(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str
     monkeypatch.setattr(patience, "HEAD_S", 0.4)
     monkeypatch.setattr(body, "_BODY_S", 0.4)
     listening = bind(ListenAddress("127.0.0.1", 0))
-    server = HttpServer(Service("none"), listening, Access())
+    server = HttpServer(Service([KnownModel("none", "none")]), listening, Access())
     serving = asyncio.create_task(server.run())
     yield listening.getsockname()
     server.drain()
@@ -247,6 +252,6 @@ async def test_who_takes_time_between_requests_is_not(monkeypatch: pytest.Monkey
         for _ in range(2):
             writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 503")
-            await reader.readuntil(b"}")
+            await reader.readuntil(b"}]}")
             await asyncio.sleep(0.8)
         writer.close()

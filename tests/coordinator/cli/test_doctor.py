@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.coordinator.caravan_command import ALONE, caravan, caravan_here, started
+from tests.ports import nobodys_address
 
 
 def test_a_worker_that_answers_is_well() -> None:
@@ -35,9 +35,7 @@ def test_nobody_there_is_no_fault_but_comes_with_what_to_do() -> None:
 
 
 def test_a_worker_that_does_not_answer_is_bad() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with nobodys_address() as address:
         ended = caravan_here("doctor", "--worker", address, *ALONE)
     assert ended.returncode == 1
     assert re.search(rf"^BAD +{re.escape(address)} ", ended.stdout, re.MULTILINE)

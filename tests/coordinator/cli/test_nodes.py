@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan, caravan_here, started
+from tests.coordinator.terminal import in_terminal
+from tests.ports import own_port
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,17 @@ def test_nodes_as_json_holds_the_same(attic: str) -> None:
     (told,) = worker["telemetry"]
     assert told["device"] == "CPU"
     assert told["used_bytes"] > 0
+
+
+def test_watching_nodes_shows_who_comes_and_goes(attic: str) -> None:
+    cellar = f"127.0.0.1:{own_port()}"
+    with in_terminal("nodes", "--watch", "--worker", attic, "--worker", cellar, *ALONE) as terminal:
+        terminal.wait_for(rf"attic +{attic}[\s\S]*left out: {cellar}")
+        with started("worker", "--name", "cellar", "--listen", cellar, "--no-mdns"):
+            terminal.wait_for(rf"\d\d:\d\d:\d\d  cellar is there, at {cellar}")
+        terminal.wait_for(r"\d\d:\d\d:\d\d  cellar is gone")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 143
 
 
 def test_nodes_without_workers_says_how_to_start_one() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def test_run_without_workers_starts_one_and_prints_what_llama_cpp_prints_alone()
     assert any(re.search(r"127\.0\.0\.1:\d+  layers 0 to \d+ of \d+, [\d.]+ MiB on ", line) for line in told)
     assert re.match(r"24 tokens, [\d.]+ tokens per second; \d+ prompt tokens, TTFT \d+ ms", told[-1])
     assert "\x1b" not in ended.stderr
+
+
+def test_embed_prints_a_vector_a_line() -> None:
+    ended = caravan("embed", DEMO_MODEL, "a llama", "a lantern", *ALONE)
+    assert ended.returncode == 0, ended.stderr
+    one, other = map(json.loads, ended.stdout.splitlines())
+    assert len(one) == len(other) == 256
+    assert sum(number * number for number in one) == pytest.approx(1)
+    assert one != other
 
 
 def test_layers_are_laid_out_by_hand_and_the_text_is_the_same() -> None:
@@ -89,7 +99,7 @@ def test_ctrl_c_ends_everything_that_was_started(endless_grammar: Path) -> None:
         family = family_of(process)
         assert len(family) == 3
         press_ctrl_c(process)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert all_end(family)
         assert "Traceback" not in process.stderr.read()
 
@@ -102,7 +112,7 @@ def test_ctrl_c_while_workers_start_ends_them(command: str) -> None:
         wait_until(lambda: len(family_of(process)) == 3)
         family = family_of(process)
         press_ctrl_c(process)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert all_end(family)
         assert "Traceback" not in process.stderr.read()
 
@@ -114,6 +124,6 @@ def test_a_reader_that_leaves_is_no_error(endless_grammar: Path) -> None:
         assert process.stdout.read(4) == "abab"
         family = family_of(process)
         process.stdout.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert all_end(family)
         assert "Traceback" not in process.stderr.read()

@@ -36,7 +36,7 @@ def _rest_of_stderr(process: Popen[str]) -> str:
 
 
 def test_ctrl_c_lets_a_request_finish_and_turns_new_ones_away() -> None:
-    with started(*_SERVE) as process, httpx.Client(base_url=served_url(process), timeout=20) as client:
+    with started(*_SERVE) as process, httpx.Client(base_url=served_url(process), timeout=60) as client:
         family = family_of(process)
         with client.stream("POST", "/v1/completions", json=_ENDLESS | {"max_tokens": 400}) as response:
             events = _events(response)
@@ -46,7 +46,7 @@ def test_ctrl_c_lets_a_request_finish_and_turns_new_ones_away() -> None:
             rest = list(events)
         assert rest[-1] == "[DONE]"
         assert json.loads(rest[-2])["choices"][0]["finish_reason"] == "length"
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert all_end(family)
         assert "finishing the requests that run" in _rest_of_stderr(process)
 
@@ -54,12 +54,12 @@ def test_ctrl_c_lets_a_request_finish_and_turns_new_ones_away() -> None:
 def _answers(url: httpx.URL) -> bool:
     try:
         return httpx.get(url.join("/health"), timeout=5).status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 
 def test_a_second_ctrl_c_ends_it_at_once() -> None:
-    with started(*_SERVE) as process, httpx.Client(base_url=served_url(process), timeout=20) as client:
+    with started(*_SERVE) as process, httpx.Client(base_url=served_url(process), timeout=60) as client:
         family = family_of(process)
         with client.stream("POST", "/v1/completions", json=_ENDLESS) as response:
             events = _events(response)
@@ -67,12 +67,12 @@ def test_a_second_ctrl_c_ends_it_at_once() -> None:
             press_ctrl_c(process)
             wait_until(lambda: not _answers(client.base_url))
             press_ctrl_c(process)
-            assert process.wait(2) == 130
+            assert process.wait(5) == 130
         assert all_end(family)
 
 
 def test_a_streamed_answer_goes_on_with_the_same_text_when_a_worker_dies() -> None:
-    with started(*_SERVE) as process, httpx.Client(base_url=served_url(process), timeout=20) as client:
+    with started(*_SERVE) as process, httpx.Client(base_url=served_url(process), timeout=60) as client:
         family = family_of(process)
         asked = {"prompt": "Once upon a time", "max_tokens": 150, "temperature": 0, "stream": True}
         texts = []
@@ -98,7 +98,7 @@ def test_a_streamed_answer_goes_on_with_the_same_text_when_a_worker_dies() -> No
         assert "going on with local-1 and local-2, 1 stream resumed after" in process.stderr.readline()
         family = family_of(process)
         press_ctrl_c(process)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert all_end(family)
         assert "Traceback" not in _rest_of_stderr(process)
 
@@ -110,5 +110,5 @@ def _worker(family: list[psutil.Process], name: str) -> psutil.Process:
 
 def test_a_line_that_cannot_be_ends_it_with_the_reason() -> None:
     with started("serve", "demo", "--listen", "127.0.0.1:0", "--layers", "0-3", *ALONE) as process:
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
         assert "do not cover" in _rest_of_stderr(process)

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.coordinator.caravan_command import ALONE, DEMO_MODEL, caravan, caravan_here
+from tests.ports import nobodys_address
 
-_COMMANDS = ("cache", "cluster", "demo", "doctor", "keys", "nodes", "plan", "run", "serve", "top", "worker")
+_COMMANDS = (
+    *("bench", "cache", "chat", "cluster", "completion", "demo", "doctor", "keys", "nodes", "plan", "run", "serve"),
+    *("top", "verify", "worker"),
+)
 
 
 def test_help_names_every_command_and_a_line_to_paste() -> None:
@@ -108,9 +112,8 @@ def test_a_port_in_use_is_told_before_anything_is_loaded() -> None:
 
 
 def test_a_worker_that_is_not_there_is_told_by_its_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    ended = caravan_here("run", "demo", "hello", "--worker", address, *ALONE)
+    with nobodys_address() as address:
+        ended = caravan_here("run", "demo", "hello", "--worker", address, *ALONE)
     assert ended.returncode in (1, 3)
     assert address in ended.stderr
     assert ended.stdout == ""

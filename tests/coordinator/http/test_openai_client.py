@@ -216,7 +216,9 @@ def test_eight_at_once_say_what_each_says_alone(client: openai.OpenAI) -> None:
 
 def test_the_model_is_listed_and_any_name_is_answered_with_the_true_one(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
-    assert client.models.retrieve(MODEL).id == MODEL
+    model = client.models.retrieve(MODEL).to_dict()
+    assert model["id"] == MODEL
+    assert model["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text", "embeddings"]}
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.models.retrieve("gpt-4o")
     answer = client.completions.create(model="gpt-4o", prompt=_BEGIN, max_tokens=1)

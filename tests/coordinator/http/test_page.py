@@ -22,6 +22,8 @@ _FORBIDDEN = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|\beval\(|new Function|DOMParser|importScripts"
     r"|@import|url\(|javascript:"
 )
+# Beneath the path of a proxy it would miss.
+_FROM_THE_ROOT = re.compile(r"""(?:ask|askData|ofModel|fetch|URL)\(\s*["'`]/""")
 _ELSEWHERE = re.compile(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", re.IGNORECASE)
 
 
@@ -91,6 +93,7 @@ def test_no_other_file_is_served(raw: httpx.Client, path: str) -> None:
 def test_the_page_leads_to_its_own_files_only_and_to_all_that_it_needs() -> None:
     found = _references()
     assert not found.inline
+    assert not [path for path in found.paths if path.startswith("/")]
     served = read_page()
     assert {f"/{path}" for path in found.paths} <= served.keys()
     imported = {
@@ -106,6 +109,7 @@ def test_nothing_in_the_page_comes_from_elsewhere_or_is_made_of_text() -> None:
         text = path.read_text(encoding="utf-8")
         assert "SPDX-License-Identifier: MIT" in text, path.name
         assert not _FORBIDDEN.findall(text), path.name
+        assert not _FROM_THE_ROOT.findall(text), path.name
         assert not _ELSEWHERE.findall(text.replace("http://www.w3.org/2000/svg", "")), path.name
         assert len(text.splitlines()) <= _MOST_LINES, path.name
 

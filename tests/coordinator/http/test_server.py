@@ -50,7 +50,7 @@ def test_health_tells_the_line(raw: httpx.Client) -> None:
         ("/v1/completions", {"prompt": "word " * 3000}, 400, "context_length_exceeded"),
         ("/v1/completions", {"prompt": "word " * 3000, "stream": True}, 400, "context_length_exceeded"),
         ("/v1/chat/completions", {"messages": "hello"}, 400, "invalid_request"),
-        ("/v1/embeddings", {"input": "a"}, 404, "no_such_route"),
+        ("/v1/images/generations", {"input": "a"}, 404, "no_such_route"),
         ("/health", {}, 405, "no_such_route"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_frees_its_slot_at_once(server: Server, raw: httpx.
     with _connection(server) as connection:
         _send(connection, _ENDLESS | {"stream": stream})
         wait_until(lambda: running() == 1)
-    wait_until(lambda: running() == 0, timeout_s=1)
+    wait_until(lambda: running() == 0, timeout_s=5)
 
 
 @contextlib.contextmanager
@@ -183,7 +183,7 @@ def test_a_client_has_no_more_requests_than_its_limit_whatever_it_calls_itself(s
     with contextlib.ExitStack() as connections:
         for address in ("127.0.0.1", "127.0.0.2"):
             _send(connections.enter_context(_connection(strict_server, source=address)), _ENDLESS)
-        raw = connections.enter_context(httpx.Client(base_url=strict_server.url, timeout=30))
+        raw = connections.enter_context(httpx.Client(base_url=strict_server.url, timeout=60))
         wait_until(lambda: raw.get("/health").json()["n_waiting"] == 1)
         names = {"Authorization": "Bearer another", "X-Forwarded-For": "203.0.113.9"}
         refused = raw.post("/v1/completions", json=_SHORT | {"user": "another"}, headers=names)
@@ -193,14 +193,14 @@ def test_a_client_has_no_more_requests_than_its_limit_whatever_it_calls_itself(s
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_request_whose_time_is_over_is_told_so_and_its_slot_is_free(strict_server: Server, stream: bool) -> None:
-    with httpx.Client(base_url=strict_server.url, timeout=30) as raw, _connection(strict_server) as first:
+    with httpx.Client(base_url=strict_server.url, timeout=60) as raw, _connection(strict_server) as first:
         _send(first, _ENDLESS)
         wait_until(lambda: raw.get("/health").json()["n_running"] == 1)
         waiting = raw.post("/v1/completions", json=_SHORT | {"timeout": 0.2, "stream": stream})
         assert (waiting.status_code, _error(waiting)["type"]) == (504, "timeout_error")
         assert "0.2 s (it had no token yet)" in _error(waiting)["message"]
         assert waiting.headers["x-should-retry"] == "false"
-    with httpx.Client(base_url=strict_server.url, timeout=30) as raw:
+    with httpx.Client(base_url=strict_server.url, timeout=60) as raw:
         wait_until(lambda: raw.get("/health").json()["n_running"] == 0)
         answer = raw.post("/v1/completions", json=_ENDLESS | {"n": 2, "stream": stream})
         last = answer.text.strip().splitlines()[-1].removeprefix("data: ")

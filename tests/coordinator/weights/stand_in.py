@@ -18,6 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+_NOT_OF_REPOSITORIES = ("/api/agent-harnesses",)
+"""What huggingface_hub asks of its own accord, at most once a day: neither written down nor given a fault."""
+
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -138,6 +141,9 @@ class _HubHandler(_Handler):
 
     def do_GET(self) -> None:
         hub, path = self.place, unquote(urlsplit(self.path).path)
+        if path in _NOT_OF_REPOSITORIES:
+            self._head(404, 0, {})
+            return
         hub.asked.append(Asked(path, None, None, self.headers.get("Authorization")))
         listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path)
         file = re.fullmatch(rf"/([^/]+/[^/]+)/resolve/{COMMIT}/(.+)", path)

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 from blake3 import blake3
 
-from coordinator.control import Peer, StageOrder, WorkerClient
+from coordinator.control import WorkerClient
 from coordinator.errors import SourceError, WeightsError
+from coordinator.orders import Peer, StageOrder
 from coordinator.weights.delivery import Delivery, tensors_of
 from coordinator.weights.local import LocalSource
 from coordinator.weights.offering import offer_all
@@ -61,7 +62,7 @@ async def _load(
     try:
         async with delivery.to(found, "s", 2) as weights:
             sources = delivery.sources(found, layers, others or [])
-            load = client.load("s", 2, order, None, sources, on_report=on_report, on_needed=weights.give)
+            load = client.load("s", 2, order, None, None, sources, on_report=on_report, on_needed=weights.give)
             return await weights.during(load)
     finally:
         await client.close()

@@ -237,7 +237,7 @@ def test_what_is_called_off_ends_whatever_it_waits_for(
         time.sleep(0.2)
         began_s = time.monotonic()
         asyncio.run(gave.giving.close())
-        assert time.monotonic() - began_s < 1.0
+        assert time.monotonic() - began_s < 5.0  # and not for ever
     server.released.set()
 
 
