@@ -8,7 +8,6 @@ scripts/config_reference --check    only exits 1 if they are stale
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from coordinator.cli.config import PASSED_ON
 from coordinator.cli.root import root
 from protos.options import options_by_name
 from worker.cli import command as worker_command
+from written_part import write_or_check
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "config.md"
-_BEGIN, _END = "<!-- config_reference: begin -->", "<!-- config_reference: end -->"
 _TOLD_DEFAULT = re.compile(r"\s*\[default: (.+?)\]")
 """In the help of an option whose default is no value."""
 
@@ -93,15 +92,5 @@ def _table(rows: list[Row], commands: dict[Row, list[str]] | None) -> Iterator[s
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def main() -> None:
-    """Writes or compares."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(_BEGIN, 1)
-    written = f"{before}{_BEGIN}\n\n{reference()}\n\n{_END}{rest.split(_END, 1)[1]}"
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if written == text else f"{PAGE.name} is stale: run scripts/config_reference")
-    PAGE.write_text(written, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, "config_reference", reference())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llama_source import ROOT
 from native.library import BUILT_FOR
+from written_part import part_of, write_part
 
 
 def machine_line(how: str) -> str:
@@ -21,20 +22,16 @@ def machine_line(how: str) -> str:
 
 def write_between(page: Path, name: str, lines: Sequence[str]) -> None:
     """Replaces what a page has between the markers of that name."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, rest = page.read_text(encoding="utf-8").split(begin, 1)
-    after = rest.split(end, 1)[1]
-    page.write_text("\n".join([f"{before}{begin}", "", *lines, "", f"{end}{after}"]), encoding="utf-8")
+    write_part(page, name, "\n".join(lines))
     print(f"wrote {page.relative_to(ROOT)}")
 
 
 def kept_lines(page: Path, name: str, whats: Sequence[str]) -> dict[str, list[str]]:
     """The lines that a page's table has for these rows: a row begins with what it is, and goes on as long as a line's
     first cell is empty."""
-    between = page.read_text(encoding="utf-8").split(f"<!-- {name}: begin -->", 1)[1].split(f"<!-- {name}: end -->")[0]
     kept: dict[str, list[str]] = {}
     what = ""
-    for line in between.splitlines():
+    for line in part_of(page, name).splitlines():
         if line.startswith("| "):
             what = line.split("|")[1].strip() or what
             if what in whats:

@@ -30,7 +30,7 @@ from protos.caravan.v1 import control_pb2, frame_pb2, weights_pb2
 from protos.codec import CodecError, decode_tensor, encode_tensor
 from worker import control
 from worker.errors import CallError
-from worker.frames import FrameLimits, Step, check_frame
+from worker.frames import FrameLimits, Step, check_frame, check_void_frames
 
 _NUMBERS = (
     *(0, 1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 99, 100, 101, 255, 256, 4096, 65535, 65536),
@@ -44,10 +44,11 @@ _N_CHANGES = (1, 1, 1, 2, 3, 8)
 _BLIND = 0.3
 
 _LIMITS = tuple(
-    FrameLimits("s", 1, is_first, is_last, 32, 64, 2, 100, 8, kv_unified, 8000)
+    FrameLimits("s", 1, is_first, is_last, 32, 64, 2, 100, 8, kv_unified, 8000, is_draft)
     for is_first in (True, False)
     for is_last in (True, False)
     for kv_unified in (True, False)
+    for is_draft in (True, False)
 )
 
 
@@ -68,6 +69,7 @@ def kinds() -> list[Kind]:
     """All of them."""
     return [
         *(Kind("frame", each, _check_frame) for each in _frames()),
+        Kind("void frames", frame_pb2.VoidFrames(numbers=[7, 8]), _check_void_frames),
         Kind("tensor", encode_tensor("h", "f32", (8, 2), bytes(64)), _check_tensor),
         Kind("load", _load(), lambda message, _: void(control._load_order(message, 1))),
         Kind("benchmark", _benchmark(), lambda message, _: void(control._benchmark_order(message, 1))),
@@ -156,6 +158,7 @@ def _within(step: Step, limits: FrameLimits) -> None:
         ):
             _must(all(0 <= int(value) < end for value in values), "an id out of bounds")
         _must(all(0 <= int(row) < n_tokens for row in batch.output_rows), "a row that no token has")
+    _must(all(0 <= row < n_tokens for row in step.chained), "a chained row that is no token")
     n_logits = sum(row.logits for row in frame.outputs)
     _must(4 * n_logits * limits.n_vocab <= limits.logits_limit_bytes, "more logits than fit")
     _must(not (limits.is_first and step.crossing), "a tensor that crosses to the first stage")
@@ -164,6 +167,12 @@ def _within(step: Step, limits: FrameLimits) -> None:
         named = getattr(operation, operation.WhichOneof("operation"))
         ids = [getattr(named, name) for name in ("seq_id", "source_seq_id", "target_seq_id") if hasattr(named, name)]
         _must(all(0 <= each < limits.n_seq_max for each in ids), "an operation on no sequence")
+
+
+def _check_void_frames(message: frame_pb2.VoidFrames, _chance: random.Random) -> None:
+    numbers = check_void_frames(message, last_number=6)
+    _must(len(numbers) < 5000, "too many frames")
+    _must(all(number < 5000 for number in numbers), "a frame that is far away")
 
 
 def _check_tensor(message: frame_pb2.Tensor, chance: random.Random) -> None:
@@ -280,6 +289,7 @@ def _frames() -> Sequence[frame_pb2.FeedRequest]:
     sampled.kv_operations.add().copy.CopyFrom(frame_pb2.KvCopy(target_seq_id=1, end=-1))
     sampled.kv_operations.add().shift.CopyFrom(frame_pb2.KvShift(seq_id=1, start=3, end=9, delta=-3))
     sampled.kv_operations.add().keep.seq_id = 1
+    plain.chained.append(1)
     long.CopyFrom(frame_pb2.Frame(session_id="s", epoch=1, tokens=[3] * 30, positions=range(30), seq_ids=[1] * 30))
     return [frame_pb2.FeedRequest(frame=frame) for frame in (plain, crossed, sampled, long)]
 
