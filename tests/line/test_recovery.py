@@ -207,12 +207,17 @@ def test_a_request_that_breaks_every_line_fails_and_those_beside_it_go_on(
         others = _begin(mesh, endless(mesh))[:3]
         next(others[2])
         poison = mesh.generate([*mesh.prompt_tokens(PROMPTS[0]), _POISON], max_tokens=5)
-        with pytest.raises(PoisonError, match="because the line broke 3 times"):
+        with pytest.raises(PoisonError) as given_up:
             poison.wait()
+        # Three of its own; where the machine stands still for a second, one may be taken for a link's, of which it has
+        # more.
+        n_breaks = given_up.value.n_breaks
+        assert n_breaks >= 3
         for generation in others:
             expected = reference.greedy_tokens(generation.wait().prompt_tokens, N_TOKENS, forbidden=ends_of(mesh))
             check_same(reference, generation.prompt_tokens, expected, generation.tokens)
-        assert len(mesh.recovered) == 3
+        assert len(mesh.recovered) >= n_breaks
+        assert any(f"token {_POISON} cannot be computed" in str(recovered.reason) for recovered in mesh.recovered)
         assert mesh.error is None
 
 
