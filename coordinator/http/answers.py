@@ -79,6 +79,9 @@ class KeptAnswer:
 
     Args:
         left_s: How long it goes on when nobody reads it, in seconds; 0: it ends at once.
+
+    Attributes:
+        is_told: Some client may know its id; nobody comes back for one of which none does.
     """
 
     def __init__(self, about: About, generations: Sequence[AsyncGeneration], left_s: float) -> None:
@@ -86,6 +89,7 @@ class KeptAnswer:
         self.generations = tuple(generations)
         self.left_s = left_s
         self.n_readers = 0
+        self.is_told = False
         self.unread_since_s = time.monotonic()
         self.ended_s: float | None = None
 
@@ -154,13 +158,23 @@ class Answers:
         answer.n_readers += 1
         return answer
 
+    def end(self, kind: str, answer_id: str, owner: str) -> None:
+        """Ends one that this client may have, if it has not, and keeps it no more.
+
+        Raises:
+            RejectedError: As `find`.
+        """
+        answer = self.find(kind, answer_id, owner)
+        self._drop(answer)
+        self.leave(answer)
+
     def leave(self, answer: KeptAnswer) -> None:
         """A reader is done, or gone."""
         answer.n_readers -= 1
         if answer.n_readers or answer.is_over:
             return
         answer.unread_since_s = time.monotonic()
-        if not answer.left_s:
+        if not answer.left_s or not answer.is_told:
             self._drop(answer)
             return
         for generation in answer.generations:
@@ -184,6 +198,7 @@ class Answers:
             stored.n_gone_on += 1
             generations = [_gone_on(mesh, part, now, n_times=stored.n_gone_on) for part in stored.parts]
             answer = self._kept[stored.id] = KeptAnswer(about, generations, self._keep_s)
+            answer.is_told = True
             entries.append(Entry(stored, [generation.stream for generation in generations]))
             if answer.is_over:
                 answer.ended_s = time.monotonic() - (now - stored.at)

@@ -48,7 +48,7 @@ from coordinator.http.schemas.completions import CompletionRequest, Prompt
 from coordinator.http.schemas.embeddings import EmbeddingsRequest
 from coordinator.http.schemas.llama_server import ModelRequest, Success
 from coordinator.http.schemas.response_request import ResponseRequest
-from coordinator.http.schemas.status import ModelList
+from coordinator.http.schemas.status import DeletedAnswer, ModelList
 from coordinator.http.service import Service, ServicePhase
 from coordinator.http.streaming import EventStream, events_of, written_response
 from coordinator.plan_data import plan_as_data
@@ -74,7 +74,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
     app.add_middleware(PageFiles)
     if access.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+            CORSMiddleware, allow_origins=access.origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
         )
     app.add_middleware(HostCheck, allowed_names=access.names, is_local=access.is_local)
     app.add_middleware(AnswerCounts, counts=service.answer_counts)
@@ -200,20 +200,29 @@ def _add_generation_routes(app: FastAPI, service: Service, beginning: Beginning)
 
 
 def _add_kept_answers(app: FastAPI, service: Service) -> None:
-    async def again(request: Request, kind: str, answer_id: str) -> Response:
+    def kept() -> Answers:
         service.check_serving()
         if service.answers is None:
             message = "answers are not kept here: start caravan serve with --journal auto"
             raise RejectedError(HTTPStatus.NOT_FOUND, message, code="no_journal")
-        query = request.query_params
-        answer = service.answers.find(kind, answer_id, service.answers.owner_of(request.scope[KEY]))
+        return service.answers
+
+    async def again(request: Request, kind: str, answer_id: str) -> Response:
+        answers, query = kept(), request.query_params
+        answer = answers.find(kind, answer_id, answers.owner_of(request.scope[KEY]))
         try:
             after = query.get("starting_after") or request.headers.get("last-event-id")
             seen = seen_of(after, len(answer.generations))
         except BaseException:
-            service.answers.leave(answer)
+            answers.leave(answer)
             raise
-        return await _tell(request, service.answers, answer, seen, is_stream=query.get("stream") in ("true", "1"))
+        return await _tell(request, answers, answer, seen, is_stream=query.get("stream") in ("true", "1"))
+
+    def end(request: Request, kind: str, answer_id: str) -> DeletedAnswer:
+        answers = kept()
+        answers.end(kind, answer_id, answers.owner_of(request.scope[KEY]))
+        is_chat = kind == "chatcmpl"
+        return DeletedAnswer(id=answer_id, object="chat.completion.deleted" if is_chat else "text_completion.deleted")
 
     @app.get("/v1/chat/completions/{answer_id}")
     async def chat_again(request: Request, answer_id: str) -> Response:
@@ -222,6 +231,14 @@ def _add_kept_answers(app: FastAPI, service: Service) -> None:
     @app.get("/v1/completions/{answer_id}")
     async def completion_again(request: Request, answer_id: str) -> Response:
         return await again(request, "cmpl", answer_id)
+
+    @app.delete("/v1/chat/completions/{answer_id}")
+    async def end_chat(request: Request, answer_id: str) -> DeletedAnswer:
+        return end(request, "chatcmpl", answer_id)
+
+    @app.delete("/v1/completions/{answer_id}")
+    async def end_completion(request: Request, answer_id: str) -> DeletedAnswer:
+        return end(request, "cmpl", answer_id)
 
 
 async def _answer(
@@ -254,6 +271,7 @@ async def _tell(
             answers.leave(answer)
             return written_response(whole)
         await until_begun(request, generations)
+        answer.is_told = True
     except BaseException:
         answers.leave(answer)
         raise

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import socket
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from typing import Any
 from coordinator.http.server_address import ServerAddress
 
 _ANSWER_S = 10.0
+_END_S = 2.0
 """For a connection, and for the list of models: a moment, unless nobody is there."""
 
 _MOST_BYTES = 16 << 20
@@ -85,6 +87,7 @@ class ChatStream:
         self._connection = address.connection(_ANSWER_S)
         self._socket: socket.socket | None = None
         self._response: http.client.HTTPResponse | None = None
+        self._kept_id: str | None = None
         self.is_cancelled = False
 
     def cancel(self) -> None:
@@ -110,10 +113,13 @@ class ChatStream:
                 raise
 
     def close(self) -> None:
-        """Safe to repeat."""
+        """Safe to repeat. What was cancelled ends, also on a server that would go on without a client."""
         self._connection.close()
         if self._response is not None:
             self._response.close()
+        kept_id, self._kept_id = self._kept_id, None
+        if self.is_cancelled and kept_id is not None:
+            self._end(kept_id)
 
     def __iter__(self) -> Iterator[Delta]:
         """Raises ServerError: it did not come to its end."""
@@ -121,8 +127,11 @@ class ChatStream:
             return
         try:
             with _told(self._address):
-                for event in _events(self._response):
-                    yield _delta(event)
+                for event, is_kept in _events(self._response):
+                    told = json.loads(event)
+                    if is_kept:
+                        self._kept_id = told.get("id")
+                    yield _delta(told)
         except ServerError:
             if not self.is_cancelled:
                 raise
@@ -142,21 +151,34 @@ class ChatStream:
             raise ServerError(_refusal(response.status, response.read(_MOST_BYTES)))
         return response
 
+    def _end(self, answer_id: str) -> None:
+        """If that fails, it ends when the server's patience does."""
+        connection = self._address.connection(_END_S)
+        path = f"{self._address.path}/v1/chat/completions/{urllib.parse.quote(answer_id, safe='')}"
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("DELETE", path, headers=self._address.headers)
+            connection.getresponse().read(_MOST_BYTES)
 
-def _events(response: http.client.HTTPResponse) -> Iterator[str]:
-    """The data of each, until the one that says that it was the last. Raises UnreachableError: there was none such."""
+
+def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, bool]]:
+    """The data of each, and whether it has an id, as those of answers that are kept.
+
+    Raises:
+        UnreachableError: there was none that says that it was the last.
+    """
+    is_kept = False
     while line := response.readline(_MOST_BYTES):
         name, _, value = line.decode("utf-8", "replace").partition(":")
+        is_kept |= name == "id"
         if name != "data":
             continue  # a comment that keeps the connection open, a name, an empty line
         if value.strip() == _END:
             return
-        yield value
+        yield value, is_kept
     raise UnreachableError("hung up in the middle of an answer")
 
 
-def _delta(event: str) -> Delta:
-    told = json.loads(event)
+def _delta(told: Mapping[str, Any]) -> Delta:
     if "error" in told:
         raise ServerError(f"says: {_message(told)}")
     choice: Mapping[str, Any] = next(iter(told.get("choices") or ()), {})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import SERVE, Look, Open, answer_with, ask
-from tests.coordinator.caravan_command import served_url, started
+from tests.coordinator.caravan_command import served_url, started, wait_until
 
 _STORY = "Tell me a story about a llama."
 _COLD = "localStorage.setItem('caravan.settings', JSON.stringify({temperature: 0}))"
@@ -52,6 +52,13 @@ def test_an_answer_goes_on_when_the_server_is_back_or_the_page_is(opened: Open, 
         page.locator("#conversations .title").first.click()
         page.locator(".message.assistant:not(.writing) .note").wait_for()
         assert answer.inner_text() == whole
+        page.get_by_role("button", name="New conversation").click()
+        ask(page, _STORY)
+        answer.locator("p").first.wait_for()
+        page.keyboard.press("Escape")
+        page.locator(".note", has_text="stopped").wait_for()
+        # It does not go on without its reader, as it would for a minute.
+        wait_until(lambda: 'reason="cancelled"} 1.0\n' in page.request.get(f"{page.url.rstrip('/')}/metrics").text())
 
 
 @pytest.mark.timeout(120)

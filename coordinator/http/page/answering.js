@@ -2,7 +2,7 @@
 // One answer on its way: asks, takes the pieces, notes its times and pauses, goes on with it when the server was away.
 // Tells whoever shows it with "change".
 
-import { ask, chat, chatAgain, CONNECTION_LOST, ofModel, ServerError } from "./server.js";
+import { ask, chat, chatAgain, CONNECTION_LOST, endAnswer, ofModel, ServerError } from "./server.js";
 
 const QUIET_MS = 700; // without a token, until the line is asked what it does
 const LONG_MS = 5000; // without a token, until that is said
@@ -68,6 +68,7 @@ export class Answering extends EventTarget {
 
   stop() {
     this.#abort.abort();
+    if (this.message.underWay) endAnswer(this.message.underWay.id);
   }
 
   /** Asks, and takes what comes; if the connection breaks on the way, and the rest is kept, that is left `underWay`. */

@@ -102,6 +102,11 @@ export async function* chatAgain(id, number, signal) {
   yield* chunks(await ask(path, { signal }));
 }
 
+/** Ends an answer that goes on without a reader, where the server keeps it; nothing happens where it cannot be told so. */
+export async function endAnswer(id) {
+  await ask(`v1/chat/completions/${encodeURIComponent(id)}`, { method: "DELETE" }).catch(() => {});
+}
+
 async function* chunks(response) {
   for await (const { data, number } of events(response.body)) {
     if (data === "[DONE]") return;

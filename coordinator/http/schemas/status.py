@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bodies of `/v1/models`, `/health`, and of every error."""
+"""Bodies of `/v1/models`, `/health`, of answers that are deleted, and of every error."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ class StageInfo(BaseModel):
     address: str
     layer_start: int
     layer_end: int
+
+
+class DeletedAnswer(BaseModel):
+    """What an answer that is ended and kept no more is told with, in OpenAI's form."""
+
+    id: str
+    object: Literal["chat.completion.deleted", "text_completion.deleted"]
+    deleted: Literal[True] = True
 
 
 class ModelArchitecture(BaseModel):

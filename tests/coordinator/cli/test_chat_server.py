@@ -11,11 +11,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from coordinator.http.chat_client import ChatClient, Delta, ServerError
 from coordinator.http.server_address import ServerAddress
-from tests.coordinator.caravan_command import ALONE, caravan, caravan_here, served_url, started
+from tests.coordinator.caravan_command import ALONE, caravan, caravan_here, served_url, started, wait_until
 from tests.coordinator.terminal import CTRL_C, CTRL_D, ENTER, in_terminal
 
 _KEY = "a-key-of-nobody-at-all-0123456789"
@@ -32,8 +33,9 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(key_file: Path) -> Iterator[str]:
-    """One that wants a key."""
-    wants = ("--require-key", "--api-key-file", str(key_file))
+    """One that wants a key, and goes on with answers whose clients are gone."""
+    wants = ["--require-key", "--api-key-file", str(key_file)]
+    wants += ["--journal", str(key_file.with_name("journal")), "--reconnect-grace", "10m"]
     with started("serve", "demo", "--listen", "127.0.0.1:0", "--local", "1", *wants, *ALONE) as process:
         yield served_url(process)
 
@@ -65,12 +67,17 @@ def test_ctrl_c_stops_a_servers_answer_and_the_chat_goes_on(server: str, tmp_pat
         terminal.wait_for("abababab")
         terminal.type(CTRL_C)
         terminal.wait_for("stopped; Ctrl-C again leaves[^>]*" + _PROMPT)
+        wait_until(lambda: 'reason="cancelled"} 1.0\n' in _metrics(server))
         terminal.type("/set max-tokens 6" + ENTER)
         terminal.wait_for(_PROMPT)
         terminal.type("/retry" + ENTER)
         terminal.wait_for(r"ab[ab]*\n[^>]*for want of tokens[^>]*" + _PROMPT)
         terminal.type(CTRL_D)
         assert terminal.end() == 0
+
+
+def _metrics(server: str) -> str:
+    return httpx.get(f"{server}/metrics", headers={"Authorization": f"Bearer {_KEY}"}).text
 
 
 def test_who_cannot_be_talked_with_is_one_sentence(server: str) -> None:

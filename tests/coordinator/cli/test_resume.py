@@ -28,6 +28,7 @@ _KEYS = ("a key of the first client", "a key of the second one")
 _OWN, _FOREIGN = ({"Authorization": f"Bearer {key}"} for key in _KEYS)
 _LONG = {"max_tokens": 200, "stream": True, "stop": ["qqq", " qq"]}
 _GRAMMAR = {"grammar": "root ::= [a-zé ,.] root", "max_tokens": 60}
+_UNENDING = {"grammar": 'root ::= "ab" root', "max_tokens": 400}
 _CHAT = {"messages": [{"role": "user", "content": "A story"}]}
 _ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "Once upon a time", "temperature": 0, "logprobs": 2}),
@@ -164,6 +165,7 @@ def test_answers_go_on_after_the_coordinator_was_killed(workers: list[WorkerProc
             assert texts == [said[0] for _, said in sorted(expected.said().items())]
             assert whole["id"] == stream.id
         _check_comes_back(url, undisturbed[0])
+        _check_ends(url)
         deadly = httpx.get(f"{url}/v1/completions/cmpl-deadly", headers=_OWN)
         assert deadly.status_code == 503
         assert "died 6 times while it answered this" in deadly.json()["error"]["message"]
@@ -198,6 +200,29 @@ def _check_comes_back(url: str, expected: _Stream) -> None:
     address = f"{url}{path}/{json.loads(first.removeprefix('data: '))['id']}"
     _go_on(address, stream)
     assert stream.said() == expected.said()
+
+
+def _check_ends(url: str) -> None:
+    """Who does not want it any more says so; and nobody comes back for an answer of which nobody knows the id."""
+    path, body = _ASKED[0]
+    n_before = _n_cancelled(url)
+    with httpx.stream("POST", url + path, json=_endless() | body | _UNENDING, headers=_OWN) as response:
+        first = next(line for line in response.iter_lines() if line.startswith("data: "))
+        address = f"{url}{path}/{json.loads(first.removeprefix('data: '))['id']}"
+        assert httpx.delete(address, headers=_FOREIGN).status_code == 404
+        ended = httpx.delete(address, headers=_OWN)
+        assert ended.json() == {"id": address.rsplit("/", 1)[1], "object": "text_completion.deleted", "deleted": True}
+    wait_until(lambda: _n_cancelled(url) == n_before + 1)
+    assert httpx.get(address, headers=_OWN).status_code == 404
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url + path, json=_endless() | body | _UNENDING | {"stream": False}, headers=_OWN, timeout=0.3)
+    wait_until(lambda: _n_cancelled(url) == n_before + 2)
+
+
+def _n_cancelled(url: str) -> int:
+    told = httpx.get(f"{url}/metrics", headers=_OWN).text
+    counts = re.findall(r'^caravan_requests_ended_total\{.*reason="cancelled".*\} (\d+)', told, re.MULTILINE)
+    return sum(map(int, counts))
 
 
 def _check_refused(address: str) -> None:
