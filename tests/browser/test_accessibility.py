@@ -102,6 +102,7 @@ def test_everything_is_reached_and_seen_by_keyboard_alone(url: str, opened: Open
 def test_nothing_moves_and_screen_readers_hear_an_answer_once(url: str, opened: Open) -> None:
     page = opened(url, reduced_motion="reduce")
     page.evaluate(_NOTE_WHAT_IS_SAID)
+    answer_with(page, 'root ::= "ab " root')  # which lasts until the page looks at the line
     ask(page, "A story")
     page.locator(".message.assistant.writing .text p").first.wait_for()
     page.locator(".machines.flows").wait_for()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -10,11 +11,13 @@ import socket
 import pytest
 
 from tests.browser.conftest import SERVE, Look, Open, answer_with, ask
-from tests.coordinator.caravan_command import caravan_here, family_of, served_url, started, wait_until
+from tests.coordinator.caravan_command import ALONE, caravan_here, served_url, started, wait_until
+from tests.line.processes import WorkerProcess
 from tests.ports import own_port
 
 _STORY = "Tell me a story about a llama."
 _ENDLESS = 'root ::= "ab " root'
+_ENDLESS_TEXT = "root ::= [a-z ,.] root"
 
 _MARKDOWN = """# A heading
 
@@ -179,20 +182,27 @@ def test_an_error_is_the_server_s_own_sentence_and_can_be_tried_again(url: str, 
 
 
 @pytest.mark.timeout(120)
-def test_a_stream_goes_on_with_the_same_text_when_a_worker_is_killed(opened: Open, look: Look) -> None:
-    with started(*SERVE) as process:
-        page = opened(served_url(process))
+def test_a_stream_goes_on_with_the_same_text_when_workers_are_killed(opened: Open, look: Look) -> None:
+    with contextlib.ExitStack() as stack:
+        workers = [WorkerProcess(name) for name in ("one", "two")]
+        for worker in workers:
+            stack.callback(worker.stop)
+        asked = ("--listen", "127.0.0.1:0", "--context", "2048", *(f"--worker={worker.address}" for worker in workers))
+        page = opened(served_url(stack.enter_context(started("serve", "demo", *asked, *ALONE))))
         page.evaluate("localStorage.setItem('caravan.settings', JSON.stringify({temperature: 0}))")
+        answer_with(page, _ENDLESS_TEXT)
         texts = []
         for kills in (False, True):
             page.get_by_role("button", name="New conversation").click()
             ask(page, _STORY)
             page.locator(".message.assistant .text p").first.wait_for()
             if kills:
-                (worker,) = [each for each in family_of(process) if "local-2" in each.cmdline()]
-                worker.kill()
+                for worker in workers:
+                    worker.kill()
+                    worker.stop()
                 page.locator(".state.laying", has_text="the line is being laid again").wait_for()
                 look(page, "worker-killed")
+                stack.callback(WorkerProcess("again", "--listen", workers[0].address).stop)
             page.locator(".note", has_text="tokens/s").wait_for(timeout=60_000)
             texts.append(page.locator(".message.assistant .text").inner_text())
         assert texts[0] == texts[1]
