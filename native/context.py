@@ -18,6 +18,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from native.control_groups import processor_limit
 from native.errors import CrossingError, DecodeError, LoadFailedError
 from native.layout import check_embeds
 from native.library import CrossingStruct, crashes_refused, forget_errors, last_errors, scheduler_of, wire
@@ -443,10 +444,13 @@ def context_params(params: ContextParams) -> llama_cpp.llama_context_params:
 
 
 def default_threads() -> int:
-    """Threads for a CPU stage: the cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Threads for a CPU stage: the cores this process may run on, and as many as it is given the time of.
+
+    Threads wait for each other after every operation: one whose time is used up holds up all.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = processor_limit()
+    return n_cores if limit is None else max(1, min(n_cores, int(limit)))
 
 
 def _crossing_structs(crossing: Sequence[CrossingTensor]) -> c.Array[CrossingStruct] | None:

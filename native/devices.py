@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 
+from native.control_groups import memory_limit
 from native.errors import UnknownDeviceError
 from native.library import declare, ggml, ggml_base
 
@@ -122,14 +123,26 @@ def _describe(handle: int) -> Device:
     free, total = c.c_size_t(), c.c_size_t()
     _memory(handle, c.byref(free), c.byref(total))
     kind = DeviceKind(_type(handle))
+    free_bytes, total_bytes = free.value, total.value
+    if kind is DeviceKind.CPU:
+        free_bytes, total_bytes = _system_bytes(total_bytes)
     return Device(
         name=_name(handle).decode(),
         description=_description(handle).decode(),
         backend=_registry_name(_registry(handle)).decode(),
         kind=kind,
-        free_bytes=_available_system_bytes(total.value) if kind is DeviceKind.CPU else free.value,
-        total_bytes=total.value,
+        free_bytes=free_bytes,
+        total_bytes=total_bytes,
     )
+
+
+def _system_bytes(total_bytes: int) -> tuple[int, int]:
+    """System memory, free and in all, that this process can have: in a container, what that has."""
+    free_bytes = _available_system_bytes(total_bytes)
+    limit = memory_limit()
+    if limit is None:
+        return free_bytes, total_bytes
+    return min(free_bytes, limit.free_bytes), min(total_bytes, limit.total_bytes)
 
 
 def _available_system_bytes(total_bytes: int) -> int:
