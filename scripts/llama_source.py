@@ -21,7 +21,7 @@ def fetch_source(work: Path, version: str) -> Path:
     folder = work / f"llama_cpp_python-{version}"
     if not folder.exists():
         print(f"fetching the source package of llama-cpp-python {version} ...", flush=True)
-        download = ["download", "--no-deps", "--no-binary", ":all:", "--quiet"]
+        download = ["download", "--no-deps", "--no-binary", "llama-cpp-python", "--quiet"]
         run([sys.executable, "-m", "pip", *download, f"llama-cpp-python=={version}", "-d", str(work)])
         with tarfile.open(work / f"llama_cpp_python-{version}.tar.gz") as archive:
             archive.extractall(work, filter="data")

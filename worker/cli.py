@@ -143,7 +143,10 @@ For one worker that holds its layers on two cards together:
     help="Be a member of no cluster, and listen wherever --listen says though nothing checks who calls.",
 )
 @click.option(
-    "--threads", "n_threads", type=click.IntRange(min=1), help="CPU threads to compute with; default: one per core that it may use."
+    "--threads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    help="CPU threads to compute with; default: one per core that it may use.",
 )
 @click.option(
     "--install-service",
