@@ -17,7 +17,7 @@ from coordinator.activity import LineActivity
 from coordinator.admission import RANDOM_SEED
 from coordinator.bottleneck import Limit, LimitKind
 from coordinator.discovery import Discovery, discover
-from coordinator.embeddings import EmbeddingOptions, Embeddings
+from coordinator.embeddings import EmbeddingOptions, Embeddings, Ranking, RankingOptions
 from coordinator.errors import (
     CancelledError,
     CaravanError,
@@ -145,6 +145,8 @@ __all__ = [
     "Prediction",
     "PromptProgress",
     "PromptTooLongError",
+    "Ranking",
+    "RankingOptions",
     "Recovered",
     "RequestError",
     "SamplingParams",

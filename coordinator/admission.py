@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from coordinator.context_shift import n_kept
-from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Finish
+from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Finish, RankingOptions
 from coordinator.errors import InputTooLongError, InvalidRequestError, NotMadeForError, PromptTooLongError
 from coordinator.prompts import Lease, Prompts
 from coordinator.sequence import EmbeddingLimits
-from native import EUCLIDEAN, NativeError, SamplingParams, Vocabulary, check_params
+from native import EUCLIDEAN, NativeError, Pooling, SamplingParams, Vocabulary, check_params
 
 RANDOM_SEED = 2**32 - 1
 """llama.cpp's LLAMA_DEFAULT_SEED: take any. Resolved here, so that a sampler can be rebuilt from its parameters."""
@@ -180,13 +180,42 @@ class Admission(Prompts):
             InputTooLongError: One of them is too long.
             InvalidRequestError: What else cannot be.
         """
-        self.enter()
         limits = self._embedding
         if limits is None:
             raise NotMadeForError(
                 "this model was not opened for embeddings: start caravan serve with --embeddings, and open a mesh with "
                 "embeddings=True"
             )
+        if limits.pooling is Pooling.RANK:
+            raise NotMadeForError(
+                "this model is a reranker, and says how well documents answer a query: ask POST /v1/rerank, or "
+                "Mesh.rerank; for its vectors, open it with --pooling mean, cls or last"
+            )
+        dimensions = options.get("dimensions")
+        if dimensions is not None and dimensions < 1:
+            raise InvalidRequestError(f"an embedding has at least 1 dimension, not {dimensions}")
+        finish = Finish(limits.pooling, options.get("norm", EUCLIDEAN), dimensions)
+        return self._admit_inputs(inputs, finish, limits, options)
+
+    def admit_ranking(self, inputs: tuple[tuple[int, ...], ...], options: RankingOptions) -> AdmittedEmbedding:
+        """Checks documents to be ranked, each with its query.
+
+        Raises:
+            NotMadeForError: The mesh ranks nothing.
+            InputTooLongError, InvalidRequestError: As `admit_embedding`.
+        """
+        limits = self._embedding
+        if limits is None or limits.pooling is not Pooling.RANK:
+            raise NotMadeForError(
+                "this model was not opened to rank documents: that takes a reranker, as bge-reranker or Qwen3-Reranker "
+                "are, and no other --pooling than rank"
+            )
+        return self._admit_inputs(inputs, Finish(Pooling.RANK), limits, options)
+
+    def _admit_inputs(
+        self, inputs: tuple[tuple[int, ...], ...], finish: Finish, limits: EmbeddingLimits, options: RankingOptions
+    ) -> AdmittedEmbedding:
+        self.enter()
         if not inputs or not all(inputs):
             raise InvalidRequestError(
                 "there is nothing to embed: give at least one input, and at least a token in each"
@@ -194,12 +223,9 @@ class Admission(Prompts):
         for index, tokens in enumerate(inputs):
             if len(tokens) > limits.n_input:
                 raise InputTooLongError(index, len(tokens), limits.n_input, limits.remedy)
-        dimensions = options.get("dimensions")
-        if dimensions is not None and dimensions < 1:
-            raise InvalidRequestError(f"an embedding has at least 1 dimension, not {dimensions}")
         return AdmittedEmbedding(
             inputs,
-            Finish(limits.pooling, options.get("norm", EUCLIDEAN), dimensions),
+            finish,
             client=options.get("client", ""),
             priority=options.get("priority", 0),
             timeout_s=self._bounded(options.get("timeout")),

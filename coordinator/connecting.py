@@ -89,6 +89,6 @@ def embedding_limits(layout: ModelLayout, params: ContextParams) -> EmbeddingLim
     if params.pooling is None:
         return None
     n_frame = min(params.n_ubatch, params.n_batch)
-    can_cut = layout.is_causal and params.pooling in (Pooling.LAST, Pooling.NONE)
+    can_cut = layout.is_causal and params.pooling in (Pooling.LAST, Pooling.NONE, Pooling.RANK)
     n_input = params.n_ctx_seq if can_cut else min(n_frame, params.n_ctx_seq)
     return EmbeddingLimits(params.pooling, n_frame, n_input, is_stateless=layout.is_encoder)

@@ -51,6 +51,7 @@ _POOLING = {
     Pooling.MEAN: control_pb2.POOLING_MEAN,
     Pooling.CLS: control_pb2.POOLING_CLS,
     Pooling.LAST: control_pb2.POOLING_LAST,
+    Pooling.RANK: control_pb2.POOLING_RANK,
 }
 
 

@@ -20,7 +20,19 @@ Inputs = str | Sequence[str | Sequence[int | str]]
 """To be embedded: a text, or several texts or lists of token ids."""
 
 
-class EmbeddingOptions(TypedDict, total=False):
+class RankingOptions(TypedDict, total=False):
+    """How documents are to be ranked; all of it may be left out.
+
+    Attributes:
+        client, priority, timeout: As in `RequestOptions`.
+    """
+
+    client: str
+    priority: int
+    timeout: float | None
+
+
+class EmbeddingOptions(RankingOptions, total=False):
     """How inputs are to be embedded; all of it may be left out.
 
     Attributes:
@@ -29,14 +41,10 @@ class EmbeddingOptions(TypedDict, total=False):
             tokens (Pooling.NONE) are left as they are.
         dimensions: The first so many numbers of each vector, which are then normalised; for models that were trained so
             that these say most. None: all.
-        client, priority, timeout: As in `RequestOptions`.
     """
 
     norm: int
     dimensions: int | None
-    client: str
-    priority: int
-    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +78,37 @@ class Embeddings:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranking:
+    """Of several documents.
+
+    Attributes:
+        scores: How well each answers the query, in their order: the more, the better; of any sign, as the model's head
+            makes them.
+        prompt_tokens: Tokens of all documents, each with the query.
+    """
+
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+    @property
+    def best_first(self) -> list[int]:
+        """The places of the documents in what was asked, by their scores."""
+        return sorted(range(len(self.scores)), key=lambda index: -self.scores[index])
+
+
+def ranking_of(made: Embeddings) -> Ranking:
+    """What a reranker's vectors say, of which the first number counts. Source: send_rerank in
+    tools/server/server-context.cpp."""
+    return Ranking(tuple(float(vector[0]) for vector in made.vectors), made.prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """What becomes of llama.cpp's vectors before a caller has them.
 
     Attributes:
-        pooling: Of the mesh; vectors of single tokens are left as they are, as llama-server leaves them.
+        pooling: Of the mesh; vectors of single tokens are left as they are, as llama-server leaves them, and so are
+            ranks.
         norm: What they are divided by, as `native.normalised` has it.
         n_dimensions: They are cut to so many first; None: they are not.
     """
@@ -92,6 +126,8 @@ class Finish:
         numbers = np.frombuffer(raw, "<f4")
         if self.pooling is Pooling.NONE:
             return numbers.reshape(n_tokens, -1)
+        if self.pooling is Pooling.RANK:
+            return numbers
         if self.n_dimensions is not None and self.n_dimensions > len(numbers):
             raise InvalidRequestError(
                 f"this model's embeddings have {len(numbers)} dimensions, not {self.n_dimensions}: ask for fewer"

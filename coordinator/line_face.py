@@ -6,12 +6,13 @@ what says otherwise.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.activity import LineActivity, activity_of
 from coordinator.admission import AdmittedRequest, RequestOptions
-from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Inputs
+from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Inputs, RankingOptions
 from coordinator.errors import CaravanError
 from coordinator.line_counts import LineCounts, counts_of
 from coordinator.plan import Plan
@@ -147,6 +148,18 @@ class LineFace(TextFace):
         """
         tokens = map(self.prompt_tokens, (inputs,) if isinstance(inputs, str) else inputs)
         return self._mesh.admission.admit_embedding(tuple(tokens), options)
+
+    def admit_documents(
+        self, query: str, documents: Sequence[str], **options: Unpack[RankingOptions]
+    ) -> AdmittedEmbedding:
+        """What `rerank` would send, for `embed_admitted`; otherwise as `prompt_tokens`.
+
+        Raises:
+            NotMadeForError, InputTooLongError, InvalidRequestError, ClosedError: As `rerank`.
+        """
+        admission = self._mesh.admission
+        inputs = tuple(admission.query_and_document(query, document) for document in documents)
+        return admission.admit_ranking(inputs, options)
 
     def _admit(self, tokens: tuple[int, ...], options: RequestOptions) -> AdmittedRequest:
         return self._mesh.admission.admit(tokens, options)

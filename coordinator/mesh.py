@@ -14,7 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
 from coordinator.admission import AdmittedRequest, RequestOptions
-from coordinator.embeddings import AdmittedEmbedding, EmbeddingOptions, Embeddings, Inputs
+from coordinator.embeddings import (
+    AdmittedEmbedding,
+    EmbeddingOptions,
+    Embeddings,
+    Inputs,
+    Ranking,
+    RankingOptions,
+    ranking_of,
+)
 from coordinator.event_feed import AsyncLineEvents, EventFeed, LineEvents
 from coordinator.events import OnLineEvent, OnProgress, ignore
 from coordinator.generation import AsyncGeneration, Generation, Signal, Token, TokenStream
@@ -179,8 +187,24 @@ class AsyncMesh(LineFace):
         """
         return await self.embed_admitted(self.admit_inputs(inputs, **options))
 
+    async def rerank(self, query: str, documents: Sequence[str], **options: Unpack[RankingOptions]) -> Ranking:
+        """Says how well each document answers the query, by a model that was made for that; its scores are llama.cpp's
+        own.
+
+        Args:
+            documents: At least one. Query and document are laid out as the model was trained, together within what is
+                computed at once (`ubatch`).
+            options: As in `RankingOptions`.
+
+        Raises:
+            NotMadeForError: The mesh's model is no reranker, or was opened with another pooling.
+            InputTooLongError, InvalidRequestError: They cannot be ranked; nothing was sent.
+            OverloadedError, ClientLimitError, ClosedError, WorkerError, DeadlineError: As `generate`.
+        """
+        return ranking_of(await self.embed_admitted(self.admit_documents(query, documents, **options)))
+
     async def embed_admitted(self, request: AdmittedEmbedding) -> Embeddings:
-        """Embeds what `admit_inputs` let in.
+        """Embeds what `admit_inputs` or `admit_documents` let in.
 
         Raises:
             OverloadedError, ClientLimitError, ClosedError, WorkerError, DeadlineError: As `generate`.
@@ -310,6 +334,10 @@ class Mesh(LineFace):
         >>> similarity = float(llama @ lantern)
         """
         return self.embed_admitted(self.admit_inputs(inputs, **options))
+
+    def rerank(self, query: str, documents: Sequence[str], **options: Unpack[RankingOptions]) -> Ranking:
+        """As `AsyncMesh.rerank`, blocking; Ctrl-C cancels it."""
+        return ranking_of(self.embed_admitted(self.admit_documents(query, documents, **options)))
 
     def embed_admitted(self, request: AdmittedEmbedding) -> Embeddings:
         """As `AsyncMesh.embed_admitted`, blocking."""

@@ -204,7 +204,7 @@ class MeshOptions:
         """
         params = replace(self.context_params(layout.n_ctx_train), pooling=self._pooling_of(layout))
         if params.pooling is not None:
-            check_embeds(layout)
+            check_embeds(layout, params.pooling)
         if layout.writes:
             return params
         if self.draft != NO_DRAFT or self.context_shift:

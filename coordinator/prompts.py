@@ -89,6 +89,18 @@ class Prompts:
         except NativeError as error:
             raise InvalidRequestError(str(error)) from error
 
+    def query_and_document(self, query: str, document: str) -> tuple[int, ...]:
+        """Tokens of both as the model ranks them.
+
+        Raises:
+            InvalidRequestError: As `tokenize`.
+        """
+        lease = self.enter()
+        try:
+            return tuple(lease.vocabulary.query_and_document(query, document))
+        except NativeError as error:
+            raise InvalidRequestError(str(error)) from error
+
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token, special ones written out.
 

@@ -132,7 +132,7 @@ class Context:
             ValueError: no flash attention, for cards that share tensors; more tokens than an encoder knows positions.
         """
         if params.pooling is not None:
-            check_embeds(model.layout)
+            check_embeds(model.layout, params.pooling)
         if model.layout.is_encoder and params.n_ctx_seq > model.layout.n_ctx_train:
             # llama.cpp aborts at a position that the model has no row for.
             raise ValueError(
@@ -211,7 +211,7 @@ class Context:
 
     def embeddings(self, row: int, seq_id: int) -> NDArray[np.float32]:
         """The embedding of a sequence of the last step's batch, or with Pooling.NONE of that row: float32
-        (n_embd_out,), a view valid until the next step.
+        (n_embd_out,), with Pooling.RANK its ranks, (n_ranks,); a view valid until the next step.
 
         Raises:
             ValueError: the step made none, or this is not the last stage.
@@ -222,7 +222,8 @@ class Context:
             pointer = llama_cpp.llama_get_embeddings_seq(self.handle, seq_id)
         if not self._embeds or not self._model.is_last or not pointer:
             raise ValueError(f"row {row} of the last batch has no embedding")
-        return np.ctypeslib.as_array(pointer, (self._model.n_embd_out,))
+        width = self._model.n_ranks if self.params.pooling is Pooling.RANK else self._model.n_embd_out
+        return np.ctypeslib.as_array(pointer, (width,))
 
     @property
     def has_memory(self) -> bool:

@@ -46,6 +46,9 @@ _NOT_RUN = frozenset({"t5", "t5encoder", "wavtokenizer-dec", "clip", "eagle3", "
 # graph makes, and aborts (n_embd_out_impl in src/models/*.cpp); and models that write by diffusion, and have no cache.
 _NOT_EMBEDDED = frozenset({"deepseek4", "qwen4exp", *("dream", "llada", "llada-moe", "rnd1")})
 
+# Source: llm_graph_context::build_pooling in src/llama-graph.cpp.
+_RANKING_HEADS = frozenset({"cls.weight", "cls.output.weight"})
+
 # llama.cpp aborts at more. Source: LLAMA_MAX_LAYERS in src/llama-hparams.h.
 _MAX_BLOCKS = 512
 # The same. Source: LLAMA_MAX_EXPERTS there.
@@ -132,6 +135,11 @@ class ModelLayout:
     def writes(self) -> bool:
         """Whether it makes text, token by token."""
         return not self.is_encoder and self.is_causal
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it can say how well a document answers a query."""
+        return any(tensor.name in _RANKING_HEADS for tensor in self.tensors)
 
     @property
     def default_pooling(self) -> Pooling | None:
@@ -345,14 +353,17 @@ def check_runs(layout: ModelLayout) -> None:
         raise UnsupportedModelError(layout.architecture, "neither generates text token by token nor embeds it")
 
 
-def check_embeds(layout: ModelLayout) -> None:
-    """Refuses to make embeddings where llama.cpp would abort.
+def check_embeds(layout: ModelLayout, pooling: Pooling) -> None:
+    """Refuses to make embeddings where llama.cpp would abort, and ranks where it would make numbers without a meaning.
 
     Raises:
         UnsupportedModelError: with the architecture.
     """
     if layout.architecture in _NOT_EMBEDDED:
         raise UnsupportedModelError(layout.architecture, "makes no embeddings in llama.cpp: leave --embeddings out")
+    if pooling is Pooling.RANK and not layout.ranks:
+        reason = "is no reranker: it has no head that ranks (cls.weight or cls.output.weight)"
+        raise UnsupportedModelError(layout.architecture, reason)
 
 
 def check_splittable(layout: ModelLayout) -> None:

@@ -176,6 +176,11 @@ class Model:
         return int(llama_cpp.llama_model_n_embd_out(self.handle))
 
     @property
+    def n_ranks(self) -> int:
+        """Numbers that a reranker's head makes of a text; the first says how well a document answers a query."""
+        return int(llama_cpp.llama_model_n_cls_out(self.handle))
+
+    @property
     def is_first(self) -> bool:
         """Whether this stage embeds tokens."""
         return self.layers.start == 0

@@ -16,7 +16,7 @@ _LARGEST_INT16 = 32760.0
 
 
 class Pooling(Enum):
-    """llama.cpp's pooling types, without the one for rerankers. Source: enum llama_pooling_type in include/llama.h."""
+    """llama.cpp's pooling types. Source: enum llama_pooling_type in include/llama.h."""
 
     NONE = 0
     """Each token's own."""
@@ -24,6 +24,8 @@ class Pooling(Enum):
     CLS = 2
     """The first token's."""
     LAST = 3
+    RANK = 4
+    """What a reranker's head makes of the first token's, or the last one's: how well a document answers a query."""
 
 
 def normalised(vector: NDArray[np.float32], norm: int = EUCLIDEAN) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes as c
 import functools
+import re
 from pathlib import Path
 from types import TracebackType
 
@@ -92,6 +93,33 @@ class Vocabulary:
                 raise TokenizeError("the model's vocabulary has no token for something in the text")
             room = -n
         raise TokenizeError(f"llama.cpp could not tokenise a text of {len(raw)} bytes")
+
+    def query_and_document(self, query: str, document: str) -> list[int]:
+        """The tokens of a query and a document as a reranker is asked about them: by its own template, or with the
+        tokens between and around them that it was trained with.
+
+        Raises:
+            TokenizeError: as `tokenize`.
+
+        Source: format_prompt_rerank in tools/server/server-common.cpp.
+        """
+        template = llama_cpp.llama_model_chat_template(self._model_handle, b"rerank")
+        if template:
+            texts = {"{query}": query, "{document}": document}
+            text = re.sub(r"\{(query|document)\}", lambda place: texts[place[0]], template.decode("utf-8", "replace"))
+            return self.tokenize(text, add_special=False, parse_special=True)
+        parts = [self.tokenize(text, add_special=False, parse_special=False) for text in (query, document)]
+        separator = _token(llama_cpp.llama_vocab_sep(self.handle))
+        add_eos = llama_cpp.llama_vocab_get_add_eos(self.handle)
+        end = separator if self.eos is None else self.eos
+        begins = [self.bos] if self.add_bos else []
+        ends = [end] if add_eos else []
+        between = [separator] if llama_cpp.llama_vocab_get_add_sep(self.handle) else []
+        tokens = [*begins, *parts[0], *ends, *between, *parts[1], *ends]
+        known = [token for token in tokens if token is not None]
+        if len(known) < len(tokens):
+            raise TokenizeError("the model's vocabulary lacks a token that it wants around a text")
+        return known
 
     def _check_vocabulary(self, add_special: bool) -> None:
         """llama.cpp asserts what this refuses, or does not come to an end."""

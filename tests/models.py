@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 
-from tests.model_kinds import ENCODERS, KINDS, REFUSED, Kind, Size, Value
+from tests.model_kinds import ENCODERS, KINDS, REFUSED, RERANKERS, Kind, Size, Value
 from tests.model_kinds.parts import N_CTX_TRAIN
 
 # llama.cpp's file types. Source: enum llama_ftype in include/llama.h.
@@ -46,7 +46,7 @@ def write_model(
 
     Args:
         path: where; its folder must exist.
-        kind: a key of KINDS, ENCODERS or REFUSED.
+        kind: a key of KINDS, ENCODERS, RERANKERS or REFUSED.
         n_layer: how many layers, the kind's own number without it.
         size: layers, width and vocabulary, if the kind's own do not do; n_layer still wins.
         quantisation: a key of QUANTISATIONS, made of the f32 weights by llama.cpp itself; the kind's own size is
@@ -56,7 +56,7 @@ def write_model(
         chat_template: of a model with text.
         seed: of the weights.
     """
-    described = (KINDS | ENCODERS | REFUSED)[kind]
+    described = (KINDS | ENCODERS | RERANKERS | REFUSED)[kind]
     if size is None:
         is_blocked = quantisation not in ("f32", "f16")
         size = replace(described.size, n_embd=_QUANTISED_N_EMBD) if is_blocked else described.size
@@ -112,6 +112,8 @@ def _write(path: Path, kind: Kind, size: Size, chat_template: str | None, seed: 
         _add(writer, f"{kind.architecture}.{key}", value)
     if chat_template is not None:
         _add_spm(writer, size.n_vocab, chat_template)
+        for key, value in kind.vocabulary.items():
+            _add(writer, key, value)
     else:
         writer.add_string("tokenizer.ggml.model", "no_vocab")
     _add(writer, "tokenizer.ggml.token_type_count", 2)

@@ -45,7 +45,8 @@ def plain_embeddings(path: Path, params: ContextParams, batches: Sequence[Sequen
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     assert model
     assert params.pooling is not None
-    n_embd = llama_cpp.llama_model_n_embd_out(model)
+    ranks = params.pooling is Pooling.RANK
+    n_embd = llama_cpp.llama_model_n_cls_out(model) if ranks else llama_cpp.llama_model_n_embd_out(model)
     vectors = []
     with _context(model, params) as context:
         for inputs in batches:

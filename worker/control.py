@@ -46,6 +46,7 @@ _POOLING = {
     control_pb2.POOLING_MEAN: Pooling.MEAN,
     control_pb2.POOLING_CLS: Pooling.CLS,
     control_pb2.POOLING_LAST: Pooling.LAST,
+    control_pb2.POOLING_RANK: Pooling.RANK,
 }
 _DEVICE_KINDS = {
     DeviceKind.CPU: control_pb2.DEVICE_KIND_CPU,

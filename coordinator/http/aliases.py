@@ -13,8 +13,11 @@ ALIASES = {
     "/models": "/v1/models",
     "/models/load": "/v1/models/load",
     "/models/unload": "/v1/models/unload",
+    "/rerank": "/v1/rerank",
+    "/reranking": "/v1/rerank",
     "/responses": "/v1/responses",
     "/v1/health": "/health",
+    "/v1/reranking": "/v1/rerank",
 }
 """Not among them: /completions and /embeddings, which are in other forms than those below /v1."""
 

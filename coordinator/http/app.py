@@ -42,6 +42,7 @@ from coordinator.http.openapi import document
 from coordinator.http.page_files import PageFiles
 from coordinator.http.rejection import RejectedError
 from coordinator.http.reports import health_of, model_info
+from coordinator.http.reranking import add_rerank_routes
 from coordinator.http.responding import chat_of, respond, telling_of
 from coordinator.http.schemas.chat import ChatRequest
 from coordinator.http.schemas.completions import CompletionRequest, Prompt
@@ -88,6 +89,7 @@ def create_app(service: Service, access: Access) -> FastAPI:
     add_llama_server_routes(app, service, beginning)
     add_llama_completion_routes(app, service, beginning)
     add_llama_embedding_routes(app, service)
+    add_rerank_routes(app, service)
     return app
 
 

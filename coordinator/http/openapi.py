@@ -17,6 +17,7 @@ from coordinator.http.schemas.completions import CompletionRequest
 from coordinator.http.schemas.embeddings import EmbeddingsRequest
 from coordinator.http.schemas.llama_completion import LlamaCompletionRequest
 from coordinator.http.schemas.llama_server import DetokenizeRequest, ModelRequest, TokenizeRequest
+from coordinator.http.schemas.rerank import RerankRequest
 from coordinator.http.schemas.response_request import ResponseRequest
 from coordinator.http.schemas.status import ErrorBody
 
@@ -24,6 +25,7 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingsRequest,
+    "/v1/rerank": RerankRequest,
     "/v1/chat/completions/input_tokens": ChatRequest,
     "/apply-template": ChatRequest,
     "/tokenize": TokenizeRequest,

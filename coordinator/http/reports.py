@@ -18,7 +18,7 @@ from coordinator.http.schemas.status import (
 )
 from coordinator.http.service import Service, ServicePhase
 from coordinator.mesh import AsyncMesh
-from native import versions
+from native import Pooling, versions
 
 
 def health_of(service: Service) -> Health:
@@ -81,9 +81,9 @@ def _status(service: Service, name: str) -> ModelStatusInfo:
 def _architecture(mesh: AsyncMesh | None) -> ModelArchitecture | None:
     if mesh is None:
         return None
-    makes: list[Literal["text", "embeddings"]] = ["text"] if mesh.writes else []
+    makes: list[Literal["text", "embeddings", "rerank"]] = ["text"] if mesh.writes else []
     if mesh.pooling is not None:
-        makes.append("embeddings")
+        makes.append("rerank" if mesh.pooling is Pooling.RANK else "embeddings")
     return ModelArchitecture(output_modalities=makes)
 
 

@@ -20,8 +20,9 @@ from comparison.chat_checks import CHAT
 from comparison.check import Check, Result, Verdict, compare
 from comparison.completion_checks import COMPLETIONS
 from comparison.feature_checks import FEATURES
+from comparison.rerank_checks import RERANK
 from comparison.server_checks import SERVER
-from comparison.servers import both_servers, compared_model
+from comparison.servers import both_servers, compared_model, reranker
 from comparison.table import table_lines
 from comparison.upstream import NOT_SHARED, tests_of
 from llama_source import ROOT, build, fetch_source
@@ -30,6 +31,7 @@ from native.library import BUILT_FOR
 PAGE = ROOT / "docs" / "compatibility.md"
 TABLE = "compatibility"
 CHECKS: tuple[Check, ...] = (*CHAT, *COMPLETIONS, *FEATURES, *SERVER)
+"""By the model that writes and embeds."""
 
 
 def main() -> int:
@@ -44,6 +46,8 @@ def main() -> int:
         program = build(source, options.work / "build-server", ["llama-server"], without) / "llama-server"
     with both_servers(program, compared_model(options.work, source)) as (theirs, ours):
         results = [compare(check, theirs, ours) for check in CHECKS]
+    with both_servers(program, reranker(options.work), ranks=True) as (theirs, ours):
+        results += [compare(check, theirs, ours) for check in RERANK]
     for result in results:
         _tell(result)
     if options.write:
@@ -69,7 +73,7 @@ def _check_all_are_named(tests: Sequence[str]) -> None:
     """Ends the program if a test of llama.cpp's is neither checked nor said to be about something else, or if a check
     names one that there is not."""
     shared = {test for test in tests if test.partition("::")[0] not in NOT_SHARED}
-    named = {test for check in CHECKS for test in check.tests}
+    named = {test for check in (*CHECKS, *RERANK) for test in check.tests}
     if shared != named:
         sys.exit(f"not checked: {sorted(shared - named)}; not there: {sorted(named - shared)}")
 

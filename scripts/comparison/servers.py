@@ -15,10 +15,13 @@ import httpx
 from benchmark.processes import free_port, process
 from comparison.peer import Peer
 from llama_source import ROOT, run
+from tests.models import write_model
 
 N_SLOTS = 2
 N_CTX = 1024
 """Tokens of a slot."""
+_RERANKER_N_CTX = 512
+"""The same of the reranker, which was made for no more."""
 
 _DEMO = ROOT / "coordinator" / "models" / "demo.gguf"
 _TEMPLATE = Path("models", "templates", "Qwen-Qwen2.5-7B-Instruct.jinja")
@@ -40,16 +43,35 @@ def compared_model(work: Path, source: Path) -> Path:
     return path
 
 
+def reranker(work: Path) -> Path:
+    """A tiny BERT with a ranking head and random weights; written anew each time."""
+    return write_model(work / "reranker.gguf", "bert-ranking", with_text=True)
+
+
 @contextlib.contextmanager
-def both_servers(llama_server: Path, model: Path) -> Iterator[tuple[Peer, Peer]]:
-    """llama-server, and ours over two workers of its own."""
+def both_servers(llama_server: Path, model: Path, *, ranks: bool = False) -> Iterator[tuple[Peer, Peer]]:
+    """llama-server, and ours over two workers of its own.
+
+    Args:
+        ranks: The model is the reranker.
+    """
+    n_ctx, pooling = (_RERANKER_N_CTX, "rank") if ranks else (N_CTX, "mean")
     theirs, ours = (f"127.0.0.1:{free_port()}" for _ in range(2))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         key_file = Path(folder, "key")
         key_file.write_text(_KEY)
         key_file.chmod(0o600)
-        stack.enter_context(process([str(llama_server), "--model", str(model), *_their_options(theirs)]))
-        command = [sys.executable, "-m", "coordinator.cli", "serve", str(model), *_our_options(ours, key_file)]
+        stack.enter_context(
+            process([str(llama_server), "--model", str(model), *_their_options(theirs, n_ctx, pooling)])
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "coordinator.cli",
+            "serve",
+            str(model),
+            *_our_options(ours, n_ctx, pooling, key_file),
+        ]
         stack.enter_context(process(command, environment=_ALONE))
         peers = [Peer(f"http://{address}", _KEY) for address in (theirs, ours)]
         for peer in peers:
@@ -58,18 +80,18 @@ def both_servers(llama_server: Path, model: Path) -> Iterator[tuple[Peer, Peer]]
         yield peers[0], peers[1]
 
 
-def _their_options(address: str) -> list[str]:
+def _their_options(address: str, n_ctx: int, pooling: str) -> list[str]:
     host, _, port = address.partition(":")
     options = ["--alias", _ALIAS, "--host", host, "--port", port, "--api-key", _KEY]
-    options += ["--ctx-size", str(N_SLOTS * N_CTX), "--parallel", str(N_SLOTS), "--no-kv-unified", "--threads", "1"]
+    options += ["--ctx-size", str(N_SLOTS * n_ctx), "--parallel", str(N_SLOTS), "--no-kv-unified", "--threads", "1"]
     options += ["--flash-attn", "off", "--cache-ram", "0"]
-    return [*options, "--jinja", "--metrics", "--slots", "--embeddings", "--pooling", "mean"]
+    return [*options, "--jinja", "--metrics", "--slots", "--embeddings", "--pooling", pooling]
 
 
-def _our_options(address: str, key_file: Path) -> list[str]:
+def _our_options(address: str, n_ctx: int, pooling: str, key_file: Path) -> list[str]:
     options = [
         "--pooling",
-        "mean",
+        pooling,
         "--alias",
         _ALIAS,
         "--listen",
@@ -78,7 +100,7 @@ def _our_options(address: str, key_file: Path) -> list[str]:
         "--api-key-file",
         str(key_file),
     ]
-    options += ["--context", str(N_CTX), "--parallel", str(N_SLOTS)]
+    options += ["--context", str(n_ctx), "--parallel", str(N_SLOTS)]
     return [*options, "--local", "2", "--discovery-timeout", "0"]
 
 

@@ -17,7 +17,6 @@ NOT_SHARED: Mapping[str, tuple[str, str]] = {
     "test_lora.py": ("GET, POST /lora-adapters", "missing: LoRA adapters"),
     "test_mcp_servers.py": ("--mcp-servers-config, /tools", "different on purpose: the server runs no programs for its clients"),
     "test_proxy.py": ("GET /cors-proxy", "different on purpose: the server fetches nothing for web pages"),
-    "test_rerank.py": ("POST /v1/rerank", "missing: reranking models"),
     "test_router.py": ("POST /models/load, /models/unload", "different on purpose: models are loaded over the same workers, in this process ([several models](http.md#several-models)); tested in `tests/line/test_several_models.py`"),
     "test_sleep.py": ("--sleep-idle-seconds", "different on purpose: a line that nobody uses computes nothing; it stays loaded"),
     "test_slot_save.py": ("POST /slots/ID?action=save", "missing: caches in files"),

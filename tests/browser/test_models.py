@@ -17,22 +17,31 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 
-def test_a_model_for_embeddings_is_offered_no_chat(tmp_path: Path, opened: Open, look: Look) -> None:
-    model = write_model(tmp_path / "tiny-bert.gguf", "bert", with_text=True)
+@pytest.mark.parametrize(
+    ("kind", "does", "path", "found"),
+    [
+        ("bert", "makes embeddings", "v1/embeddings", "data"),
+        ("bert-ranking", "ranks documents", "v1/rerank", "results"),
+    ],
+)
+def test_a_model_that_writes_nothing_is_offered_no_chat(
+    tmp_path: Path, opened: Open, look: Look, kind: str, does: str, path: str, found: str
+) -> None:
+    model = write_model(tmp_path / f"{kind}.gguf", kind, with_text=True)
     with started("serve", model, "--local", "2", "--listen", "127.0.0.1:0", *ALONE) as process:
         url = served_url(process)
         page = opened(url)
-        page.get_by_role("heading", name="tiny-bert makes embeddings").wait_for()
+        page.get_by_role("heading", name=f"{kind} {does}").wait_for()
         assert not page.get_by_label("Your message").is_visible()
         assert not page.get_by_role("button", name="New conversation").is_visible()
         command = page.get_by_label("Command").inner_text()
-        assert f"curl {url}/v1/embeddings" in command
+        assert f"curl {url}/{path}" in command
         body = command[command.index("-d '") + 4 :].removesuffix("'")
-        answer = page.request.post(f"{url}/v1/embeddings", data=json.loads(body))
-        assert [len(each["embedding"]) > 0 for each in answer.json()["data"]] == [True, True]
+        answer = page.request.post(f"{url}/{path}", data=json.loads(body))
+        assert sorted(each["index"] for each in answer.json()[found]) == [0, 1]
         page.get_by_role("heading", name="local-2").wait_for()
         page.locator(".waterfall .computing").first.wait_for()
-        look(page, "embeddings")
+        look(page, kind)
 
 
 def test_a_conversation_keeps_the_model_that_was_chosen_for_it(url: str, opened: Open, look: Look) -> None:

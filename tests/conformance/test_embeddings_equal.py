@@ -9,9 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from native import Batch, Context, ContextParams, CrossingTensor, FlashAttention, Pooling, read_layout
+from native import (
+    Batch,
+    Context,
+    ContextParams,
+    CrossingTensor,
+    FlashAttention,
+    Pooling,
+    UnsupportedModelError,
+    check_embeds,
+    read_layout,
+)
 from tests.conformance.split_check import Stage, open_line
-from tests.model_kinds import ENCODERS
+from tests.model_kinds import ENCODERS, RERANKERS
 from tests.models import write_model
 from tests.plain_llama import Vectors, plain_embeddings
 
@@ -20,13 +30,14 @@ _TOKENS = np.random.default_rng(3).integers(0, 96, 60).tolist()
 # Of an encoder several inputs go in a batch, of a chat model one.
 _TOGETHER = [[_TOKENS[:30], _TOKENS[30:37], _TOKENS[37:60]], [_TOKENS[5:6]]]
 _APART = [[_TOKENS[:30]], [_TOKENS[30:37]]]
+_EMBEDDING = [pooling for pooling in Pooling if pooling is not Pooling.RANK]
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_a_split_encoder_gives_the_embeddings_of_the_whole(kind: str, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.gguf", kind)
     n_layer = read_layout(model).n_layer
-    for pooling in Pooling:
+    for pooling in _EMBEDDING:
         for cuts in ((), (1,), (1, n_layer - 1)):
             _check(model, pooling, cuts, _TOGETHER)
 
@@ -35,9 +46,24 @@ def test_a_split_encoder_gives_the_embeddings_of_the_whole(kind: str, tmp_path: 
 def test_a_split_chat_model_gives_the_embeddings_of_the_whole(kind: str, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.gguf", kind)
     n_layer = read_layout(model).n_layer
-    for pooling in Pooling:
+    for pooling in _EMBEDDING:
         for cuts in ((), (2,), (1, n_layer - 1)):
             _check(model, pooling, cuts, _APART)
+
+
+@pytest.mark.parametrize("kind", RERANKERS)
+def test_a_split_reranker_gives_the_ranks_of_the_whole(kind: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.gguf", kind)
+    layout = read_layout(model)
+    assert layout.default_pooling is Pooling.RANK
+    for cuts in ((), (1,), (1, layout.n_layer - 1)):
+        _check(model, Pooling.RANK, cuts, _TOGETHER if layout.is_encoder else _APART)
+
+
+def test_a_model_without_a_head_ranks_nothing(tmp_path: Path) -> None:
+    layout = read_layout(write_model(tmp_path / "model.gguf", "bert"))
+    with pytest.raises(UnsupportedModelError, match="is no reranker"):
+        check_embeds(layout, Pooling.RANK)
 
 
 def test_embeddings_leave_no_trace_in_what_is_generated(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ Source: src/llama-arch.cpp (names) and src/models/*.cpp (shapes) in llama.cpp as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # A GGUF value; an int becomes uint32, a float float32. Keys are written behind "ARCHITECTURE.".
-Value = bool | int | float | str | Sequence[int]
+Value = bool | int | float | str | Sequence[int] | Sequence[str]
 Metadata = dict[str, Value]
 # Tensors by name, each with ggml's ne[]: the contiguous dimension first, as llama.cpp's sources write shapes.
 Tensors = dict[str, tuple[int, ...]]
@@ -51,6 +51,8 @@ class Kind:
     tensors: Callable[[Size], Tensors]
     # Six layers allow cuts for two, three and four stages.
     size: Size = Size(n_layer=6)
+    # Written beside a vocabulary with text, keys in full.
+    vocabulary: Metadata = field(default_factory=dict)
 
 
 def attention(i: int, s: Size, *, qk_norm: bool = False) -> Tensors:

@@ -195,7 +195,7 @@ export class Chat extends EventTarget {
   /** What follows from the model that this conversation is with, and from its state. */
   #showModel() {
     const model = this.#models.of(this.#current);
-    const isOther = model?.id !== this.#shownModel?.id || model?.writes !== this.#shownModel?.writes;
+    const isOther = ["id", "writes", "ranks"].some((each) => model?.[each] !== this.#shownModel?.[each]);
     this.#shownModel = model;
     this.#models.show(model);
     for (const { conversation: kept, answer } of this.#answering.values()) {

@@ -8,7 +8,7 @@ import { read, write } from "./store.js";
 
 const WORDS = { unloaded: "not loaded", loading: "loading" };
 
-/** A model is {id, state, error, writes, load}: state "loaded", "loading" or "unloaded", error a text or null, load how far
+/** A model is {id, state, error, writes, ranks, load}: state "loaded", "loading" or "unloaded", error a text or null, load how far
  *  it is or null. Tells "change" when there are others, or one of them is in another state, and "choose" with a model that somebody chose. */
 export class Models extends EventTarget {
   constructor() {
@@ -34,6 +34,7 @@ export class Models extends EventTarget {
       state: each.status?.value ?? "loaded",
       error: each.status?.failed ? each.status.message ?? "it could not be loaded" : null,
       writes: each.architecture?.output_modalities?.includes("text") ?? true,
+      ranks: each.architecture?.output_modalities?.includes("rerank") ?? false,
       load: loads.find((load) => load.id === each.id && load.fraction !== undefined) ?? null,
     }));
     const told = JSON.stringify(all);
@@ -75,13 +76,14 @@ export function loadOf(model) {
 
 /** What is to be known before it is asked; may be empty. */
 export function noteOn(model, hasMessages) {
-  if (!model.writes) return hasMessages ? `${model.id} makes embeddings and no text.` : "";
+  if (!model.writes) return hasMessages ? `${model.id} ${model.ranks ? "ranks documents" : "makes embeddings"} and writes no text.` : "";
   if (model.error) return `${model.id} is not loaded, as that failed the last time: ${model.error}`;
   if (model.state === "unloaded") return `${model.id} is not loaded: the first answer takes as long as loading does.`;
   return model.state === "loading" ? `${loadOf(model)}.` : "";
 }
 
-function named({ id, state, writes }) {
-  const about = [state === "loaded" ? "" : WORDS[state] ?? state, writes ? "" : "embeddings"].filter(Boolean).join(", ");
+function named({ id, state, writes, ranks }) {
+  const kind = writes ? "" : ranks ? "reranker" : "embeddings";
+  const about = [state === "loaded" ? "" : WORDS[state] ?? state, kind].filter(Boolean).join(", ");
   return about ? `${id} (${about})` : id;
 }

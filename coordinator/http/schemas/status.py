@@ -29,7 +29,7 @@ class ModelArchitecture(BaseModel):
     """What a model takes and makes, in the form of llama-server's router."""
 
     input_modalities: list[Literal["text"]] = ["text"]
-    output_modalities: list[Literal["text", "embeddings"]]
+    output_modalities: list[Literal["text", "embeddings", "rerank"]]
 
 
 class ModelStatusInfo(BaseModel):

@@ -34,6 +34,7 @@ class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POOLING_MEAN: _ClassVar[Pooling]
     POOLING_CLS: _ClassVar[Pooling]
     POOLING_LAST: _ClassVar[Pooling]
+    POOLING_RANK: _ClassVar[Pooling]
 
 class FlashAttention(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -75,6 +76,7 @@ POOLING_NONE: Pooling
 POOLING_MEAN: Pooling
 POOLING_CLS: Pooling
 POOLING_LAST: Pooling
+POOLING_RANK: Pooling
 FLASH_ATTENTION_UNSPECIFIED: FlashAttention
 FLASH_ATTENTION_AUTO: FlashAttention
 FLASH_ATTENTION_ON: FlashAttention
