@@ -94,10 +94,10 @@ def _place(process: Path, controller: str) -> tuple[Path, Path] | None:
 
 
 def _memory_of_v2(folder: Path) -> MemoryLimit | None:
-    limit = (folder / "memory.max").read_text().strip()
-    if limit == "max":
-        return None
-    return _memory_left(folder, int(limit), "memory.current", "inactive_file")
+    # Who is above the second is not killed, but held up until it is below.
+    limits = [(folder / name).read_text().strip() for name in ("memory.max", "memory.high")]
+    limit_bytes = min((int(limit) for limit in limits if limit != "max"), default=None)
+    return None if limit_bytes is None else _memory_left(folder, limit_bytes, "memory.current", "inactive_file")
 
 
 def _memory_of_v1(folder: Path) -> MemoryLimit | None:

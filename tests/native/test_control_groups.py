@@ -19,11 +19,18 @@ _V1 = Path("/sys/fs/cgroup")
 
 _V2_LIMITED = {
     "memory.max": "1000",
+    "memory.high": "max",
     "memory.current": "700",
     "memory.stat": "anon 300\ninactive_file 250\nactive_file 150",
     "cpu.max": "150000 100000",
 }
-_V2_FREE = {"memory.max": "max", "memory.current": "9", "memory.stat": "inactive_file 1", "cpu.max": "max 100000"}
+_V2_FREE = {
+    "memory.max": "max",
+    "memory.high": "max",
+    "memory.current": "9",
+    "memory.stat": "inactive_file 1",
+    "cpu.max": "max 100000",
+}
 _V1_MEMORY = {
     "memory.limit_in_bytes": "2000",
     "memory.usage_in_bytes": "1500",
@@ -72,7 +79,8 @@ def test_a_container_of_version_2_sees_its_own_group_as_the_root(system: _System
 
 def test_a_service_has_the_limits_of_all_groups_around_it(system: _System) -> None:
     system.write("unified/system.slice/caravan.service", {**_V2_LIMITED, "memory.max": "5000"})
-    (system.process.parent / "sys/unified/system.slice/memory.max").write_text("4000\n")
+    (system.process.parent / "sys/unified/system.slice/memory.max").write_text("max\n")
+    (system.process.parent / "sys/unified/system.slice/memory.high").write_text("4000\n")
     (system.process.parent / "sys/unified/system.slice/memory.current").write_text("3900\n")
     (system.process.parent / "sys/unified/system.slice/memory.stat").write_text("inactive_file 0\n")
     system.place("0::/system.slice/caravan.service\n", _UNIFIED)
