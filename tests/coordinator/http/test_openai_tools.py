@@ -159,7 +159,13 @@ def test_what_is_no_tool_is_a_bad_request(client: openai.OpenAI, fields: dict[st
 async def test_a_call_is_streamed_to_asyncio(async_client: openai.AsyncOpenAI) -> None:
     create: Any = async_client.chat.completions.create
     stream = await create(
-        model=MODEL, messages=_MESSAGES, tools=[_LOAD], tool_choice="required", stream=True, max_tokens=300
+        model=MODEL,
+        messages=_MESSAGES,
+        tools=[_LOAD],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        stream=True,
+        max_tokens=300,
     )
     calls, reason = _put_together([chunk async for chunk in stream])
     assert reason == "tool_calls"
