@@ -197,8 +197,8 @@ class Admission(Prompts):
         finish = Finish(limits.pooling, options.get("norm", EUCLIDEAN), dimensions)
         return self._admit_inputs(inputs, finish, limits, options)
 
-    def admit_ranking(self, inputs: tuple[tuple[int, ...], ...], options: RankingOptions) -> AdmittedEmbedding:
-        """Checks documents to be ranked, each with its query.
+    def admit_ranking(self, query: str, documents: Sequence[str], options: RankingOptions) -> AdmittedEmbedding:
+        """Checks documents to be ranked, and lays each out with its query.
 
         Raises:
             NotMadeForError: The mesh ranks nothing.
@@ -210,6 +210,7 @@ class Admission(Prompts):
                 "this model was not opened to rank documents: that takes a reranker, as bge-reranker or Qwen3-Reranker "
                 "are, and no other --pooling than rank"
             )
+        inputs = tuple(self.query_and_document(query, document) for document in documents)
         return self._admit_inputs(inputs, Finish(Pooling.RANK), limits, options)
 
     def _admit_inputs(

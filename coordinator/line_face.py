@@ -157,9 +157,7 @@ class LineFace(TextFace):
         Raises:
             NotMadeForError, InputTooLongError, InvalidRequestError, ClosedError: As `rerank`.
         """
-        admission = self._mesh.admission
-        inputs = tuple(admission.query_and_document(query, document) for document in documents)
-        return admission.admit_ranking(inputs, options)
+        return self._mesh.admission.admit_ranking(query, documents, options)
 
     def _admit(self, tokens: tuple[int, ...], options: RequestOptions) -> AdmittedRequest:
         return self._mesh.admission.admit(tokens, options)
